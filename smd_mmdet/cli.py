@@ -1,0 +1,133 @@
+"""The ``smd`` command."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+__all__ = ['main']
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr and exit code 2."""
+
+    def error(self, message: str):
+        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0, 1 (what is checked does not hold), or 2 (bad input, named
+        in one line on stderr).
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        # Everything that reads input raises these with a message for the user.
+        message = ' '.join(str(error).split())
+        print(f'smd {args.command}: error: {message}', file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog='smd', description='Spherical Motion Dynamics: audit, plan, train, check.'
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    _add_audit(commands)
+    _add_check(commands)
+    _add_shapes(commands)
+    return parser
+
+
+def _add_audit(commands) -> None:
+    parser = commands.add_parser(
+        'audit', help='which parameters of a model are scale-invariant, and why'
+    )
+    parser.add_argument('config', help='file, or mmdet::folder/name.py')
+    parser.add_argument(
+        '--verify', action='store_true', help='prove it by numbers, in float64'
+    )
+    parser.add_argument('--json', action='store_true', help='print one JSON document')
+    parser.set_defaults(run=_audit)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from smd_mmdet.engine.audit import audit, render
+
+    _print(audit(args.config, verify=args.verify), args.json, render)
+    return 0
+
+
+def _add_check(commands) -> None:
+    parser = commands.add_parser(
+        'check', help='whether the theory holds for a run, per layer and stage'
+    )
+    parser.add_argument('work_dir', help='folder of a run trained with SMDHook')
+    parser.add_argument('--json', action='store_true', help='print one JSON document')
+    parser.add_argument(
+        '--verbose', action='store_true', help='every check of every layer'
+    )
+    parser.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from smd_mmdet.checks import check
+    from smd_mmdet.records import read_records
+    from smd_mmdet.report.tables import render_report
+
+    report = check(read_records(args.work_dir))
+    _print(report, args.json, lambda r: render_report(r, verbose=args.verbose))
+    return report.exit_code
+
+
+def _add_shapes(commands) -> None:
+    parser = commands.add_parser(
+        'shapes', help='write a COCO instance-segmentation data set of drawn shapes'
+    )
+    parser.add_argument('directory', help='folder to make')
+    parser.add_argument('--train', type=int, required=True, metavar='N', help='images')
+    parser.add_argument('--val', type=int, required=True, metavar='M', help='images')
+    parser.add_argument('--size', type=int, default=128, metavar='S', help='pixels')
+    parser.add_argument('--seed', type=int, default=0, metavar='K')
+    parser.set_defaults(run=_shapes)
+
+
+def _shapes(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from smd_mmdet.datasets import write_shapes
+
+    console = Console(stderr=True)
+
+    def progress(items, total, description):
+        return track(items, description=description, total=total, console=console)
+
+    write_shapes(
+        args.directory, args.train, args.val, args.size, args.seed, progress=progress
+    )
+    return 0
+
+
+def _print(result, as_json: bool, render) -> None:
+    if as_json:
+        plain = result if isinstance(result, dict) else result.to_dict()
+        # allow_nan=False: NaN is no JSON; results say null.
+        print(json.dumps(plain, indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    Console().print(render(result))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""The hook that attaches the monitor to a run and keeps its records."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+
+from smd_mmdet.monitor import SphericalMotionMonitor
+from smd_mmdet.quantities import QUANTITIES
+from smd_mmdet.records import RecordWriter
+
+from .errors import SettingError
+from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
+
+if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
+    from mmengine.runner import Runner
+
+CHECKPOINT_KEY = 'smd_monitor'
+PACKAGES = ('smd_mmdet', 'torch', 'mmengine', 'mmcv', 'mmdet', 'numpy', 'pyarrow')
+# Windows kept in memory while the disk refuses them.
+UNWRITTEN_WINDOWS = 200
+
+
+def _survive(method: Callable) -> Callable:
+    """A fault of the monitoring warns, ends the monitoring, and nothing else."""
+
+    @functools.wraps(method)
+    def guarded(self, runner, *args, **kwargs):
+        if self.monitor is None:
+            return
+        try:
+            method(self, runner, *args, **kwargs)
+        except Exception as fault:
+            self._give_up(runner, fault)
+
+    return guarded
+
+
+@HOOKS.register_module()
+class SMDHook(Hook):
+    """Measures every scale-invariant weight at every iteration of a training run.
+
+    Records go to ``WORK_DIR/smd/*.parquet``, window means to the Visualizer as
+    ``smd/<quantity>/<layer>``, and one line per logging interval to the log. The
+    weights trained are the same to the bit as without the hook.
+
+    Args:
+        window: Optimizer steps per row of the records. Every step is measured,
+            whatever the window.
+        include: Names or patterns of parameters to measure besides those found to
+            be scale-invariant; a name stands for everything below it. Weights that
+            are not scale-invariant are measured as a control, without theory.
+        exclude: Names or patterns of parameters not to measure.
+        verify: Prove numerically before training that the measured weights are
+            scale-invariant, and warn with the figures where they are not.
+        visualize: Send window means to the Visualizer's backends.
+
+    Raises:
+        SettingError: On an unknown or bad setting; before the first iteration also
+            if nothing is scale-invariant, or the theory does not know the optimizer.
+
+    Example:
+        >>> custom_imports = dict(imports=['smd_mmdet'], allow_failed_imports=False)
+        >>> custom_hooks = [dict(type='SMDHook', window=50)]
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        window: int = 50,
+        include: Sequence[str] | str | None = None,
+        exclude: Sequence[str] | str | None = None,
+        verify: bool = True,
+        visualize: bool = True,
+        **unknown,
+    ) -> None:
+        for key in unknown:
+            raise SettingError(_unknown_setting(key))
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise SettingError(
+                f'SMDHook: window must be an integer >= 1, got {window!r}'
+            )
+        for key, value in (('verify', verify), ('visualize', visualize)):
+            if not isinstance(value, bool):
+                raise SettingError(
+                    f'SMDHook: {key} must be True or False, got {value!r}'
+                )
+        self.window = window
+        self.include = check_patterns('SMDHook: include', include)
+        self.exclude = check_patterns('SMDHook: exclude', exclude)
+        self.verify = verify
+        self.visualize = visualize
+        self.monitor: SphericalMotionMonitor | None = None
+        self._saved_monitor: dict | None = None
+        self._unwritten: list[dict[str, np.ndarray]] = []
+        self._newest: dict[str, np.ndarray] | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the window under way of the run that is resumed."""
+        self._saved_monitor = checkpoint.get(CHECKPOINT_KEY)
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose the layers, attach the monitor, open the records."""
+        optimizer = _optimizer_of(runner)
+        model = getattr(runner.model, 'module', runner.model)
+        entries = getattr(runner.optim_wrapper, 'scale_invariance', None)
+        entries = choose_layers(
+            find_layers(model) if entries is None else entries,
+            self.include,
+            self.exclude,
+        )
+        parameters = dict(model.named_parameters())
+        entries = [entry for entry in entries if parameters[entry.name].requires_grad]
+        if not entries:
+            raise SettingError(f'SMDHook: no weight to measure: {FROZEN_ADVICE}')
+        if not is_main_process():
+            return  # with DDP every rank has the same weights and gradients
+        named = {entry.name: parameters[entry.name] for entry in entries}
+        self.monitor = SphericalMotionMonitor(optimizer, named, self.window)
+        try:
+            self._open(runner, entries)
+        except Exception as fault:
+            self._give_up(runner, fault)
+
+    @_survive
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None
+    ) -> None:
+        """Tell the monitor the global iteration."""
+        self.monitor.iteration = runner.iter
+
+    @_survive
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Write the windows that have arrived; log one line per logging interval."""
+        if self.monitor.fault is not None:
+            raise self.monitor.fault
+        if self.monitor.ready:
+            self._store(runner, self.monitor.collect(wait=False))
+        if self._newest is not None and self.every_n_train_iters(
+            runner, self._interval
+        ):
+            runner.logger.info(summary(self._newest))
+            self._newest = None
+
+    @_survive
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the window under way into the checkpoint."""
+        self._store(runner, self.monitor.collect(wait=False))
+        checkpoint[CHECKPOINT_KEY] = self.monitor.state_dict()
+
+    @_survive
+    def after_train(self, runner: Runner) -> None:
+        """Write what is left, the window under way included."""
+        self.monitor.end_window()
+        self._store(runner, self.monitor.collect())
+        self.monitor.detach()
+        self._writer.merge()
+        if self._newest is not None:
+            runner.logger.info(summary(self._newest))
+
+    # ---------------------------------------------------------------- parts
+
+    def _open(self, runner: Runner, entries: list) -> None:
+        resume_from = None
+        if runner.iter > 0:
+            self._continue(runner)
+            resume_from = self.monitor.window_start
+        metadata = {
+            'theory': self.monitor.theory,
+            'window': self.window,
+            'max_iters': runner.max_iters,
+            'layers': {entry.name: _facts(entry) for entry in entries},
+            'config': runner.cfg.pretty_text,
+            'packages': _versions(),
+        }
+        self._writer = RecordWriter(runner.work_dir, metadata, resume_from)
+        if self._writer.set_aside:
+            runner.logger.info(
+                f'smd: records of an earlier run are now in {self._writer.set_aside}'
+            )
+        self._interval = next(
+            (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
+            self.window,
+        )
+        invariant = sum(entry.invariant for entry in entries)
+        runner.logger.info(
+            f'smd: {len(entries)} weights are measured at every iteration, {invariant} '
+            f'of them scale-invariant; records in {self._writer.folder}'
+        )
+
+    def _continue(self, runner: Runner) -> None:
+        saved = self._saved_monitor
+        self.monitor.start_at(runner.iter)
+        if saved is None or saved['iteration'] > runner.iter:
+            return
+        try:
+            self.monitor.load_state_dict(saved)
+        except (ValueError, KeyError) as fault:
+            runner.logger.warning(f'smd: a new window begins at the resume: {fault}')
+
+    def _store(self, runner: Runner, rows: dict[str, np.ndarray]) -> None:
+        if len(rows['iter']) == 0:
+            return
+        newest = rows['iter'] == rows['iter'][-1]
+        self._newest = {name: values[newest] for name, values in rows.items()}
+        if self.visualize:
+            runner.visualizer.add_scalars(scalars(self._newest), int(rows['iter'][-1]))
+        self._unwritten.append(rows)
+        try:
+            while self._unwritten:
+                self._writer.append(self._unwritten[0])
+                del self._unwritten[0]
+        except OSError as fault:
+            del self._unwritten[:-UNWRITTEN_WINDOWS]
+            runner.logger.warning(
+                f'smd: records cannot be written, training goes on: {fault} '
+                f'({len(self._unwritten)} windows are kept in memory to try again)'
+            )
+
+    def _give_up(self, runner: Runner, fault: Exception) -> None:
+        if self.monitor is not None:
+            self.monitor.detach()
+        self.monitor = None
+        runner.logger.warning(
+            f'smd: monitoring stopped at iteration {runner.iter + 1}, training goes '
+            f'on: {type(fault).__name__}: {fault}'
+        )
+
+
+def summary(rows: dict[str, np.ndarray]) -> str:
+    """One line about one window.
+
+    Args:
+        rows: Columns of the records, one row per layer.
+
+    Returns:
+        How many layers are in equilibrium (Δ within 10 % of Δ*), and the spread.
+    """
+    ratio = equilibrium_ratio(rows)
+    known = np.isfinite(ratio)
+    if not known.any():
+        return f'smd: {len(ratio)} weights measured; no equilibrium to compare with'
+    lowest = int(np.nanargmin(ratio))
+    return (
+        f'smd: {np.sum(np.abs(ratio[known] - 1) <= 0.1)} of {len(ratio)} layers in '
+        f'equilibrium, median Δ/Δ* {np.median(ratio[known]):.3f}, lowest '
+        f'{ratio[lowest]:.3f} ({rows["layer"][lowest]})'
+    )
+
+
+def equilibrium_ratio(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Root mean square of Δ over Δ*, per row."""
+    square = rows['angular_update_mean'] ** 2 + rows['angular_update_var']
+    return np.sqrt(square) / rows['angular_update_eq']
+
+
+def scalars(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Window means by the names under which they are shown.
+
+    Args:
+        rows: Columns of the records, one row per layer.
+
+    Returns:
+        ``smd/<quantity>/<layer>`` to value; what is not finite is left out.
+    """
+    return {
+        f'smd/{quantity}/{layer}': float(value)
+        for quantity in QUANTITIES
+        for layer, value in zip(rows['layer'], rows[f'{quantity}_mean'], strict=True)
+        if np.isfinite(value)
+    }
+
+
+def _optimizer_of(runner: Runner):
+    wrapper = runner.optim_wrapper
+    if not isinstance(wrapper, OptimWrapper):
+        raise SettingError(
+            'SMDHook: optim_wrapper holds several optimizers; the hook measures runs '
+            'with a single one'
+        )
+    for group in wrapper.optimizer.param_groups:
+        for key, fix in (('nesterov', False), ('dampening', 0)):
+            if group.get(key):
+                raise SettingError(
+                    f'SMDHook: optim_wrapper.optimizer.{key}={group[key]}: the theory '
+                    f'holds for SGD without it; set {key}={fix}'
+                )
+    return wrapper.optimizer
+
+
+def _facts(entry) -> dict:
+    return {'invariant': entry.invariant, 'norm': entry.norm, 'reason': entry.reason}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = 'not installed'
+    return versions
+
+
+def _unknown_setting(key: str) -> str:
+    known = [
+        name
+        for name, parameter in inspect.signature(SMDHook).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
+    return f'SMDHook has no setting {key!r}; {hint}'

@@ -1,0 +1,176 @@
+"""What tools/train.py and tools/test.py share: arguments, config, clean errors."""
+
+import argparse
+import ast
+import importlib.util
+import os
+import pickle
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from . import compat
+from .errors import SettingError
+
+__all__ = ['add_common_arguments', 'build_runner', 'load_config', 'one_line_errors']
+
+
+class _Options(DictAction):
+    """``DictAction`` that calls a malformed KEY=VALUE a usage error."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for pair in values:
+            if not re.fullmatch(r'[^=\s]+=.*', pair, re.DOTALL):
+                parser.error(f'{option_string}: expected KEY=VALUE, got {pair!r}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            parser.error(f'{option_string}: {_first_line(error)}')
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage text before it."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f'error: {message} (see {self.prog} --help)\n')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that MMDetection's train.py and test.py have in common."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_Options,
+        metavar='KEY=VALUE',
+        help='settings to change in the config, such as optim_wrapper.optimizer.lr='
+        '0.01; lists as KEY="[a,b]" or KEY=a,b, nested ones as KEY="[(a,b),(c,d)]", '
+        'quoted and without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run (default: none)',
+    )
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config and merge options into it.
+
+    Args:
+        path: A file, or ``mmdet::folder/name.py`` for one that MMDetection ships.
+        options: Dotted names and the values to give them.
+
+    Returns:
+        The config.
+
+    Raises:
+        SettingError: If it cannot be read, or an option does not fit it.
+    """
+    file = _shipped_config(path) if path.startswith('mmdet::') else Path(path)
+    if not file.is_file():
+        raise SettingError(f'no such config: {path}')
+    if file.suffix == '.py':
+        # MMEngine runs a copy, and an error would name the copy.
+        try:
+            ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError) as error:
+            line = getattr(error, 'lineno', None)
+            where = f', line {line}' if line else ''
+            raise SettingError(
+                f'{path}{where}: {getattr(error, "msg", None) or _first_line(error)}'
+            ) from error
+    try:
+        cfg = Config.fromfile(file)
+    except Exception as error:
+        raise SettingError(
+            f'cannot read config {path}: {type(error).__name__}: {_first_line(error)}'
+        ) from error
+    try:
+        if options:
+            cfg.merge_from_dict(options)
+    except Exception as error:
+        raise SettingError(
+            f'--cfg-options does not fit {path}: {type(error).__name__}: '
+            f'{_first_line(error)}'
+        ) from error
+    return cfg
+
+
+def _shipped_config(path: str) -> Path:
+    spec = importlib.util.find_spec('mmdet')
+    if spec is None or spec.origin is None:
+        raise SettingError(f'{path} needs MMDetection, which is not installed')
+    package = Path(spec.origin).parent
+    name = path.removeprefix('mmdet::')
+    # In an installed package, or in a checkout of MMDetection.
+    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
+        if (folder / name).is_file():
+            return folder / name
+    raise SettingError(f'no such config in the installed MMDetection: {name}')
+
+
+def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runner:
+    """Finish a loaded config by the common arguments and build its runner."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    limit = os.environ.get('DYNAMO_CACHE_SIZE_LIMIT')
+    if limit:
+        import torch._dynamo
+
+        torch._dynamo.config.cache_size_limit = int(limit)
+    compat.prepare(cfg, training=training)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise SettingError if path is a local file that is not there."""
+    if '://' not in path and not Path(path).is_file():
+        raise SettingError(f'no such checkpoint: {path}')
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line and status 2 on a wrong setting.
+
+    A checkpoint that torch refuses to load, because it would run code, is such a
+    setting. Any other exception keeps its traceback.
+    """
+    try:
+        yield
+    except SettingError as error:
+        message = str(error)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        why = f'it would load {refused[1]}' if refused else _first_line(error)
+        message = (
+            'the checkpoint is refused: only weights and plain values are loaded, '
+            f'and {why}'
+        )
+    else:
+        return
+    # The processes of one machine all fail alike: one of them says it.
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        print('error:', ' '.join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _first_line(error: BaseException) -> str:
+    # str() of a KeyError is the repr of its message.
+    plain = len(error.args) == 1 and isinstance(error.args[0], str)
+    text = (error.args[0] if plain else str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__

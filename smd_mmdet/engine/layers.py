@@ -1,0 +1,99 @@
+"""Which weights of a model to measure: those found, and what the user says."""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from smd_mmdet.invariance import ScaleInvariance, find_scale_invariant
+
+from .errors import SettingError
+
+FROZEN_ADVICE = """\
+weights before a normalization layer are scale-invariant only while that layer uses \
+the statistics of the batch or of the sample. To have some, add to the config:
+    norm_cfg = dict(type='SyncBN', requires_grad=True)  # or 'GN' with num_groups=32
+    model = dict(
+        backbone=dict(norm_cfg=norm_cfg, norm_eval=False, frozen_stages=-1),
+        neck=dict(norm_cfg=norm_cfg))
+To measure weights all the same, without theory, name them: \
+SMDHook(include=['backbone'])."""
+
+
+def find_layers(model: nn.Module) -> list[ScaleInvariance]:
+    """What the structure of a model says about each parameter; never fails.
+
+    A model whose forward pass cannot be observed has every parameter judged not
+    invariant, with the reason.
+    """
+    try:
+        return find_scale_invariant(model)
+    except Exception as fault:
+        reason = f'the forward pass could not be observed: {_first_line(fault)}'
+        return [
+            ScaleInvariance(name, False, None, reason)
+            for name, _ in model.named_parameters()
+        ]
+
+
+def choose_layers(
+    entries: Sequence[ScaleInvariance],
+    include: Sequence[str] | str | None = None,
+    exclude: Sequence[str] | str | None = None,
+) -> list[ScaleInvariance]:
+    """The found scale-invariant weights, with the user's changes.
+
+    Args:
+        entries: What was found for every parameter.
+        include: Names or patterns of parameters to measure as well. A name also
+            stands for everything below it.
+        exclude: Names or patterns not to measure.
+
+    Returns:
+        The entries to measure, in the order of the model.
+
+    Raises:
+        SettingError: If a pattern matches no parameter.
+    """
+    names = [entry.name for entry in entries]
+    wanted = {entry.name for entry in entries if entry.invariant}
+    wanted |= _matching('include', include, names)
+    wanted -= _matching('exclude', exclude, names)
+    return [entry for entry in entries if entry.name in wanted]
+
+
+def check_patterns(key: str, patterns: Sequence[str] | str | None) -> list[str]:
+    """A list of patterns, from one or several.
+
+    Raises:
+        SettingError: If it is anything else.
+    """
+    if patterns is None:
+        return []
+    if isinstance(patterns, str):
+        return [patterns]
+    if isinstance(patterns, Iterable):
+        patterns = list(patterns)
+        if all(isinstance(pattern, str) for pattern in patterns):
+            return patterns
+    raise SettingError(f'{key} must be a list of names or patterns, got {patterns!r}')
+
+
+def _matching(key: str, patterns, names: list[str]) -> set[str]:
+    found = set()
+    for pattern in check_patterns(key, patterns):
+        hits = fnmatch.filter(names, pattern) + [
+            name for name in names if name.startswith(f'{pattern}.')
+        ]
+        if not hits:
+            close = difflib.get_close_matches(pattern, names, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else ''
+            raise SettingError(f'{key}: {pattern!r} matches no parameter{hint}')
+        found.update(hits)
+    return found
+
+
+def _first_line(fault: Exception) -> str:
+    lines = str(fault).strip().splitlines()
+    return f'{type(fault).__name__}: {lines[0]}' if lines else type(fault).__name__

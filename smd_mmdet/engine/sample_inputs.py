@@ -1,0 +1,287 @@
+"""Small random training batches for any detector, and its loss on them.
+
+Made to run every loss path of a model once, not to train it: images of noise with a
+few boxes, masks, a semantic map and proposals. MMDetection is imported when needed.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ['detector_loss', 'forward_detector', 'sample_inputs']
+
+# Most models take 128 pixels; SSD and the deepest pyramids need more.
+_SIZES = (128, 320, 512)
+# Late enough for every warm-up factor to be 1, and no multiple of 10 follows, at
+# which some preprocessors draw a new image size.
+_ITERATION = 100_000
+
+
+def sample_inputs(
+    model: nn.Module, size: int = 128, batch_size: int = 2, seed: int = 0
+) -> dict:
+    """A random batch as a training dataloader would collate it for this model.
+
+    No global random generator is used.
+
+    Args:
+        model: A detector, tracker, re-identification or semi-supervised model.
+        size: Height and width of the images, a multiple of 32.
+        batch_size: Number of images (or clips).
+        seed: Seed of the images and boxes.
+
+    Returns:
+        The batch: ``inputs`` and ``data_samples``.
+
+    Raises:
+        ValueError: If ``size`` is no positive multiple of 32 or ``batch_size`` < 1.
+    """
+    if size < 32 or size % 32:
+        raise ValueError(f'size must be a positive multiple of 32, got {size}')
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be >= 1, got {batch_size}')
+    draw = _Draw(model, size, seed)
+    preprocessor = type(model.data_preprocessor).__name__
+    if preprocessor == 'TrackDataPreprocessor':
+        return _collate([draw.clip(i) for i in range(batch_size)])
+    if preprocessor == 'ReIDDataPreprocessor':
+        return _collate([draw.person(i) for i in range(batch_size)])
+    if preprocessor == 'MultiBranchDataPreprocessor':
+        return draw.branches(batch_size)
+    return _collate([draw.image(i) for i in range(batch_size)])
+
+
+def detector_loss(model: nn.Module, data: dict) -> Tensor:
+    """Total loss of a batch, as ``train_step`` computes it; the batch is not changed.
+
+    Args:
+        model: A model of MMDetection, in the mode it is to be run in.
+        data: A batch as a dataloader collates it.
+
+    Returns:
+        The scalar loss.
+    """
+    with _messages():
+        data = model.data_preprocessor(copy.deepcopy(data), True)
+        losses = model._run_forward(data, mode='loss')
+    return model.parse_losses(losses)[0]
+
+
+def forward_detector(model: nn.Module, notes: list[str]) -> object:
+    """Loss of a detector on a random batch, or what else it can compute.
+
+    Args:
+        model: The detector, in train mode.
+        notes: Receives a sentence if the loss could not be computed and the outputs
+            of the raw forward pass, or of backbone and neck, stand for it.
+
+    Returns:
+        The loss, or the outputs.
+
+    Raises:
+        RuntimeError: If nothing could be run.
+    """
+    error = None
+    for size in _SIZES:
+        try:
+            return detector_loss(model, sample_inputs(model, size))
+        except Exception as failure:  # whatever a foreign model may raise
+            error = error or failure
+    failed = f'the loss failed: {_line(error)}'
+    with contextlib.suppress(Exception):
+        outputs = _raw_forward(model)
+        notes.append(f'judged by the raw outputs, {failed}')
+        return outputs
+    with contextlib.suppress(Exception):
+        outputs = _features(model)
+        notes.append(f'judged by the features of backbone and neck, {failed}')
+        return outputs
+    raise RuntimeError(f'cannot run the model on random images; {failed}') from error
+
+
+def _line(error: BaseException) -> str:
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text[:160]}'
+
+
+def _raw_forward(model: nn.Module) -> object:
+    with _messages():
+        data = model.data_preprocessor(sample_inputs(model), True)
+        return model._run_forward(data, mode='tensor')
+
+
+def _features(model: nn.Module) -> object:
+    with _messages():
+        data = model.data_preprocessor(sample_inputs(model), True)
+        return model.extract_feat(data['inputs'])
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """Give models the epoch and iteration they read from MMEngine's message hub."""
+    from mmengine.logging import MessageHub
+
+    existing = dict(MessageHub._instance_dict)
+    hub = MessageHub.get_current_instance()
+    info = dict(hub._runtime_info)
+    resumed = dict(hub._resumed_keys)
+    hub.update_info_dict(dict(epoch=0, iter=_ITERATION, max_epochs=1))
+    try:
+        yield
+    finally:
+        for kept, contents in ((hub._runtime_info, info), (hub._resumed_keys, resumed)):
+            kept.clear()
+            kept.update(contents)
+        MessageHub._instance_dict.clear()
+        MessageHub._instance_dict.update(existing)
+
+
+def _collate(samples: list[dict]) -> dict:
+    return {key: [sample[key] for sample in samples] for key in samples[0]}
+
+
+class _Draw:
+    """Draws the samples that one model's loss needs."""
+
+    def __init__(self, model: nn.Module, size: int, seed: int) -> None:
+        self._rng = np.random.RandomState(seed)
+        self._size = size
+        self._device = next(model.parameters()).device
+        self._classes = self._class_count(model)
+        self._stuff, self._stride = self._semantic_map(model)
+        self._text = hasattr(model, 'language_model')
+
+    @staticmethod
+    def _class_count(model: nn.Module) -> int:
+        counts = [getattr(m, 'num_classes', None) for m in model.modules()]
+        # The single class of an RPN is that of the boxes only if there is no other.
+        return min((n for n in counts if isinstance(n, int) and n > 1), default=1)
+
+    @staticmethod
+    def _semantic_map(model: nn.Module) -> tuple[int, int]:
+        """Classes and stride of the semantic map; 0 classes if the model has none."""
+        for module in model.modules():
+            if type(module).__name__ == 'FusedSemanticHead':
+                return module.num_classes, 8
+        for module in model.modules():
+            stuff = getattr(module, 'num_stuff_classes', 0)
+            if isinstance(stuff, int) and stuff > 0:
+                return module.num_things_classes + stuff, 1
+        return 0, 1
+
+    def _pixels(self, *leading: int) -> Tensor:
+        shape = (*leading, 3, self._size, self._size)
+        return torch.from_numpy(self._rng.randint(0, 256, shape, dtype=np.uint8))
+
+    def _boxes(self) -> np.ndarray:
+        """Boxes from a sixth of the image to nearly all of it, for every level."""
+        sides = self._size * np.array([0.17, 0.25, 0.35, 0.5, 0.7, 0.9])
+        sides = sides[:, None] * self._rng.uniform(0.9, 1.1, (len(sides), 2))
+        corners = self._rng.uniform(0, 1, sides.shape) * (self._size - sides)
+        boxes = np.concatenate([corners, corners + sides], axis=1)
+        return boxes.clip(0, self._size).astype(np.float32)
+
+    def _masks(self, boxes: np.ndarray):
+        from mmdet.structures.mask import BitmapMasks
+
+        rows, columns = np.mgrid[: self._size, : self._size] + 0.5
+        masks = []
+        for left, top, right, bottom in boxes:
+            x = (2 * columns - left - right) / (right - left)
+            y = (2 * rows - top - bottom) / (bottom - top)
+            masks.append(x**2 + y**2 <= 1)
+        return BitmapMasks(np.array(masks, np.uint8), self._size, self._size)
+
+    def _meta(self, index: int) -> dict:
+        shape = (self._size, self._size)
+        meta = dict(
+            img_id=index,
+            img_shape=shape,
+            ori_shape=shape,
+            filename='random.png',
+            img_path='random.png',
+            scale_factor=(1.0, 1.0),
+            flip=False,
+            flip_direction=None,
+            border=[0, self._size, 0, self._size],
+            homography_matrix=np.eye(3, dtype=np.float32),
+        )
+        if self._text:
+            meta.update(text='car . person . tree .', custom_entities=True)
+        return meta
+
+    def _instances(self, boxes: np.ndarray, **fields):
+        from mmengine.structures import InstanceData
+
+        return InstanceData(bboxes=torch.from_numpy(boxes), **fields)
+
+    def _sample(self, index: int):
+        from mmdet.structures import DetDataSample
+        from mmengine.structures import PixelData
+
+        boxes = self._boxes()
+        labels = torch.from_numpy(self._rng.randint(0, self._classes, len(boxes)))
+        sample = DetDataSample(metainfo=self._meta(index))
+        sample.gt_instances = self._instances(
+            boxes,
+            labels=labels,
+            masks=self._masks(boxes),
+            instances_ids=torch.arange(len(boxes)),
+        )
+        sample.ignored_instances = self._instances(boxes[:0])
+        proposals = self._proposals(boxes)
+        sample.proposals = self._instances(proposals, scores=torch.ones(len(proposals)))
+        if self._stuff:
+            side = self._size // self._stride
+            semantic = self._rng.randint(0, self._stuff, (1, side, side))
+            sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(semantic))
+        return sample.to(self._device)
+
+    def _proposals(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes that overlap the true ones to every degree."""
+        near = boxes + self._rng.normal(0, 0.05 * self._size, boxes.shape)
+        far = np.concatenate([self._boxes() for _ in range(4)])
+        proposals = np.concatenate([boxes, near, far]).clip(0, self._size)
+        wide = (proposals[:, 2:] - proposals[:, :2] > 1).all(axis=1)
+        return proposals[wide].astype(np.float32)
+
+    def image(self, index: int) -> dict:
+        return dict(
+            inputs=self._pixels().to(self._device), data_samples=self._sample(index)
+        )
+
+    def clip(self, index: int) -> dict:
+        from mmdet.structures import TrackDataSample
+
+        frames = []
+        for frame in range(2):
+            sample = self._sample(index)
+            sample.set_metainfo(dict(frame_id=frame, is_video_data=True))
+            frames.append(sample)
+        clip = TrackDataSample(metainfo=dict(key_frames_inds=[0], ref_frames_inds=[1]))
+        clip.video_data_samples = frames
+        return dict(inputs=self._pixels(2).to(self._device), data_samples=clip)
+
+    def person(self, index: int) -> dict:
+        from mmdet.structures import ReIDDataSample
+
+        sample = ReIDDataSample(metainfo=self._meta(index))
+        sample.set_gt_label(np.array(index % 2))
+        return dict(
+            inputs=self._pixels().to(self._device),
+            data_samples=sample.to(self._device),
+        )
+
+    def branches(self, batch_size: int) -> dict:
+        names = ('sup', 'unsup_teacher', 'unsup_student')
+        batches = {
+            name: _collate([self.image(i) for i in range(batch_size)]) for name in names
+        }
+        return {
+            key: {name: batches[name][key] for name in names}
+            for key in ('inputs', 'data_samples')
+        }

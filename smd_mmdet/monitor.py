@@ -1,0 +1,370 @@
+"""Measures the motion of weights at every step of a torch optimizer."""
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from smd_mmdet.quantities import QUANTITIES, measure
+from smd_mmdet.readers import ROW, reader_for, settings_of
+from smd_mmdet.stages import Change, Stage, StageTracker
+from smd_mmdet.windows import HostCopy, Moments
+
+STATISTICS = ('mean', 'var', 'min', 'max')
+COLUMNS = (
+    *('iter', 'count', 'layer', 'shape', 'lr', 'weight_decay', 'momentum', 'stage'),
+    *(f'{quantity}_{name}' for quantity in QUANTITIES for name in STATISTICS),
+    *('angular_update_eq', 'weight_norm_eq'),
+)
+
+# Steps whose inner products wait on the device to be reduced in one go.
+BLOCK = 32
+
+NamedParams = Mapping[str, nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
+
+
+class _Block:
+    """The last few steps, as read: the rows that wait to be reduced."""
+
+    def __init__(self, size: int, layers: int, device: torch.device) -> None:
+        self.size = size
+        self.rows = torch.zeros(size, layers, ROW, dtype=torch.float64, device=device)
+        self.taken = torch.zeros(size, dtype=torch.bool, device=device)
+        self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
+        self.settings = torch.zeros(size, layers, 3, dtype=torch.float64)
+        self.iterations: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        names = ('rows', 'taken', 'has_grad', 'settings')
+        return {name: getattr(self, name) for name in names}
+
+    def drop(self, count: int) -> None:
+        """Forget the first steps; at most one may stay, as the first."""
+        del self.iterations[:count]
+        if self.iterations:
+            for tensor in self.tensors().values():
+                tensor[0].copy_(tensor[count])
+
+
+@dataclass
+class _Window:
+    """The window under way, or one that is closed."""
+
+    first_iteration: int
+    settings_sum: torch.Tensor  # (layers, 3): lr, weight decay, momentum; host
+    settings: torch.Tensor  # of the last step
+    stage: Stage | None = None
+    steps: int = 0
+    last_iteration: int = 0
+    moments: HostCopy | None = None  # once closed
+
+
+class SphericalMotionMonitor:
+    """Measures weight norm, unit gradient and angular update of every step.
+
+    It attaches itself to the optimizer's step hooks: there gradients are already
+    accumulated, unscaled and clipped, and a step that AMP skips is not seen. For
+    SGD six inner products per layer after the step tell everything; for any other
+    optimizer the weights are copied before the step.
+
+    It changes no weight, does not wait for the device, and cannot stop training:
+    on a fault of its own it warns, detaches, and keeps the fault in ``fault``.
+
+    Args:
+        optimizer: Any torch optimizer.
+        named_params: The weights to measure: a dict or an iterable of
+            (name, parameter), each one of the optimizer's.
+        window: Steps per window, ≥ 1. Every step is measured; a window holds
+            count, mean, population variance, minimum and maximum over its steps.
+            It ends early where a stage of the learning rate begins.
+
+    Raises:
+        ValueError: On an empty or unknown set of parameters, or a bad window.
+
+    Example:
+        >>> with SphericalMotionMonitor(optimizer, weights, window=50) as monitor:
+        ...     train()
+        ...     rows = monitor.collect()
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, named_params: NamedParams, window: int = 1
+    ) -> None:
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ValueError(f'window must be an integer >= 1, got {window!r}')
+        named_params = dict(named_params)
+        if not named_params:
+            raise ValueError('named_params is empty: there is nothing to measure')
+        self.optimizer = optimizer
+        self.window = window
+        self.names = tuple(named_params)
+        self.iteration = 0
+        self.fault: Exception | None = None
+
+        self._params = tuple(named_params.values())
+        self._groups = _groups_of(optimizer, named_params)
+        self._reader = reader_for(optimizer)(optimizer, self._params, self._groups)
+        device, layers = self._params[0].device, len(self._params)
+        self._block = _Block(min(window, BLOCK), layers, device)
+        self._moments = Moments(len(QUANTITIES), layers, device)
+        self._stages = StageTracker()
+        self._settings: tuple | None = None
+        self._closed: deque[_Window] = deque()
+        self.start_at(0)
+
+        self._handles = [optimizer.register_step_post_hook(self._guard(self._measure))]
+        if self._reader.before_step is not None:
+            hook = self._guard(self._reader.before_step)
+            self._handles.append(optimizer.register_step_pre_hook(hook))
+
+    def __enter__(self) -> 'SphericalMotionMonitor':
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.detach()
+
+    @property
+    def theory(self) -> str:
+        """Whose equilibrium applies: 'sgd', 'adamw' or 'none'."""
+        return self._reader.theory
+
+    @property
+    def ready(self) -> bool:
+        """Whether a closed window can be collected without waiting."""
+        return bool(self._closed) and self._closed[0].moments.arrived
+
+    @property
+    def window_start(self) -> int:
+        """First iteration of the window under way."""
+        return self._window.first_iteration
+
+    def detach(self) -> None:
+        """Stop measuring; what was measured can still be collected."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def start_at(self, iteration: int) -> None:
+        """Count on from iterations done before the monitor was attached."""
+        self.iteration = iteration
+        self._window = self._new_window(iteration + 1)
+
+    def collect(self, wait: bool = True) -> dict[str, np.ndarray]:
+        """Hand over the windows that are complete, and forget them.
+
+        Args:
+            wait: Wait for values on their way from the device, and count a full
+                window as complete before the next step is seen. (Only that step
+                tells whether a stage has begun with the window's last one.)
+
+        Returns:
+            dict: Column name to array, one row per window and layer, in the order
+            of :data:`COLUMNS`; ``shape`` holds tuples.
+        """
+        if wait and self._window.steps >= self.window:
+            self.end_window()
+        windows = []
+        while self._closed and (wait or self._closed[0].moments.arrived):
+            windows.append(self._closed.popleft())
+        return self._columns(windows)
+
+    def end_window(self) -> None:
+        """Close the window under way though it is not full, at the end of a run."""
+        self._close_window(self.iteration + 1)
+
+    # ------------------------------------------------------- at every step
+
+    def _guard(self, action: Callable[[], None]) -> Callable:
+        def hook(optimizer, args, kwargs) -> None:
+            try:
+                action()
+            except Exception as fault:
+                self.fault = fault
+                self.detach()
+                warnings.warn(
+                    f'monitoring stopped at iteration {self.iteration}, training goes '
+                    f'on: {type(fault).__name__}: {fault}',
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+        return hook
+
+    def _measure(self) -> None:
+        self.iteration += 1
+        self._turn_window()
+        block, row = self._block, len(self._block)
+        block.iterations.append(self.iteration)
+        block.settings[row] = self._layer_settings
+        block.has_grad[row] = torch.tensor([p.grad is not None for p in self._params])
+        # A fused optimizer under AMP decides on the device whether it steps.
+        found_inf = getattr(self.optimizer, 'found_inf', None)
+        if found_inf is None:
+            block.taken[row].fill_(True)
+        else:
+            block.taken[row].copy_(found_inf.reshape(()) == 0)
+        self._reader.read(block.rows[row])
+        self._window.steps += 1
+
+    def _turn_window(self) -> None:
+        """Before a step is added: decide what becomes of those before it."""
+        settings = tuple(map(settings_of, self.optimizer.param_groups))
+        change = self._stages.observe(settings)
+        if change is not Change.NONE:
+            self._close_window(self.iteration, change is Change.SETTLED)
+        if self._window.steps >= self.window:
+            self._close_window(self.iteration)
+        elif len(self._block) == self._block.size:
+            self._reduce(len(self._block))
+        if settings != self._settings:
+            self._settings = settings
+            self._layer_settings = torch.tensor(
+                [settings[group] for group in self._groups], dtype=torch.float64
+            )
+
+    def _reduce(self, steps: int) -> None:
+        """Merge the block's first steps into the moments of the window."""
+        if not steps:
+            return
+        block, window = self._block, self._window
+        settings = _to_device(block.settings[:steps], block.rows.device)
+        valid = _to_device(block.has_grad[:steps], block.rows.device)
+        valid = valid & block.taken[:steps].unsqueeze(1)
+        step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
+        self._moments.add(measure(step), valid)
+        window.settings_sum += block.settings[:steps].sum(0)
+        window.settings = block.settings[steps - 1].clone()
+        window.last_iteration = block.iterations[steps - 1]
+        block.drop(steps)
+
+    def _close_window(self, next_iteration: int, keep_last: bool = False) -> None:
+        """Send the window to the host; its last step may open the next one."""
+        kept = min(int(keep_last), len(self._block))
+        self._reduce(len(self._block) - kept)
+        window = self._window
+        window.steps -= kept
+        if window.steps:
+            window.moments = HostCopy(self._moments.summary())
+            self._closed.append(window)
+        self._moments.reset()
+        first = self._block.iterations[0] if kept else next_iteration
+        self._window = self._new_window(first)
+        self._window.steps = kept
+
+    def _new_window(self, first_iteration: int) -> _Window:
+        layers = len(self._params)
+        zeros = torch.zeros(layers, 3, dtype=torch.float64)
+        return _Window(first_iteration, zeros, zeros.clone(), self._stages.stage)
+
+    # ------------------------------------------------------- on the host
+
+    def _columns(self, windows: list[_Window]) -> dict[str, np.ndarray]:
+        layers = len(self._params)
+        moments = np.array([window.moments.numpy() for window in windows])
+        moments = moments.reshape(len(windows), 5, len(QUANTITIES), layers)
+        settings = [_mean_settings(window) for window in windows]
+        settings = np.array(settings).reshape(len(windows) * layers, 3)
+        shapes = np.empty(layers, dtype=object)
+        shapes[:] = [tuple(param.shape) for param in self._params]
+
+        def per_layer(values, dtype):
+            return np.repeat(np.array(values, dtype=dtype), layers)
+
+        columns = {
+            'iter': per_layer([w.last_iteration for w in windows], np.int64),
+            'count': moments[:, 0, 0].astype(np.int64).ravel(),
+            'layer': np.tile(np.array(self.names, dtype=object), len(windows)),
+            'shape': np.tile(shapes, len(windows)),
+            'lr': settings[:, 0],
+            'weight_decay': settings[:, 1],
+            'momentum': settings[:, 2],
+            'stage': per_layer([w.stage.number for w in windows], np.int64),
+        }
+        for i, quantity in enumerate(QUANTITIES):
+            for j, name in enumerate(STATISTICS, start=1):
+                columns[f'{quantity}_{name}'] = moments[:, j, i].ravel()
+        angle, norm = self._reader.equilibrium(*settings.T, columns['unit_h_mean'])
+        columns.update(angular_update_eq=angle, weight_norm_eq=norm)
+        return columns
+
+    # ------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict:
+        """The window under way and the stage, in tensors and plain values.
+
+        Closed windows are not part of it: collect them first.
+        """
+        window, used = self._window, len(self._block)
+        return {
+            'names': list(self.names),
+            'window': self.window,
+            'iteration': self.iteration,
+            'stages': self._stages.state_dict(),
+            'first_iteration': window.first_iteration,
+            'last_iteration': window.last_iteration,
+            'steps': window.steps,
+            'settings_sum': window.settings_sum.clone(),
+            'settings': window.settings.clone(),
+            'moments': self._moments.values.cpu(),
+            'iterations': list(self._block.iterations),
+            'block': {
+                name: tensor[:used].cpu().clone()
+                for name, tensor in self._block.tensors().items()
+            },
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue the window under way from :meth:`state_dict`.
+
+        Raises:
+            ValueError: If the state is of other layers or another window size;
+                the monitor is unchanged then.
+        """
+        if tuple(state['names']) != self.names or state['window'] != self.window:
+            raise ValueError('the saved window has other layers or another size')
+        self._stages.load_state_dict(state['stages'])
+        self.start_at(state['iteration'])
+        window = self._window
+        window.first_iteration = state['first_iteration']
+        window.last_iteration = state['last_iteration']
+        window.steps = state['steps']
+        window.settings_sum.copy_(state['settings_sum'])
+        window.settings.copy_(state['settings'])
+        self._moments.values.copy_(state['moments'])
+        self._block.iterations = list(state['iterations'])
+        for name, tensor in self._block.tensors().items():
+            tensor[: len(self._block)].copy_(state['block'][name])
+
+
+def _groups_of(optimizer: Optimizer, named_params: Mapping) -> list[int]:
+    group_of = {
+        id(param): index
+        for index, group in enumerate(optimizer.param_groups)
+        for param in group['params']
+    }
+    unknown = [name for name, p in named_params.items() if id(p) not in group_of]
+    if unknown:
+        raise ValueError(
+            f'named_params: not among the parameters of the optimizer: {unknown}'
+        )
+    return [group_of[id(param)] for param in named_params.values()]
+
+
+def _mean_settings(window: _Window) -> np.ndarray:
+    if window.stage.steady:  # a mean of equal numbers would differ in the last digit
+        return window.settings.numpy()
+    return (window.settings_sum / window.steps).numpy()
+
+
+def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type != 'cuda':
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

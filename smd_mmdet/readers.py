@@ -1,0 +1,195 @@
+"""How the motion of the weights is read off an optimizer's step.
+
+To add an optimizer with algebra or theory of its own: add a reader here and name
+it in :func:`reader_for`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from smd_mmdet import theory
+from smd_mmdet.kernels import GG, GV, VV, WG, WV, WW, gram
+from smd_mmdet.quantities import Step
+
+# A row of what is read of a layer: the six inner products, and the squared norm of
+# the optimizer's first moment.
+ROW = 7
+MOMENT = 6
+
+
+class SGDReader:
+    """SGD undoes itself: weights, gradients and buffers after the step suffice.
+
+    Args:
+        optimizer: A torch SGD with dampening 0 and without Nesterov.
+        params: The measured parameters.
+        groups: The index of each one's parameter group.
+    """
+
+    theory = 'sgd'
+
+    def __init__(
+        self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
+    ) -> None:
+        self.optimizer = optimizer
+        self.params = params
+        self.groups = groups
+
+    before_step = None
+
+    def read(self, out: Tensor) -> None:
+        """Write the inner products of (u, g, v) after the step, shape (layers, 7)."""
+        layers = map(self._weight_grad_buffer, self.params, self.groups)
+        gram(layers, out[:, :MOMENT])
+
+    def _weight_grad_buffer(self, param: nn.Parameter, group: int):
+        if param.grad is None:
+            return _nothing(param)
+        maximize = self.optimizer.param_groups[group].get('maximize', False)
+        grad = -param.grad if maximize else param.grad
+        # .get: indexing the optimizer's state would add an entry to it.
+        buffer = self.optimizer.state.get(param, {}).get('momentum_buffer')
+        return param, grad, grad if buffer is None else buffer
+
+    @staticmethod
+    def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
+        """The step, from w = u + ηv; without momentum v = (g + λu) / (1 − ηλ).
+
+        Args:
+            rows: Shape (iterations, layers, 7).
+            lr: η, shape (iterations, layers); likewise ``weight_decay``, λ, and
+                ``momentum``, α.
+
+        Returns:
+            The step, with h = ‖g‖² + 2α⟨v₋₁, g⟩ where αv₋₁ = v − g − λw.
+        """
+        uu, ug, uv, gg, gv, vv = (rows[..., i] for i in (WW, WG, WV, GG, GV, VV))
+        plain = momentum == 0
+        shrink = 1 - lr * weight_decay
+        plain_uv = (ug + weight_decay * uu) / shrink
+        plain_gv = (gg + weight_decay * ug) / shrink
+        plain_vv = (gg + 2 * weight_decay * ug + weight_decay**2 * uu) / shrink**2
+        uv = torch.where(plain, plain_uv, uv)
+        gv = torch.where(plain, plain_gv, gv)
+        vv = torch.where(plain, plain_vv, vv)
+        wg = ug + lr * gv
+        h = torch.where(plain, gg, 2 * (gv - weight_decay * wg) - gg)
+        return Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=h)
+
+    @staticmethod
+    def equilibrium(
+        lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray, h: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Δ* and w*; NaN where no equilibrium exists (λ = 0, or mean h̃ < 0)."""
+        angle, norm = np.full_like(lr, np.nan), np.full_like(lr, np.nan)
+        exists = (lr > 0) & (weight_decay > 0) & (weight_decay * lr < 2)
+        settings = lr[exists], weight_decay[exists], momentum[exists]
+        angle[exists] = theory.angular_update(*settings)
+        exists &= h >= 0
+        norm[exists] = theory.equilibrium_norm(
+            lr[exists], weight_decay[exists], h[exists], momentum[exists]
+        )
+        return angle, norm
+
+
+class DisplacementReader:
+    """Any other optimizer: the weights before the step are copied.
+
+    Args:
+        optimizer: Any torch optimizer.
+        params: The measured parameters.
+        groups: The index of each one's parameter group.
+    """
+
+    theory = 'none'
+
+    def __init__(
+        self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
+    ) -> None:
+        self.optimizer = optimizer
+        self.params = params
+        self.groups = groups
+        self._before = [torch.empty_like(param) for param in params]
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Copy the weights."""
+        torch._foreach_copy_(self._before, list(self.params))
+
+    @torch.no_grad()
+    def read(self, out: Tensor) -> None:
+        """Write the inner products of (u, g, w − u), shape (layers, 7)."""
+        layers = map(self._weight_grad_displacement, self.params, self._before)
+        gram(layers, out[:, :MOMENT])
+        for row, param in enumerate(self.params):
+            out[row, MOMENT] = self._first_moment_sq(param)
+
+    def _weight_grad_displacement(self, param: nn.Parameter, before: Tensor):
+        if param.grad is None:
+            return _nothing(param)
+        wide = torch.promote_types(param.dtype, torch.float32)
+        return param, param.grad, before.to(wide) - param.to(wide)
+
+    def _first_moment_sq(self, param: nn.Parameter) -> Tensor | float:
+        state = self.optimizer.state.get(param, {})
+        moment = state.get('exp_avg', state.get('momentum_buffer'))
+        if moment is None:
+            return float('nan')
+        return torch.linalg.vector_norm(moment, dtype=torch.float32).square()
+
+    @staticmethod
+    def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
+        """The step; ``h`` is NaN, being defined for SGD only."""
+        uu, ug, ud, gg, gd, dd = (rows[..., i] for i in (WW, WG, WV, GG, GV, VV))
+        h = torch.full_like(gg, torch.nan)
+        return Step(uu, ud, dd, ug, gg, gd, momentum_sq=rows[..., MOMENT], h=h)
+
+    @staticmethod
+    def equilibrium(lr, weight_decay, momentum, h):
+        """No theory: NaN rather than a guess."""
+        return np.full_like(lr, np.nan), np.full_like(lr, np.nan)
+
+
+class AdamWReader(DisplacementReader):
+    """AdamW: Δ* is known (Kosson et al.), w* is not."""
+
+    theory = 'adamw'
+
+    @staticmethod
+    def equilibrium(lr, weight_decay, momentum, h):
+        """Δ*; NaN where weights do not decay."""
+        angle = np.full_like(lr, np.nan)
+        exists = (lr > 0) & (weight_decay > 0)
+        angle[exists] = theory.adamw_angular_update(
+            lr[exists], weight_decay[exists], momentum[exists]
+        )
+        return angle, np.full_like(lr, np.nan)
+
+
+def reader_for(optimizer: Optimizer) -> type:
+    """The reader for an optimizer: by algebra where it is known, else by copies."""
+    kinds = {SGD: SGDReader, AdamW: AdamWReader}
+    departures = ('nesterov', 'dampening', 'amsgrad')
+    groups = optimizer.param_groups
+    if any(group.get(key) for group in groups for key in departures):
+        return DisplacementReader
+    for kind, reader in kinds.items():
+        # A subclass with a step of its own (LARS, say) is another optimizer.
+        if isinstance(optimizer, kind) and type(optimizer).step is kind.step:
+            return reader
+    return DisplacementReader
+
+
+def settings_of(group: dict) -> tuple[float, float, float]:
+    """(lr, weight decay, momentum) of a parameter group; β₁ counts as momentum."""
+    momentum = group.get('momentum', group.get('betas', (0.0,))[0])
+    return float(group['lr']), float(group.get('weight_decay', 0)), float(momentum)
+
+
+def _nothing(param: nn.Parameter) -> tuple[Tensor, Tensor, Tensor]:
+    empty = param.detach().reshape(-1)[:0]
+    return empty, empty, empty

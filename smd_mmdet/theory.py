@@ -1,0 +1,383 @@
+"""Equations of Spherical Motion Dynamics (SMD).
+
+Source: Wan et al., "Spherical Motion Dynamics: Learning Dynamics of Neural
+Network with Normalization, Weight Decay, and SGD", NeurIPS 2021
+(arXiv 2006.08419); AdamW from Kosson et al., "Rotational Equilibrium"
+(arXiv 2305.17212).
+
+Notation: learning rate η (``lr``), weight decay λ (``weight_decay``), momentum
+α (``momentum``) of SGD as torch writes it,
+
+    v ← α·v + g + λ·w,    w ← w − η·v,
+
+and L, the mean squared unit gradient (``unit_grad_sq``): E‖g̃‖² with
+g̃ = g·‖w‖ for plain SGD, E[h̃] with h̃ = (‖g‖² + 2α⟨v₋₁, g⟩)·‖w‖² with momentum.
+
+Every function takes numbers or numpy arrays, which broadcast, computes in
+float64, and raises ``ValueError`` naming the argument that is out of range.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = [
+    'adamw_angular_update',
+    'angular_update',
+    'drift_limit',
+    'equilibrium_norm',
+    'iterations_to_equilibrium',
+    'iterations_to_tolerance',
+    'lower_bound_share',
+    'norm_spread_limit',
+    'relaxation_rate',
+    'rescale_factor',
+    'small_step_limit',
+    'weight_decay_for',
+]
+
+
+def _array(name: str, value: ArrayLike) -> np.ndarray:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'{name} must be a number or an array of numbers, got {value!r}'
+        ) from None
+    if not np.isfinite(array).all():
+        raise ValueError(f'{name} must be finite, got {value!r}')
+    return array
+
+
+def _positive(name: str, value: ArrayLike) -> np.ndarray:
+    array = _array(name, value)
+    if (array <= 0).any():
+        raise ValueError(f'{name} must be > 0, got {value!r}')
+    return array
+
+
+def _non_negative(name: str, value: ArrayLike) -> np.ndarray:
+    array = _array(name, value)
+    if (array < 0).any():
+        raise ValueError(f'{name} must be >= 0, got {value!r}')
+    return array
+
+
+def _fraction(name: str, value: ArrayLike) -> np.ndarray:
+    array = _array(name, value)
+    if ((array < 0) | (array >= 1)).any():
+        raise ValueError(f'{name} must be in [0, 1), got {value!r}')
+    return array
+
+
+def angular_update(
+    lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """Angle a scale-invariant weight turns through per iteration at equilibrium.
+
+    Theorem 3: Δ* = √(2λη / (1+α)). It depends on nothing but the three
+    hyperparameters; the root mean square of the measured angle converges to it.
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0.
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        Δ* in radians per iteration.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    lr = _positive('lr', lr)
+    weight_decay = _non_negative('weight_decay', weight_decay)
+    momentum = _fraction('momentum', momentum)
+    return np.sqrt(2 * weight_decay * lr / (1 + momentum))
+
+
+def weight_decay_for(
+    angular_update: ArrayLike, lr: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """Weight decay that gives a wanted equilibrium angular update.
+
+    Inverse of :func:`angular_update`: λ = Δ*²(1+α) / (2η).
+
+    Args:
+        angular_update: Wanted Δ* > 0, radians per iteration.
+        lr: Learning rate η > 0.
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        The weight decay λ.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    angle = _positive('angular_update', angular_update)
+    lr = _positive('lr', lr)
+    momentum = _fraction('momentum', momentum)
+    return angle**2 * (1 + momentum) / (2 * lr)
+
+
+def equilibrium_norm(
+    lr: ArrayLike,
+    weight_decay: ArrayLike,
+    unit_grad_sq: ArrayLike,
+    momentum: ArrayLike = 0.0,
+) -> np.ndarray:
+    """Weight norm w* at which growth by gradients balances decay.
+
+    Theorem 1 (SGD): w*⁴ = Lη / (2λ).
+    Theorem 2 (momentum): w*⁴ = Lη / (λ(1−α)(2 − λη/(1+α))).
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0. With 0 nothing balances the growth
+            and the norm has no equilibrium: infinity is returned.
+        unit_grad_sq: L ≥ 0, the mean of ‖g̃‖², or of h̃ with momentum.
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        w*, in the units of the weight norm.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite, or if
+            λη ≥ 2(1+α), where decay alone makes SGD diverge.
+    """
+    lr = _positive('lr', lr)
+    weight_decay = _non_negative('weight_decay', weight_decay)
+    unit_grad_sq = _non_negative('unit_grad_sq', unit_grad_sq)
+    momentum = _fraction('momentum', momentum)
+    step = weight_decay * lr
+    if (step >= 2 * (1 + momentum)).any():
+        raise ValueError(
+            'weight_decay * lr must be < 2 * (1 + momentum): beyond '
+            'it weight decay alone makes the weights diverge'
+        )
+    second_order = np.where(momentum > 0, step / (1 + momentum), 0.0)
+    decay = weight_decay * (1 - momentum) * (2 - second_order)
+    with np.errstate(divide='ignore'):
+        fourth_power = np.where(decay > 0, unit_grad_sq * lr, 1.0) / decay
+    return fourth_power**0.25
+
+
+def relaxation_rate(
+    lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """Rate of the linear convergence to equilibrium that the theorems guarantee.
+
+    Theorems 1 and 2: E(‖w_t‖² − w*²)² shrinks at least like (1 − r)^t with
+    r = 2λη / (1−α). This is a bound; the mean of ‖w‖⁴ itself relaxes at 2r.
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0.
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        r, the fraction of the distance lost per iteration.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    lr = _positive('lr', lr)
+    weight_decay = _non_negative('weight_decay', weight_decay)
+    momentum = _fraction('momentum', momentum)
+    return 2 * weight_decay * lr / (1 - momentum)
+
+
+def iterations_to_equilibrium(
+    lr: ArrayLike,
+    weight_decay: ArrayLike,
+    lr_drop: ArrayLike,
+    momentum: ArrayLike = 0.0,
+) -> int | np.ndarray:
+    """Iterations a plain run needs to the new equilibrium after an LR drop.
+
+    Corollary 3.1: at least ⌈ln k · (1−α) / (2λη)⌉ with the new rate η.
+
+    Args:
+        lr: Learning rate η > 0 *after* the drop.
+        weight_decay: Weight decay λ > 0.
+        lr_drop: k ≥ 1, the old rate divided by the new one.
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        int, or an int64 array where an argument is an array.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite; also for
+            ``weight_decay=0``, which never reaches an equilibrium.
+    """
+    _positive('weight_decay', weight_decay)
+    lr_drop = _array('lr_drop', lr_drop)
+    if (lr_drop < 1).any():
+        raise ValueError(f'lr_drop must be >= 1 (old rate / new rate), got {lr_drop!r}')
+    count = np.ceil(np.log(lr_drop) / relaxation_rate(lr, weight_decay, momentum))
+    return int(count) if count.ndim == 0 else count.astype(np.int64)
+
+
+def rescale_factor(lr_drop: ArrayLike) -> np.ndarray:
+    """Multiplier that puts a weight at the equilibrium of the new rate at once.
+
+    w* ∝ η^(1/4), so when the rate is divided by k: c = k^(−1/4).
+
+    Args:
+        lr_drop: k > 0, the old rate divided by the new one.
+
+    Returns:
+        c; its inverse is the multiplier of the momentum buffer.
+
+    Raises:
+        ValueError: If ``lr_drop`` is not positive and finite.
+    """
+    return _positive('lr_drop', lr_drop) ** -0.25
+
+
+def adamw_angular_update(
+    lr: ArrayLike, weight_decay: ArrayLike, beta1: ArrayLike
+) -> np.ndarray:
+    """Equilibrium angular update under AdamW (decoupled weight decay).
+
+    Kosson et al.: Δ* = √(2ηλ(1−β₁) / (1+β₁)), as a root mean square.
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Decoupled weight decay λ ≥ 0.
+        beta1: β₁ in [0, 1).
+
+    Returns:
+        Δ* in radians per iteration.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    lr = _positive('lr', lr)
+    weight_decay = _non_negative('weight_decay', weight_decay)
+    beta1 = _fraction('beta1', beta1)
+    return np.sqrt(2 * lr * weight_decay * (1 - beta1) / (1 + beta1))
+
+
+def small_step_limit(momentum: ArrayLike = 0.0) -> np.ndarray:
+    """Limit on λη under assumption 1: (1−√α)² with momentum, 1 without.
+
+    Args:
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        The limit; without momentum λη must be far below it.
+
+    Raises:
+        ValueError: If ``momentum`` is out of range or not finite.
+    """
+    return (1 - np.sqrt(_fraction('momentum', momentum))) ** 2
+
+
+def drift_limit(
+    lr: ArrayLike, weight_decay: ArrayLike, variance: ArrayLike
+) -> np.ndarray:
+    """Limit on |L_{t+1} − L_t| under assumption 3: 4√V (λη)^{3/2}.
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0.
+        variance: V ≥ 0, of ‖g̃‖² or of h̃ with momentum.
+
+    Returns:
+        The limit, per iteration.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    lr = _positive('lr', lr)
+    weight_decay = _non_negative('weight_decay', weight_decay)
+    return 4 * np.sqrt(_non_negative('variance', variance)) * (lr * weight_decay) ** 1.5
+
+
+def lower_bound_share(
+    lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """What ‖g̃‖² (h̃ with momentum) must exceed under assumption 4, as a share of L.
+
+    SGD: 2[2λη/(1−2λη)]²; momentum: 2[6λη/((1−α)³(1+α) − 8λη(1−α))]².
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0.
+        momentum: Momentum α in [0, 1).
+
+    Returns:
+        The share; infinite where a denominator is not positive and the assumption
+        cannot hold.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    step = _positive('lr', lr) * _non_negative('weight_decay', weight_decay)
+    momentum = _fraction('momentum', momentum)
+    heavy = (1 - momentum) ** 3 * (1 + momentum) - 8 * step * (1 - momentum)
+    above = np.where(momentum > 0, 6 * step, 2 * step)
+    below = np.where(momentum > 0, heavy, 1 - 2 * step)
+    share = 2 * (above / np.where(below > 0, below, 1.0)) ** 2
+    return np.where(below > 0, share, np.inf)
+
+
+def norm_spread_limit(
+    lr: ArrayLike,
+    weight_decay: ArrayLike,
+    variance: ArrayLike,
+    lower_bound: ArrayLike,
+) -> np.ndarray:
+    """Bound on E(‖w‖² − w*²)² that remains at equilibrium (Theorem 1, SGD).
+
+    2Vη² / (l(1−2λη)).
+
+    Args:
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0, with 2λη < 1.
+        variance: V ≥ 0.
+        lower_bound: l > 0, which ‖g̃‖² exceeds.
+
+    Returns:
+        The bound, in units of ‖w‖⁴.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    lr = _positive('lr', lr)
+    step = lr * _non_negative('weight_decay', weight_decay)
+    if (2 * step >= 1).any():
+        raise ValueError('weight_decay * lr must be < 1/2')
+    variance = _non_negative('variance', variance)
+    lower_bound = _positive('lower_bound', lower_bound)
+    return 2 * variance * lr**2 / (lower_bound * (1 - 2 * step))
+
+
+def iterations_to_tolerance(
+    distance: ArrayLike,
+    lr: ArrayLike,
+    weight_decay: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    tolerance: ArrayLike = 0.2,
+) -> np.ndarray:
+    """Iterations until ‖w‖⁴ is within a tolerance of w*⁴ at a constant rate.
+
+    The mean of ‖w‖⁴ relaxes at 4λη/(1−α): ln(distance/tolerance)·(1−α)/(4λη).
+
+    Args:
+        distance: |‖w‖⁴/w*⁴ − 1| ≥ 0 now.
+        lr: Learning rate η > 0.
+        weight_decay: Weight decay λ ≥ 0; with 0 the answer is infinite.
+        momentum: Momentum α in [0, 1).
+        tolerance: > 0; 0.2 of ‖w‖⁴ is 0.1 of Δ and 0.05 of ‖w‖.
+
+    Returns:
+        The iterations, 0 where the distance is within the tolerance.
+
+    Raises:
+        ValueError: If an argument is out of range or not finite.
+    """
+    distance = _non_negative('distance', distance)
+    rate = 2 * relaxation_rate(lr, weight_decay, momentum)
+    folds = np.log(np.maximum(distance / _positive('tolerance', tolerance), 1.0))
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return np.where(folds > 0, folds / rate, 0.0)

@@ -1,0 +1,182 @@
+"""An independent truth: a scale-invariant weight under SGD, step by step.
+
+The loss depends on the direction of w only, so its gradient is tangential and
+g = g̃/‖w‖ with a unit gradient g̃ whose law is set here. Nothing of smd_mmdet is
+used; the weights really move, in float64, and every quantity is computed from them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from smd_mmdet.records import Records, to_table
+
+QUANTITIES = (
+    *('weight_norm', 'grad_norm', 'unit_grad_sq', 'unit_h'),
+    *('angular_update', 'cosine', 'momentum_norm'),
+)
+
+
+@dataclass
+class Walk:
+    """A random walk of ``layers`` independent weights.
+
+    Args:
+        lr: One rate per iteration.
+        weight_decay: λ.
+        momentum: α.
+        norm: ‖w‖ at the start; None for the equilibrium of the first rate.
+        size: Numbers in a weight.
+        layers: Independent weights.
+        seed: Of the random numbers.
+        unit_grad_sq: L by iteration, a number or an array.
+        noise: Variance of ‖g̃‖²/L, drawn log-normal; or a function (rng, layers)
+            -> factors of mean 1.
+        radial: Share of the gradient along w; 0 is scale-invariant.
+        correlation: Of a gradient with the one before; negative makes h̃ negative.
+        rescale: Divide the weights by k^(1/4) when the rate is divided by k.
+    """
+
+    lr: np.ndarray
+    weight_decay: float
+    momentum: float = 0.0
+    norm: float | None = None
+    size: int = 32
+    layers: int = 1
+    seed: int = 0
+    unit_grad_sq: float | np.ndarray = 1.0
+    noise: float | Callable = 0.2
+    radial: float | np.ndarray = 0.0
+    correlation: float = 0.0
+    rescale: bool = False
+    series: dict[str, np.ndarray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lr = np.asarray(self.lr, float)
+        self.steps = len(self.lr)
+        self.unit_grad_sq = np.broadcast_to(
+            np.asarray(self.unit_grad_sq, float), self.steps
+        )
+        self.radial = np.broadcast_to(np.asarray(self.radial, float), self.steps)
+        if self.norm is None:
+            a, lam = self.momentum, self.weight_decay
+            eta = self.lr[0]
+            second = lam * eta / (1 + a) if a else 0.0
+            fourth = eta * self.unit_grad_sq[0] / (lam * (1 - a) * (2 - second))
+            self.norm = fourth**0.25
+        self._run()
+
+    def _factors(self, rng: np.random.Generator) -> np.ndarray:
+        if callable(self.noise):
+            return self.noise(rng, self.layers)
+        sigma_sq = np.log1p(self.noise)
+        return rng.lognormal(-sigma_sq / 2, np.sqrt(sigma_sq), self.layers)
+
+    def _run(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        w = rng.standard_normal((self.layers, self.size))
+        w *= self.norm / np.linalg.norm(w, axis=1, keepdims=True)
+        v = np.zeros_like(w)
+        last = np.zeros_like(w)
+        out = {name: np.empty((self.steps, self.layers)) for name in QUANTITIES}
+        for t, eta in enumerate(self.lr):
+            if self.rescale and t and eta < self.lr[t - 1]:
+                c = (self.lr[t - 1] / eta) ** -0.25
+                w, v = w * c, v / c
+            norm_sq = (w * w).sum(1, keepdims=True)
+            norm = np.sqrt(norm_sq)
+            direction = rng.standard_normal(w.shape)
+            direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
+            direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+            if self.correlation:
+                direction += self.correlation * last
+                direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
+                direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+            last = direction
+            if self.radial[t]:
+                share = self.radial[t]
+                direction = np.sqrt(1 - share**2) * direction + share * w / norm
+            size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng))[:, None]
+            g = size * direction / norm
+            h = (g * g).sum(1) + 2 * self.momentum * (v * g).sum(1)
+            v = self.momentum * v + g + self.weight_decay * w
+            u = w - eta * v
+            gg, ww = (g * g).sum(1), norm_sq[:, 0]
+            cross = (u * w).sum(1)
+            across = np.linalg.norm(u - w * (cross / ww)[:, None], axis=1)
+            out['weight_norm'][t] = norm[:, 0]
+            out['grad_norm'][t] = np.sqrt(gg)
+            out['unit_grad_sq'][t] = gg * ww
+            out['unit_h'][t] = h * ww
+            out['angular_update'][t] = np.arctan2(across * norm[:, 0], cross)
+            out['cosine'][t] = (w * g).sum(1) / np.sqrt(ww * gg)
+            out['momentum_norm'][t] = np.linalg.norm(v, axis=1)
+            w = u
+        self.series = out
+
+
+def records_of(
+    walk: Walk,
+    window: int = 50,
+    weight_decay: float | None = None,
+    momentum: float | None = None,
+    metadata: dict | None = None,
+) -> Records:
+    """The records a monitor would have written of a walk.
+
+    Args:
+        walk: The walk.
+        window: Iterations per window.
+        weight_decay: What the records claim, if not the truth; likewise momentum.
+        metadata: Of the records.
+    """
+    decay = walk.weight_decay if weight_decay is None else weight_decay
+    alpha = walk.momentum if momentum is None else momentum
+    stages, starts = _stages(walk.lr)
+    ends = []
+    for start, end in zip(starts, [*starts[1:], walk.steps], strict=True):
+        ends += [*range(start + window, end, window), end]
+    rows: dict[str, list] = {}
+    begin = 0
+    for end in ends:
+        lr = float(walk.lr[begin:end].mean())
+        if np.ptp(walk.lr[begin:end]) == 0:
+            lr = float(walk.lr[begin])
+        for layer in range(walk.layers):
+            row = dict(iter=end, count=end - begin, layer=f'layer{layer}')
+            row.update(shape=[walk.size], lr=lr, weight_decay=decay, momentum=alpha)
+            row['stage'] = int(stages[begin])
+            for name in QUANTITIES:
+                part = walk.series[name][begin:end, layer]
+                row[f'{name}_mean'], row[f'{name}_var'] = part.mean(), part.var()
+                row[f'{name}_min'], row[f'{name}_max'] = part.min(), part.max()
+            mean_h = row['unit_h_mean']
+            second = decay * lr / (1 + alpha) if alpha else 0.0
+            fourth = mean_h * lr / (decay * (1 - alpha) * (2 - second))
+            row['angular_update_eq'] = np.sqrt(2 * decay * lr / (1 + alpha))
+            row['weight_norm_eq'] = fourth**0.25 if fourth >= 0 else np.nan
+            for key, value in row.items():
+                rows.setdefault(key, []).append(value)
+        begin = end
+    facts = {'schema_version': 1, 'theory': 'sgd', 'window': window}
+    table: pa.Table = to_table(rows)
+    return Records(table, facts | (metadata or {}))
+
+
+def _stages(lr: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Stage number of each iteration and where stages start, as a reader would."""
+    change = np.diff(lr) != 0
+    moving = np.zeros(len(lr), bool)
+    moving[:-1] = change
+    run = np.concatenate([[False], change])
+    # An iteration is steady if its rate is that of a neighbour.
+    same_before = np.concatenate([[False], ~change])
+    same_after = np.concatenate([~change, [False]])
+    steady = same_before | same_after
+    new = np.concatenate([[True], (steady[1:] != steady[:-1]) | (steady[1:] & run[1:])])
+    number = np.cumsum(new) - 1
+    if len(lr) > 1 and not steady[0] and lr[1] > lr[0]:
+        number -= 1
+    return number, np.flatnonzero(new).tolist()
