@@ -28,7 +28,7 @@ setup(
     # torch and the detection stack are left out on purpose: each comes in
     # several builds and two distributions, and requiring one by name would
     # replace, or add to, the one a user has.
-    install_requires=['numpy>=1.24', 'pyarrow>=14', 'rich>=13'],
+    install_requires=['numpy>=1.24', 'pyarrow>=14', 'rich>=13', 'scipy>=1.10'],
     extras_require={
         'torch': ['torch>=2.1'],
         'mmdet': ['mmengine==0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0'],

@@ -176,6 +176,8 @@ def check(records: Records) -> Report:
         for number in np.unique(columns['stage']):
             chosen = columns['stage'] == number
             series = _Series({key: column[chosen] for key, column in columns.items()})
+            if previous is not None:
+                series.first = previous.last + 1
             layer.stages.append(
                 _check_stage(series, previous, known, facts.get(name) or {})
             )
@@ -200,6 +202,7 @@ class _Estimate:
     error: float
     freedom: float
     batches: int
+    without_one: tuple[float, float] = (np.nan, np.nan)  # leaving any batch out
 
     @property
     def decidable(self) -> bool:
@@ -214,16 +217,30 @@ class _Estimate:
         """The estimate of value**power, by the delta method."""
         value = max(self.value, 0.0) ** power
         slope = power * value / self.value if self.value > 0 else np.inf
-        return _Estimate(value, self.error * slope, self.freedom, self.batches)
+        low, high = (max(bound, 0.0) ** power for bound in self.without_one)
+        error = self.error * slope
+        return _Estimate(value, error, self.freedom, self.batches, (low, high))
 
     def beyond(self, low: float, high: float) -> float:
-        """One-sided p-value of lying outside [low, high]."""
-        distance = max(low - self.value, self.value - high)
-        if not np.isfinite(distance) or not self.decidable:
+        """One-sided p-value of lying outside [low, high].
+
+        The deviation is that without the batch which deviates most: heavy-tailed
+        noise puts all of it into one.
+        """
+        smallest, largest = self.without_one
+        distance = max(low - largest, smallest - high)
+        if not self.decidable or not distance > 0:
             return 1.0
         if self.error == 0:
             return float(distance <= 0)
-        return float(special.stdtr(self.freedom, -distance / self.error))
+        return _t_below(self.freedom, -distance / self.error)
+
+
+def _t_below(freedom: float, value: float) -> float:
+    """Distribution function of Student's t; normal for infinite freedom."""
+    if np.isinf(freedom):
+        return float(special.ndtr(value))
+    return float(special.stdtr(freedom, value))
 
 
 def _quantile(probability: float, freedom: float) -> float:
@@ -231,6 +248,20 @@ def _quantile(probability: float, freedom: float) -> float:
     if np.isinf(freedom):
         return float(special.ndtri(probability))
     return float(special.stdtrit(max(freedom, 1), probability))
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> _Estimate:
+    """Ratio of two sums over batches, with the error that the batches show."""
+    number, total = len(top), bottom.sum()
+    value = float(top.sum() / total)
+    if number < 2:
+        return _Estimate(value, np.inf, 0, number)
+    residual = top - value * bottom
+    error = np.sqrt(number / (number - 1) * (residual**2).sum()) / total
+    with np.errstate(divide='ignore', invalid='ignore'):
+        others = (top.sum() - top) / (total - bottom)
+    span = float(others.min()), float(others.max())
+    return _Estimate(value, float(error), number - 1, number, span)
 
 
 class _Series:
@@ -242,15 +273,15 @@ class _Series:
     """
 
     def __init__(self, columns: dict[str, np.ndarray]) -> None:
-        if len(columns['iter']):
-            self.first = int(columns['iter'][0] - columns['count'][0]) + 1
-            self.last = int(columns['iter'][-1])
-            self.number = int(columns['stage'][0])
+        self.first = max(1, int(columns['iter'][0] - columns['count'][0]) + 1)
+        self.last = int(columns['iter'][-1])
+        self.number = int(columns['stage'][0])
         used = columns['count'] > 0
         self.columns = {key: column[used] for key, column in columns.items()}
         get = self.columns.__getitem__
         self.count = get('count').astype(float)
-        self.end = get('iter').astype(float)
+        # A weight moves, and decays, only in the steps in which it had a gradient.
+        self.end = np.cumsum(self.count)
         self.lr, self.decay = get('lr'), get('weight_decay')
         self.momentum = get('momentum')
         self.angle_sq = get('angular_update_mean') ** 2 + get('angular_update_var')
@@ -302,7 +333,7 @@ class _Series:
 
     @cached_property
     def step(self) -> np.ndarray:
-        """Iterations between the centres of neighbouring windows."""
+        """Steps from the centre of a window to that of the next."""
         return np.diff(self.end - self.count / 2)
 
     @cached_property
@@ -310,7 +341,7 @@ class _Series:
         """Windows fit for a local law: the rate barely moves, angles are small, and
         the momentum buffer has forgotten what was before the stage."""
         change = np.abs(np.gradient(self.lr)) if len(self) > 1 else np.zeros(len(self))
-        fresh = self.end - self.count < self.end[0] - self.count[0] + 3 * self.memory
+        fresh = self.end - self.count < 3 * self.memory
         quiet = (change < 0.1 * self.lr) & (self.angle_sq < 0.1)
         return quiet & ~fresh if (quiet & ~fresh).any() else quiet
 
@@ -368,16 +399,10 @@ class _Series:
         top, bottom = self.totals(above, groups), self.totals(below, groups)
         if not len(groups) or not bottom.sum() > 0:
             return _Estimate(np.nan, np.nan, 0, 0)
-        value = top.sum() / bottom.sum()
-        number = len(groups)
-        if number < 2:
-            return _Estimate(value, np.inf, 0, number)
-        residual = top - value * bottom
-        variance = number / (number - 1) * (residual**2).sum() / bottom.sum() ** 2
-        freedom = number - 1
-        if slow * value**2 > variance:
-            variance, freedom = slow * value**2, np.inf
-        return _Estimate(value, float(np.sqrt(variance)), freedom, number)
+        found = _ratio(top, bottom)
+        if slow * found.value**2 > found.error**2:
+            found.error, found.freedom = float(np.sqrt(slow) * found.value), np.inf
+        return found
 
     @cached_property
     def wander(self) -> float:
@@ -563,7 +588,8 @@ def _check_stage(
     stage.transient_ratio = case.law.value
     stage.state, stage.note = _scale_invariance(case) or (UNCLEAR, '')
     for name, (kind, examine) in _CHECKS.items():
-        if stage.note and kind == 'conclusion' and name != 'lemma_1':
+        if stage.note and name not in ('lemma_1', 'small_step'):
+            # g·‖w‖ is no unit gradient then, and h̃ means nothing.
             stage.checks.append(_no(name, kind, stage.note))
         else:
             stage.checks.append(examine(case))
@@ -603,7 +629,7 @@ def _no_theory(series: _Series, known: str, facts: dict) -> tuple[str, str] | No
 def _scale_invariance(case: _Case) -> tuple[str, str] | None:
     """State and advice where ⟨w, g⟩ is not 0 (Lemma 1), else None."""
     cosine = case.cosine
-    if cosine < COSINE_LEFT:
+    if not cosine >= COSINE_LEFT:
         return None
     if (
         case.lowest_cosine > COSINE_LEFT / 2
@@ -789,6 +815,8 @@ def _transient(series: _Series, part: slice) -> _Estimate:
     """
     usable = series.quiet[part]
     index = np.arange(len(series))[part][usable]
+    if not len(index):
+        return _Estimate(np.nan, np.nan, 0, 0)
     kept = series.take(index)
     return kept.ratio(
         kept.angle_sq * kept.norm4, kept.angle_sq_eq * kept.norm4_eq, slice(0, None)
@@ -875,10 +903,7 @@ def _ratio_of_steps(
     groups = np.array_split(index, min(batches, len(index)))
     top = np.array([above[group].sum() for group in groups])
     bottom = np.array([below[group].sum() for group in groups])
-    value, number = top.sum() / bottom.sum(), len(groups)
-    residual = top - value * bottom
-    variance = number / (number - 1) * (residual**2).sum() / bottom.sum() ** 2
-    return _Estimate(value, float(np.sqrt(variance)), number - 1, number)
+    return _ratio(top, bottom)
 
 
 def _corollary(case: _Case) -> Check:
@@ -891,7 +916,7 @@ def _corollary(case: _Case) -> Check:
     if not (series.steady and before.steady and drop > 1.01):
         return _no(name, kind, 'it is about a constant rate that falls to another')
     settings = series.lr[0], series.decay[0], series.momentum[0]
-    gone = series.end[0] - series.count[0] / 2 - before.end[-1] + before.count[-1] / 2
+    gone = (series.count[0] + before.count[-1]) / 2
     least = np.exp(-gone * max(series.rate[0], before.rate[-1]))
     if series.norm4[0] < 0.8 * least * before.norm4[-1]:
         return _no(name, kind, 'the weights were rescaled with the rate')
@@ -912,7 +937,7 @@ def _corollary(case: _Case) -> Check:
     if not near.any():
         reason = f'equilibrium was not reached in {spent:,} iterations'
         return Check(name, kind, spent, needed, None, HOLDS, reason)
-    taken = float(series.end[np.argmax(near)] - series.first + 1)
+    taken = float(series.end[np.argmax(near)])
     # Without any gradient, decay alone would take this long to within tolerance.
     surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
     margin = taken / needed - 1
@@ -1117,7 +1142,7 @@ def _slow_drift(case: _Case) -> Check:
     tail = LEVEL / len(slopes)
     far = [abs(slope) + _quantile(1 - tail, free) * err for slope, err, free in slopes]
     tested = [
-        min(1.0, float(special.stdtr(free, -(abs(slope) - bound) / err)) * len(slopes))
+        min(1.0, _t_below(free, (bound - abs(slope)) / err) * len(slopes))
         for slope, err, free in slopes
     ]
     worst = int(np.argmin(tested))

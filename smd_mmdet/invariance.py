@@ -65,7 +65,7 @@ class ScaleInvariance:
 
 
 @contextlib.contextmanager
-def _kept_rng() -> Iterator[None]:
+def kept_rng() -> Iterator[None]:
     """Restore the random generators of torch, CUDA, numpy and Python."""
     cpu, python = torch.get_rng_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
@@ -222,7 +222,7 @@ def _no_checkpointing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _observable(model: nn.Module) -> Iterator[None]:
-    with _kept_rng(), _kept_modules(model), _no_checkpointing():
+    with kept_rng(), _kept_modules(model), _no_checkpointing():
         _to_train_mode(model)
         _make_observable(model)
         yield
@@ -880,7 +880,7 @@ def find_scale_invariant(
         notes: list[str] = []
         entries = _observe(model, lambda: forward_detector(model, notes))
         return [_with_notes(entry, notes) for entry in entries]
-    with _kept_rng(), _kept_modules(model):
+    with kept_rng(), _kept_modules(model):
         _to_train_mode(model)
         return _judge_structure(model)
 
@@ -970,8 +970,9 @@ class ScaleProof:
             without a gradient.
         loss_change: Relative change of the loss when only this parameter is scaled;
             None if it was scaled together with the others only.
-        joint_change: Relative change of the loss when all parameters that passed
-            are scaled by random factors; None if this one did not pass.
+        joint_change: Relative change of the loss when this and all others that
+            passed (or the half, quarter, ... of them that did) are scaled by random
+            factors; None if this one did not pass.
         epsilon_cosine: Cosine of (w, g) with ε as configured: how far the ε spoils
             the invariance.
         unit_gradient: ‖g‖·‖w‖ relative to the loss.
@@ -996,26 +997,27 @@ class _Precision:
     rounding, so the loss of an invariant parameter does not change at all, but for
     the ε. What is tolerated is the trace of the ε that is left (``epsilon`` against
     output variances down to 1e-8) and, in ``cosine``, the rounding of the backward
-    pass. ``gradient`` is where a gradient is nothing but rounding.
+    pass, which never gets to ``decisive``. ``gradient`` is where a gradient is
+    nothing but rounding.
     """
 
     dtype: torch.dtype
     epsilon: float
     cosine: float
+    decisive: float
     loss: float
     gradient: float
 
 
-_DOUBLE = _Precision(torch.float64, 1e-16, 1e-6, 1e-7, 1e-10)
-_SINGLE = _Precision(torch.float32, 1e-10, 1e-3, 1e-4, 1e-6)
+_DOUBLE = _Precision(torch.float64, 1e-16, 1e-6, 1e-4, 1e-7, 1e-10)
+_SINGLE = _Precision(torch.float32, 1e-10, 1e-3, 3e-2, 1e-4, 1e-6)
 # From here on the ε is worth a sentence: the equations' own error is some per cent.
 _NOTABLE_EPSILON = 1e-2
 _FACTORS = (0.25, 0.5, 2.0, 4.0)
 # Two: a loss may return to its value by accident once.
 _ALONE = (0.25, 4.0)
-_DECISIVE_COSINE = 1e-2
 # Up to this many parameters a forward pass for each costs next to nothing.
-_FEW = 8
+_FEW = 4
 
 _EPSILON_PLACES: dict[Callable, tuple[int, float]] = {
     F.batch_norm: (7, 1e-5),
@@ -1243,15 +1245,18 @@ class _Experiment:
 
     def scaled_loss(self, factors: Mapping[str, float]) -> float:
         """Loss with some parameters multiplied; powers of two undo exactly."""
+        self._multiply(factors)
+        try:
+            # With the graph: an ε is told from any other constant by it.
+            with torch.enable_grad(), self._loss() as loss:
+                return float(loss.detach())
+        finally:
+            self._multiply({name: 1 / factor for name, factor in factors.items()})
+
+    def _multiply(self, factors: Mapping[str, float]) -> None:
         with torch.no_grad():
             for name, factor in factors.items():
                 self.parameters[name].mul_(factor)
-            try:
-                with self._loss() as loss:
-                    return float(loss)
-            finally:
-                for name, factor in factors.items():
-                    self.parameters[name].div_(factor)
 
 
 def verify_scale_invariance(
@@ -1298,7 +1303,7 @@ def verify_scale_invariance(
     if not names:
         return {}
     alone = len(names) <= _FEW if alone is None else alone
-    with _kept_rng(), torch.inference_mode(False):
+    with kept_rng(), torch.inference_mode(False):
         if double:
             try:
                 experiment = _Experiment(model, loss_fn, names, seed, _DOUBLE)
@@ -1378,37 +1383,31 @@ def _scale(experiment, loss: float, figures, seed: int, alone: bool) -> None:
     # A large cosine is decisive; scaling only puts a second figure beside it.
     doubtful = [n for n in decidable if n not in clean]
     doubtful.sort(key=lambda n: abs(decidable[n].cosine))
-    few = [n for n in doubtful if abs(decidable[n].cosine) <= _DECISIVE_COSINE]
+    few = [n for n in doubtful if abs(decidable[n].cosine) <= precision.decisive]
     for name in decidable if alone else doubtful[: max(_FEW, len(few))]:
         changes = [_change(experiment, loss, {name: factor}) for factor in _ALONE]
         decidable[name].loss_change = max(changes)
     choose = random.Random(seed)
     factors = {name: choose.choice(_FACTORS) for name in clean}
-    passed = _passing(experiment, loss, figures, factors)
-    if passed:
-        joint = _change(experiment, loss, {n: factors[n] for n in passed})
-        for name in passed:
-            figures[name].joint_change = joint
+    _scale_jointly(experiment, loss, figures, factors)
 
 
-def _passing(experiment, loss: float, figures, factors: dict) -> list[str]:
-    """Names whose joint scaling leaves the loss alone, found by bisection."""
+def _scale_jointly(experiment, loss: float, figures, factors: dict) -> None:
+    """Scale all together; by halves, where the loss moves, to single out who did it."""
     if not factors:
-        return []
+        return
     change = _change(experiment, loss, factors)
-    if change <= experiment.precision.loss:
-        return list(factors)
     names = list(factors)
-    if len(names) == 1:
+    if change <= experiment.precision.loss:
+        for name in names:
+            figures[name].joint_change = change
+    elif len(names) == 1:
         figures[names[0]].loss_change = change
-        return []
-    half = len(names) // 2
-    parts = names[:half], names[half:]
-    return [
-        name
-        for part in parts
-        for name in _passing(experiment, loss, figures, {n: factors[n] for n in part})
-    ]
+    else:
+        half = len(names) // 2
+        for part in (names[:half], names[half:]):
+            some = {name: factors[name] for name in part}
+            _scale_jointly(experiment, loss, figures, some)
 
 
 def _proof(name: str, figure: _Figures, loss: float, precision) -> ScaleProof:

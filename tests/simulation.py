@@ -111,7 +111,9 @@ class Walk:
             out['unit_grad_sq'][t] = gg * ww
             out['unit_h'][t] = h * ww
             out['angular_update'][t] = np.arctan2(across * norm[:, 0], cross)
-            out['cosine'][t] = (w * g).sum(1) / np.sqrt(ww * gg)
+            # No gradient is orthogonal to everything.
+            scale = np.sqrt(ww * np.where(gg > 0, gg, 1.0))
+            out['cosine'][t] = (w * g).sum(1) / scale
             out['momentum_norm'][t] = np.linalg.norm(v, axis=1)
             w = u
         self.series = out
@@ -180,3 +182,98 @@ def _stages(lr: np.ndarray) -> tuple[np.ndarray, list[int]]:
     if len(lr) > 1 and not steady[0] and lr[1] > lr[0]:
         number -= 1
     return number, np.flatnonzero(new).tolist()
+
+
+# ------------------------------------------------------------------ scenarios
+
+
+def pareto(rng: np.random.Generator, layers: int) -> np.ndarray:
+    """Factors of mean 1 without a variance."""
+    index = 1.1
+    return (rng.pareto(index, layers) + 1) * (index - 1) / index
+
+
+def often_nothing(rng: np.random.Generator, layers: int) -> np.ndarray:
+    """No gradient in one iteration of ten; variance 1/9."""
+    return (rng.random(layers) > 0.1) / 0.9
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A kind of walk, what its records claim, and what a check should say.
+
+    Args:
+        settings: Of the walk, besides layers and seed.
+        claims: Of the records, besides the walk.
+        assumptions: The assumptions that fail.
+        diagnosis: The conclusion that fails and explains the others, or ''.
+        state: Of every layer at the end, where it matters.
+    """
+
+    settings: dict
+    claims: dict = field(default_factory=dict)
+    assumptions: frozenset[str] = frozenset()
+    diagnosis: str = ''
+    state: str = ''
+
+
+def _base(**changes) -> dict:
+    usual = dict(lr=np.full(3000, 0.05), weight_decay=1e-3, momentum=0.9)
+    return usual | dict(size=1024, noise=0.05) | changes
+
+
+_STEP = np.repeat([0.05, 0.005], [1500, 1500])
+_WARM = np.concatenate([np.linspace(1e-3, 0.05, 300), np.full(2700, 0.05)])
+_COSINE = 0.025 * (1 + np.cos(np.linspace(0, 3.1, 3000)))
+_LEAKS = dict(radial=np.linspace(0, 0.5, 3000) ** 2)
+
+OBEYING = {
+    'SGDM at equilibrium': Scenario(_base()),
+    'SGD at equilibrium': Scenario(
+        _base(lr=np.full(3000, 0.5), momentum=0.0), state='in equilibrium'
+    ),
+    # 200 of the smallest gradients weigh as much as one of the largest.
+    'noisy, V/L² of 20': Scenario(_base(noise=20.0)),
+    'from 2 w*': Scenario(_base(norm=5.6)),
+    'from w*/2': Scenario(_base(norm=1.4)),
+    'step ÷10': Scenario(_base(lr=_STEP), state='unreachable in this stage'),
+    'step ÷10, rescaled': Scenario(_base(lr=_STEP, rescale=True)),
+    'warm-up': Scenario(_base(lr=_WARM)),
+    'cosine': Scenario(_base(lr=_COSINE), state='equilibrium moves'),
+}
+
+BROKEN = {
+    'drifting L': Scenario(
+        _base(unit_grad_sq=np.exp(np.linspace(0, 2, 3000))),
+        assumptions=frozenset({'slow_drift'}),
+    ),
+    # Where V does not exist the smallest gradients are far under L.
+    'heavy-tailed noise': Scenario(
+        _base(noise=pareto),
+        assumptions=frozenset({'bounded_noise', 'lower_bound_strict'}),
+    ),
+    'h̃ under the bound': Scenario(
+        _base(noise=often_nothing), assumptions=frozenset({'lower_bound_strict'})
+    ),
+    'not scale-invariant': Scenario(
+        _base(radial=0.3), diagnosis='lemma_1', state='not scale-invariant'
+    ),
+    'left the regime': Scenario(
+        _base(**_LEAKS), state='left the scale-invariant regime'
+    ),
+    'wrong momentum': Scenario(
+        _base(), claims=dict(momentum=0.8), diagnosis='transient_law'
+    ),
+    'wrong weight decay': Scenario(
+        _base(), claims=dict(weight_decay=2e-3), diagnosis='linear_convergence'
+    ),
+    'stage too short': Scenario(
+        _base(lr=np.full(150, 0.05), norm=8.0), state='unreachable in this stage'
+    ),
+}
+
+
+def simulate(scenario: Scenario, layers: int, seed: int, window: int = 50) -> Records:
+    """The records of a scenario."""
+    walk = Walk(**scenario.settings, layers=layers, seed=seed)
+    return records_of(walk, window, **scenario.claims)

@@ -320,10 +320,15 @@ def test_unusable_options_are_one_line(tiny, capsys, monkeypatch, options, says)
     assert says in one_error(capsys, 'train.py', config, *work_dir, *options)
 
 
-def test_exit_status_of_the_program_itself(tiny):
-    status, output = finish(start('train.py', tiny / 'none.py'))
-    assert status == 2
-    assert output.startswith('error: no such config') and output.count('\n') == 1
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without GPUs')
+def test_wrong_setting_in_two_processes_is_told_once(tiny):
+    done = bash(
+        ROOT / 'tools/dist_train.sh', tiny / 'config.py', 2,
+        '--work-dir', tiny / 'w', '--cfg-options', 'model.norm_cfg.type=SyncBN',
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count('error: SyncBN') == 1
+    assert 'Traceback' not in done.stderr
 
 
 def test_sync_norm_in_cpu_processes(monkeypatch):

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Functions the scripts in this folder share; to be sourced.
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -51,6 +51,16 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
     # Without this, every process takes all cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-    exec "$python" -m torch.distributed.run "${where[@]}" \
+    # After a wrong setting, which the processes have told, torchrun's report and
+    # traceback would bury that line.
+    exec "$python" -W ignore -c 'import sys
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+try:
+    main()
+except ChildFailedError as error:
+    if error.get_first_failure()[1].exitcode != 2:
+        raise
+    sys.exit(2)' "${where[@]}" \
         --nproc-per-node="$processes" "$root/tools/$script" "$@" --launcher pytorch
 }

@@ -1,6 +1,7 @@
 """Sorts parameters into scale-invariant groups and the rest."""
 
 import logging
+from dataclasses import replace
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -57,10 +58,11 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the optimizer wrapper for a model, wrapped for DDP or not."""
         model = getattr(model, 'module', model)
         wrapper = super().__call__(model)
-        wrapper.scale_invariance = find_layers(model)
+        entries = find_layers(model)
         chosen = choose_layers(
-            wrapper.scale_invariance, self._options['include'], self._options['exclude']
+            entries, self._options['include'], self._options['exclude']
         )
+        wrapper.scale_invariance = _as_chosen(entries, chosen)
         parameters = dict(model.named_parameters())
         split_groups(wrapper.optimizer, [parameters[entry.name] for entry in chosen])
         for group in wrapper.optimizer.param_groups:
@@ -105,6 +107,18 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             logger='current',
             level=logging.INFO,
         )
+
+
+def _as_chosen(entries: list, chosen: list) -> list:
+    """The entries with the user's word put in the place of the structure's."""
+    names = {entry.name for entry in chosen}
+    said = 'paramwise_cfg says so'
+    return [
+        entry
+        if entry.invariant is (entry.name in names)
+        else replace(entry, invariant=not entry.invariant, norm=None, reason=said)
+        for entry in entries
+    ]
 
 
 def split_groups(optimizer: Optimizer, scale_invariant: list[nn.Parameter]) -> None:

@@ -21,6 +21,7 @@ from smd_mmdet.records import RecordWriter
 
 from .errors import SettingError
 from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
+from .proof import prove
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
     from mmengine.runner import Runner
@@ -126,6 +127,8 @@ class SMDHook(Hook):
             raise SettingError(f'SMDHook: no weight to measure: {FROZEN_ADVICE}')
         if not is_main_process():
             return  # with DDP every rank has the same weights and gradients
+        if self.verify:
+            entries = self._prove(runner, model, entries)
         named = {entry.name: parameters[entry.name] for entry in entries}
         self.monitor = SphericalMotionMonitor(optimizer, named, self.window)
         try:
@@ -172,6 +175,15 @@ class SMDHook(Hook):
             runner.logger.info(summary(self._newest))
 
     # ---------------------------------------------------------------- parts
+
+    def _prove(self, runner: Runner, model, entries: list) -> list:
+        try:
+            entries, warnings = prove(runner, model, entries)
+        except Exception as fault:
+            warnings = [f'scale invariance is not proved by numbers: {fault}']
+        for warning in warnings:
+            runner.logger.warning(f'smd: {warning}')
+        return entries
 
     def _open(self, runner: Runner, entries: list) -> None:
         resume_from = None

@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import sys
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,9 @@ from . import compat
 from .errors import SettingError
 
 __all__ = ['add_common_arguments', 'build_runner', 'load_config', 'one_line_errors']
+
+# MMEngine imports it: nothing that a user can change, and much to read.
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 class _Options(DictAction):
@@ -163,9 +168,11 @@ def one_line_errors() -> Iterator[None]:
         )
     else:
         return
-    # The processes of one machine all fail alike: one of them says it.
-    if os.environ.get('LOCAL_RANK', '0') == '0':
-        print('error:', ' '.join(message.split()), file=sys.stderr, flush=True)
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        # Mostly all processes fail alike and the launcher ends the others with the
+        # first: let that be the one that says why.
+        time.sleep(10)
+    print('error:', ' '.join(message.split()), file=sys.stderr, flush=True)
     sys.exit(2)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 __all__ = ['detector_loss', 'forward_detector', 'sample_inputs']
 
 # Most models take 128 pixels; SSD and the deepest pyramids need more.
-_SIZES = (128, 320, 512)
+SIZES = (128, 320, 512)
 # Late enough for every warm-up factor to be 1, and no multiple of 10 follows, at
 # which some preprocessors draw a new image size.
 _ITERATION = 100_000
@@ -86,7 +86,7 @@ def forward_detector(model: nn.Module, notes: list[str]) -> object:
         RuntimeError: If nothing could be run.
     """
     error = None
-    for size in _SIZES:
+    for size in SIZES:
         try:
             return detector_loss(model, sample_inputs(model, size))
         except Exception as failure:  # whatever a foreign model may raise

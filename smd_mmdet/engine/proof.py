@@ -1,0 +1,73 @@
+"""The numeric proof of scale invariance, before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from smd_mmdet.invariance import (
+    ScaleInvariance,
+    ScaleProof,
+    kept_rng,
+    verify_scale_invariance,
+)
+
+from .sample_inputs import SIZES, detector_loss, sample_inputs
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+
+def prove(
+    runner: Runner, model: nn.Module, entries: Sequence[ScaleInvariance]
+) -> tuple[list[ScaleInvariance], list[str]]:
+    """Hold what is believed of each weight against numbers.
+
+    Args:
+        runner: The run; its data are used where a model takes no random images.
+        model: The model, without a DDP wrapper. It is not changed.
+        entries: The weights to be measured.
+
+    Returns:
+        The entries, each as the numbers have it where they decide, and a warning for
+        each that they contradict.
+    """
+    proofs = _proofs(runner, model, [entry.name for entry in entries])
+    proved, warnings = [], []
+    for entry in entries:
+        proof = proofs[entry.name]
+        if proof.verdict is None or proof.verdict == entry.invariant:
+            proved.append(entry)
+            continue
+        proved.append(replace(entry, invariant=proof.verdict, reason=proof.reason))
+        warnings.append(
+            f'{entry.name} is {"" if proof.verdict else "not "}scale-invariant by '
+            f'numbers, against what was assumed ({entry.reason}): {proof.reason}'
+        )
+    return proved, warnings
+
+
+def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScaleProof]:
+    failure = None
+    for data in _batches(runner, model):
+        try:
+            return verify_scale_invariance(
+                model, lambda copy, data=data: detector_loss(copy, data), names
+            )
+        except Exception as fault:  # images too small for this model, say
+            failure = failure or fault
+    raise failure
+
+
+def _batches(runner: Runner, model: nn.Module) -> Iterator[dict]:
+    """Small random images for a detector, else the first images of the run."""
+    if any(kind.__module__.startswith('mmdet.') for kind in type(model).__mro__):
+        for size in SIZES:
+            yield sample_inputs(model, size)
+    loader = runner.train_dataloader
+    with kept_rng():
+        samples = [loader.dataset[i] for i in range(min(8, len(loader.dataset)))]
+    yield loader.collate_fn(samples)

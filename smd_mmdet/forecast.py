@@ -1,0 +1,242 @@
+"""From a schedule to the norm and the angular update it will lead to.
+
+A run's first iterations, while the momentum buffer fills and the norm may change
+fast, follow the means of ‖w‖², ⟨w, v⟩ and ‖v‖² under the step itself. From then on
+the mean of ‖w‖⁴ obeys a linear recurrence (Wan et al., arXiv 2006.08419; with the
+effective rate η/(1−α) for momentum): it relaxes to w*⁴ ∝ ηL by the factor
+(1 − λη/(1−α))⁴ per iteration, and at fixed L the angle is Δ = Δ*·(w*/‖w‖)².
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from smd_mmdet import theory
+
+# Iterations that follow the step itself.
+_BEGINNING = 2000
+# Largest decay in one block of the scan: its inverse is a float64 with room to spare.
+_BLOCK_DECAY = 300.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Expected values, one entry per iteration (then per layer, if there are any).
+
+    Args:
+        weight_norm: ‖w‖ before the iteration's step.
+        angular_update: Root mean square of Δ of that step, in radians.
+        weight_norm_eq: w* of the iteration's settings.
+        angular_update_eq: Δ* of the iteration's settings; no layer dimension.
+    """
+
+    weight_norm: np.ndarray
+    angular_update: np.ndarray
+    weight_norm_eq: np.ndarray
+    angular_update_eq: np.ndarray
+
+
+def forecast(
+    lr: ArrayLike,
+    weight_decay: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    *,
+    norm: ArrayLike,
+    unit_grad_sq: ArrayLike,
+    rescale: bool = False,
+    at: ArrayLike | None = None,
+) -> Forecast:
+    """Expected motion of scale-invariant weights over a schedule.
+
+    Args:
+        lr: Learning rate η ≥ 0, one entry per iteration.
+        weight_decay: Weight decay λ ≥ 0, a number or one entry per iteration.
+        momentum: Momentum α in [0, 1), likewise.
+        norm: ‖w‖ > 0 at the start, a number or an array over layers.
+        unit_grad_sq: L ≥ 0, the mean of ‖g̃‖² (of h̃ with momentum); broadcasts
+            against ``norm``. It is taken to stay as it is.
+        rescale: Divide the weights by k^(1/4) whenever the rate falls by k.
+        at: 0-based iterations to return, in rising order; None returns all. Many
+            layers over many iterations fill the memory.
+
+    Returns:
+        The forecast.
+
+    Raises:
+        ValueError: If an argument is out of range, not finite or of a wrong shape,
+            or if weight_decay · lr / (1 − momentum) ≥ 1.
+
+    Example:
+        >>> lr = np.repeat([0.02, 0.002], [60_000, 30_000])
+        >>> ahead = forecast(lr, 1e-4, 0.9, norm=5.0, unit_grad_sq=0.05)
+        >>> ahead.angular_update[-1] / ahead.angular_update_eq[-1]
+    """
+    lr = _schedule('lr', lr)
+    if (lr < 0).any():
+        raise ValueError('lr must be >= 0')
+    weight_decay = _like('weight_decay', theory._non_negative, weight_decay, lr)
+    momentum = _like('momentum', theory._fraction, momentum, lr)
+    norm = theory._positive('norm', norm)
+    unit_grad_sq = theory._non_negative('unit_grad_sq', unit_grad_sq)
+    try:
+        norm, unit_grad_sq = np.broadcast_arrays(norm, unit_grad_sq)
+    except ValueError:
+        raise ValueError(
+            f'unit_grad_sq of shape {unit_grad_sq.shape} does not fit norm of shape '
+            f'{norm.shape}'
+        ) from None
+    decay = weight_decay * lr / (1 - momentum)
+    if (decay >= 1).any():
+        raise ValueError('weight_decay * lr / (1 - momentum) must be < 1')
+
+    jump = np.ones_like(lr)
+    if rescale:
+        fell = (lr[1:] < lr[:-1]) & (lr[1:] > 0)
+        jump[1:][fell] = lr[1:][fell] / lr[:-1][fell]
+    settings = lr, weight_decay, momentum
+    at = np.arange(len(lr)) if at is None else _iterations(at, len(lr))
+    begun = min(len(lr), _BEGINNING)
+    first = _follow(*(values[:begun] for values in settings), jump, norm, unit_grad_sq)
+    norm4, angle, norm4_now = first
+    norm4, angle = norm4[at[at < begun]], angle[at[at < begun]]
+    if at[-1] >= begun:
+        chosen = at[at >= begun] - begun
+        rest = [values[begun:] for values in settings]
+        later = _relax(*rest, jump[begun:], norm4_now, unit_grad_sq, chosen)
+        norm4 = np.concatenate([norm4, later])
+        unit = _unit_angle_sq(*(values[chosen] for values in rest))
+        angle_sq = _per_layer(unit, norm) * unit_grad_sq / later
+        angle = np.concatenate([angle, np.sqrt(angle_sq)])
+    lr, weight_decay, momentum = (values[at] for values in settings)
+    return Forecast(
+        weight_norm=np.sqrt(np.sqrt(norm4)),
+        angular_update=angle,
+        weight_norm_eq=_norm_eq(lr, weight_decay, momentum, unit_grad_sq),
+        angular_update_eq=np.sqrt(2 * weight_decay * lr / (1 + momentum)),
+    )
+
+
+def _iterations(at: ArrayLike, steps: int) -> np.ndarray:
+    at = np.asarray(at)
+    fits = at.ndim == 1 and len(at) and at.dtype.kind in 'iu'
+    if not fits or at.min() < 0 or at.max() >= steps or (np.diff(at) < 0).any():
+        raise ValueError(
+            f'at must be iterations from 0 to {steps - 1} in rising order, got {at!r}'
+        )
+    return at
+
+
+def _per_layer(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """One value per iteration, to broadcast over the layers."""
+    return values[(slice(None), *[None] * like.ndim)]
+
+
+def _follow(lr, weight_decay, momentum, jump, norm, unit_grad_sq):
+    """Means under v ← αv + g + λw, w ← w − ηv, from an empty buffer.
+
+    g is tangential and E(‖g‖² + 2α⟨v, g⟩) = L/‖w‖².
+
+    Returns:
+        ‖w‖⁴ before each step, the angle of each step, and ‖w‖⁴ after the last.
+    """
+    shape = (len(lr), *norm.shape)
+    norm4, angle = np.empty(shape), np.empty(shape)
+    ww = norm.astype(np.float64) ** 2
+    wv, vv = np.zeros_like(ww), np.zeros_like(ww)
+    for t, (eta, lam, alpha) in enumerate(zip(lr, weight_decay, momentum, strict=True)):
+        if jump[t] != 1:
+            ww, vv = ww * np.sqrt(jump[t]), vv / np.sqrt(jump[t])
+        norm4[t] = ww * ww
+        vv = alpha**2 * vv + unit_grad_sq / ww + lam**2 * ww + 2 * alpha * lam * wv
+        wv = alpha * wv + lam * ww
+        across = np.sqrt(np.maximum(vv * ww - wv * wv, 0.0))
+        angle[t] = np.arctan2(eta * across, ww - eta * wv)
+        ww, wv = ww - 2 * eta * wv + eta**2 * vv, wv - eta * vv
+    if len(lr) < len(jump):
+        return norm4, angle, ww * ww
+    return norm4, angle, None
+
+
+def _relax(lr, weight_decay, momentum, jump, norm4, unit_grad_sq, chosen) -> np.ndarray:
+    """‖w‖⁴ before the chosen steps, by its linear recurrence."""
+    keep = (1 - weight_decay * lr / (1 - momentum)) ** 4
+    kept, gathered = _scan(keep, _drive(lr, weight_decay, momentum), jump)
+    kept, gathered = (_per_layer(part[chosen], norm4) for part in (kept, gathered))
+    return kept * norm4 + gathered * unit_grad_sq
+
+
+def _norm_eq(lr, weight_decay, momentum, unit_grad_sq) -> np.ndarray:
+    """w*; infinite without decay, 0 at a rate of 0."""
+    decay = weight_decay * (1 - momentum) * _second_order(lr, weight_decay, momentum)
+    unit = np.where(decay > 0, lr, np.inf) / np.where(decay > 0, decay, 1.0)
+    unit[lr == 0] = 0.0
+    unit = np.sqrt(np.sqrt(unit))
+    with np.errstate(invalid='ignore'):
+        return _per_layer(unit, unit_grad_sq) * unit_grad_sq**0.25
+
+
+def _schedule(name: str, values: ArrayLike) -> np.ndarray:
+    array = theory._array(name, values)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(
+            f'{name} must be a non-empty array with one entry per iteration, got '
+            f'shape {array.shape}'
+        )
+    return array
+
+
+def _like(name: str, validate, values: ArrayLike, lr: np.ndarray) -> np.ndarray:
+    array = validate(name, values)
+    if array.shape not in ((), lr.shape):
+        raise ValueError(f'{name} must be a number or of the length of lr')
+    return np.broadcast_to(array, lr.shape)
+
+
+def _second_order(lr, weight_decay, momentum) -> np.ndarray:
+    """2 − λη/(1+α), the factor of Theorem 2; 2 for plain SGD (Theorem 1)."""
+    return np.where(momentum > 0, 2 - weight_decay * lr / (1 + momentum), 2.0)
+
+
+def _drive(lr, weight_decay, momentum) -> np.ndarray:
+    """Growth of ‖w‖⁴ per iteration and unit of L; w*⁴ is its fixed point."""
+    rate = lr / (1 - momentum)
+    decay = weight_decay * rate
+    # (1 − (1−x)⁴) / 4x, which is 1 without decay.
+    share = (4 - 6 * decay + 4 * decay**2 - decay**3) / 4
+    return 4 * rate**2 * share / _second_order(lr, weight_decay, momentum)
+
+
+def _unit_angle_sq(lr, weight_decay, momentum) -> np.ndarray:
+    """Δ²·‖w‖⁴/L = Δ*²·w*⁴/L, which stays finite without decay."""
+    second = _second_order(lr, weight_decay, momentum)
+    return 2 * lr**2 / ((1 - momentum**2) * second)
+
+
+def _scan(
+    keep: np.ndarray, drive: np.ndarray, jump: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve y ← jump·y, then y ← keep·y + drive, for y before each step.
+
+    Linear in its start and in its drive, so one solution serves all layers:
+    y_t = kept_t·y_0 + gathered_t.
+    """
+    steps = len(keep)
+    # Before step t: the jump of t and everything of the steps before it.
+    log_keep = np.log(jump)
+    log_keep[1:] += np.log(keep[:-1])
+    added = np.zeros(steps)
+    added[1:] = drive[:-1] * jump[1:]
+    depth = np.cumsum(log_keep)
+    kept, gathered = np.empty(steps), np.empty(steps)
+    start, level, carried = 0, 0.0, (1.0, 0.0)
+    while start < steps:
+        end = int(np.searchsorted(-depth, -level + _BLOCK_DECAY, side='right'))
+        end = min(max(end, start + 1), steps)
+        factor = np.exp(depth[start:end] - level)
+        total = np.cumsum(added[start:end] / factor)
+        kept[start:end] = carried[0] * factor
+        gathered[start:end] = factor * (carried[1] + total)
+        level, carried = depth[end - 1], (kept[end - 1], gathered[end - 1])
+        start = end
+    return kept, gathered

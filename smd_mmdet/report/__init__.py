@@ -1,0 +1,1 @@
+"""Records and verdicts, as tables, figures and a page."""
