@@ -39,6 +39,7 @@ NOT_INVARIANT = 'not scale-invariant'
 NO_GRADIENT = 'no gradient'
 NO_THEORY = 'no theory'
 NO_DECAY = 'no weight decay'
+DIVERGED = 'diverged'
 TOO_SHORT = 'stage too short'
 MOVING = 'equilibrium moves'
 OFF = 'not at the predicted equilibrium'
@@ -48,7 +49,7 @@ LEVEL = 0.05
 CONFIDENCE = 0.90
 ANGLE_TOLERANCE = 0.10  # of Δ/Δ* and of the transient law
 NORM_TOLERANCE = 0.05  # of ‖w‖/w*: Δ goes with its square
-RATE_TOLERANCE = 0.25
+RATE_TOLERANCE = 0.10
 MIN_ITERATIONS = 200
 MIN_BATCHES = 5
 MAX_BATCHES = 16
@@ -276,7 +277,13 @@ class _Series:
         self.first = max(1, int(columns['iter'][0] - columns['count'][0]) + 1)
         self.last = int(columns['iter'][-1])
         self.number = int(columns['stage'][0])
-        used = columns['count'] > 0
+        used = (columns['count'] > 0) & (columns['lr'] > 0)
+        measured = [columns[name] for name in ('angular_update_mean', 'cosine_mean')]
+        if np.isfinite(columns['unit_h_mean']).any():  # h̃ is defined for SGD only
+            measured += [columns['unit_h_mean'], columns['unit_h_var']]
+        finite = np.isfinite(measured).all(axis=0)
+        self.diverged = bool((used & ~finite).any())
+        used &= finite
         self.columns = {key: column[used] for key, column in columns.items()}
         get = self.columns.__getitem__
         self.count = get('count').astype(float)
@@ -310,7 +317,8 @@ class _Series:
 
     @cached_property
     def decaying(self) -> bool:
-        return bool(len(self) and (self.lr > 0).all() and (self.decay > 0).all())
+        step = self.lr * self.decay
+        return bool(len(self) and (step > 0).all() and (step < 2).all())
 
     @cached_property
     def angle_sq_eq(self) -> np.ndarray:
@@ -338,12 +346,22 @@ class _Series:
 
     @cached_property
     def quiet(self) -> np.ndarray:
-        """Windows fit for a local law: the rate barely moves, angles are small, and
-        the momentum buffer has forgotten what was before the stage."""
+        """Windows fit for a local law.
+
+        The rate barely moves, angles are small, and the momentum buffer has forgotten
+        what was before the stage.
+        """
         change = np.abs(np.gradient(self.lr)) if len(self) > 1 else np.zeros(len(self))
         fresh = self.end - self.count < 3 * self.memory
         quiet = (change < 0.1 * self.lr) & (self.angle_sq < 0.1)
         return quiet & ~fresh if (quiet & ~fresh).any() else quiet
+
+    @cached_property
+    def lowest_cosine_sq(self) -> float:
+        """Lowest mean of the squared cosine; one iteration may be 0 by chance."""
+        groups = self.groups(slice(0, None), 20)
+        counts = self.totals(1.0, groups)
+        return float((self.totals(self.cosine_sq, groups) / counts).min())
 
     @cached_property
     def mean_h(self) -> float:
@@ -354,16 +372,15 @@ class _Series:
         """V, the variance of h̃ about the mean of its window."""
         return float(np.average(self.h_var, weights=self.count))
 
-    def long_run_variance(self) -> float:
+    def long_run_variance(self, part: slice) -> float:
         """Variance of a sum of h̃ per iteration, which sees autocorrelation."""
-        groups = self.groups(slice(0, None), 2 * self.memory)
+        groups = self.groups(part, 2 * self.memory)
         if len(groups) < MIN_BATCHES:
-            return self.variance
+            return float(np.average(self.h_var[part], weights=self.count[part]))
         sums, counts = self.totals(self.h, groups), self.totals(1.0, groups)
-        deviation = sums - self.mean_h * counts
+        deviation = sums - sums.sum() / counts.sum() * counts
         # Neighbours share the drift of L, their difference does not.
-        paired = float(np.mean(np.diff(deviation) ** 2) / 2 / counts.mean())
-        return max(paired, 0.0)
+        return float(np.mean(np.diff(deviation) ** 2) / 2 / counts.mean())
 
     def tail(self) -> slice:
         """The end of the stage: its last third, up to its half to be long enough."""
@@ -404,16 +421,16 @@ class _Series:
             found.error, found.freedom = float(np.sqrt(slow) * found.value), np.inf
         return found
 
-    @cached_property
-    def wander(self) -> float:
+    def wander(self, part: slice) -> float:
         """Relative variance of ‖w‖² about its equilibrium, from the noise of h̃.
 
         Linearized mean recurrence driven by noise: λη/(1−α) · V/(2L²).
         """
-        if not self.mean_h > 0:
+        mean = np.average(self.h[part], weights=self.count[part])
+        if not mean > 0:
             return np.inf
         slow = float(self.rate[-1]) / 4
-        return slow * self.long_run_variance() / (2 * self.mean_h**2)
+        return slow * self.long_run_variance(part) / (2 * mean**2)
 
     def slow_variance_of_angle(self, part: slice) -> float:
         """Relative variance of the mean of Δ² over a part, from that wandering.
@@ -424,13 +441,13 @@ class _Series:
         """
         length = self.count[part].sum()
         decay, rate = self.rate[-1] / 2, self.rate[-1]
-        change = 2 * self.wander * -np.expm1(-rate * length)
+        change = 2 * self.wander(part) * -np.expm1(-rate * length)
         return change / (decay * length) ** 2
 
     def slow_variance_of_norm4(self, part: slice) -> float:
         """Relative variance of the mean of ‖w‖⁴ over a part, from that wandering."""
         u = max(self.rate[-1] * self.count[part].sum(), 1e-12)
-        return 4 * self.wander * 2 * (u + np.expm1(-u)) / u**2
+        return 4 * self.wander(part) * 2 * (u + np.expm1(-u)) / u**2
 
     @cached_property
     def predicted_norm4(self) -> np.ndarray:
@@ -440,18 +457,24 @@ class _Series:
         still between the centres of two windows.
         """
         path = self.norm4.copy()
-        keep = np.exp(-self.step * (self.rate[1:] + self.rate[:-1]) / 2)
-        target = (self.norm4_eq[1:] + self.norm4_eq[:-1]) / 2
+        keep, target = self._recurrence
         for i in range(1, len(path)):
             if not self.jumps[i - 1]:
-                path[i] = target[i - 1] + keep[i - 1] * (path[i - 1] - target[i - 1])
+                ahead = target[i - 1] + keep[i - 1] * (path[i - 1] - target[i - 1])
+                # A few windows of negative h̃ must not take it below 0.
+                path[i] = max(ahead, 0.01 * path[i - 1])
         return path
+
+    @cached_property
+    def _recurrence(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is kept of ‖w‖⁴ from window to window, and what it relaxes to."""
+        keep = np.exp(-self.step * (self.rate[1:] + self.rate[:-1]) / 2)
+        return keep, (self.norm4_eq[1:] + self.norm4_eq[:-1]) / 2
 
     @cached_property
     def jumps(self) -> np.ndarray:
         """Where ‖w‖⁴ changed as no dynamics could: the weights were rescaled."""
-        keep = np.exp(-self.step * (self.rate[1:] + self.rate[:-1]) / 2)
-        target = (self.norm4_eq[1:] + self.norm4_eq[:-1]) / 2
+        keep, target = self._recurrence
         expected = target + keep * (self.norm4[:-1] - target)
         with np.errstate(divide='ignore', invalid='ignore'):
             surprise = np.abs(np.log(self.norm4[1:] / expected))
@@ -515,11 +538,11 @@ class _Case:
 
     @cached_property
     def lowest_cosine(self) -> float:
-        """The lowest such mean of a window so far."""
-        lowest = float(np.sqrt(self.series.cosine_sq.min()))
+        """The lowest such mean in this stage and the one before."""
+        stages = [self.series]
         if self.previous is not None and len(self.previous):
-            lowest = min(lowest, float(np.sqrt(self.previous.cosine_sq.min())))
-        return lowest
+            stages.append(self.previous)
+        return float(np.sqrt(min(stage.lowest_cosine_sq for stage in stages)))
 
     @cached_property
     def lag(self) -> float:
@@ -562,11 +585,27 @@ class _Case:
         if np.isnan(self.forecast):
             return 'the mean of h̃ is not positive, so no equilibrium norm exists'
         if abs(self.forecast - 1) > ANGLE_TOLERANCE:
+            if self.drifting:
+                return (
+                    'L drifts, and the norm trails the equilibrium that moves with it: '
+                    f'Δ/Δ* is forecast at {self.forecast:.2f}'
+                )
             return (
-                f'from its norm at the start of the stage Δ/Δ* could only come to '
+                'from its norm at the start of the stage Δ/Δ* could only come to '
                 f'{self.forecast:.2f}'
             )
         return ''
+
+    @cached_property
+    def drifting(self) -> bool:
+        """Whether equilibrium would have been reached, had L been constant."""
+        series = self.series
+        target = _mean(series, series.norm4_eq, self.part)
+        if not target > 0:
+            return False
+        folds = float((series.rate * series.count)[: self.part.start].sum())
+        distance = abs(series.norm4[0] / target - 1) * np.exp(-folds)
+        return bool(distance <= 2 * ANGLE_TOLERANCE)
 
 
 def _check_stage(
@@ -619,10 +658,12 @@ def _no_theory(series: _Series, known: str, facts: dict) -> tuple[str, str] | No
         return NOT_INVARIANT, f'measured as a control, not scale-invariant: {reason}'
     if known not in ('sgd', 'adamw'):
         return NO_THEORY, 'no formula is derived for this optimizer'
+    if series.diverged or (known == 'sgd' and not np.isfinite(series.h).all()):
+        return DIVERGED, 'weights or gradients were not finite: the training diverged'
     if not len(series) or not series.columns['unit_grad_sq_max'].max() > 0:
         return NO_GRADIENT, 'the layer had no gradient in this stage'
     if not series.decaying:
-        return NO_DECAY, 'without weight decay the norm has no equilibrium'
+        return NO_DECAY, 'without weight decay, 0 < λη < 2, the norm has no equilibrium'
     return None
 
 
@@ -667,16 +708,20 @@ def _unsettled(case: _Case) -> tuple[str, str]:
 
 
 def _on_its_way(case: _Case) -> tuple[str, str]:
+    direction = FROM_ABOVE if case.forecast < 1 else FROM_BELOW
+    if case.drifting:
+        return direction, case.unreachable
     series = case.series
-    distance = series.norm4[-1] / _mean(series, series.norm4_eq, case.part) - 1
+    target = _mean(series, series.norm4_eq, case.part)
+    distance = abs(series.norm4[-1] / target - 1) if target > 0 else np.inf
     settings = series.lr[-1], series.decay[-1], series.momentum[-1]
-    left = float(
-        theory.iterations_to_tolerance(abs(distance), *settings, 2 * ANGLE_TOLERANCE)
-    )
-    note = f'{case.unreachable}; about {left:,.0f} iterations more are needed'
-    if left > series.iterations:
-        return UNREACHABLE, note
-    return (FROM_ABOVE if distance > 0 else FROM_BELOW), note
+    left = np.inf
+    if np.isfinite(distance):
+        left = theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
+    note = f'{case.unreachable}; about {float(left):,.0f} iterations more are needed'
+    if left == 0:
+        note = f'{case.unreachable} over its end; the last window is there'
+    return (UNREACHABLE if left > series.iterations else direction), note
 
 
 def _settle_state(stage: StageReport) -> None:
@@ -859,8 +904,9 @@ def _linear_convergence(case: _Case) -> Check:
     the sum of ‖w‖⁴. No exponential is fitted, so L may drift.
     """
     series = case.series
-    if len(series) < 3:
-        return _undecided('linear_convergence', 'conclusion', 'fewer than 3 windows')
+    if len(series) < 3 or not series.mean_h > 0:
+        why = 'fewer than 3 windows' if len(series) < 3 else 'the mean of h̃ is not > 0'
+        return _undecided('linear_convergence', 'conclusion', why)
     rate = (series.rate[1:] + series.rate[:-1]) / 2
     fold = rate * series.step
     # The trapezoid of an exponential is too large by this factor.
@@ -998,10 +1044,10 @@ def _norm_spread(case: _Case) -> Check:
     spread = (series.norm_sq - target) ** 2 + 4 * series.norm_sq * norm_var
     value = float(np.sqrt(_mean(series, spread, part)) / target)
     if series.momentum[-1] > 0:
+        linear = np.sqrt(series.wander(part))
         reason = (
-            f'‖w‖² spreads {value:.1%} about w*² (linearized: '
-            f'{np.sqrt(series.wander):.1%}); Theorem 2 has a constant C(α) that is '
-            'not stated'
+            f'‖w‖² spreads {value:.1%} about w*² (linearized: {linear:.1%}); the bound '
+            'of Theorem 2 has a constant C(α) that is not stated'
         )
         found = _no(name, kind, reason)
         found.value = value
@@ -1142,9 +1188,10 @@ def _slow_drift(case: _Case) -> Check:
     tail = LEVEL / len(slopes)
     far = [abs(slope) + _quantile(1 - tail, free) * err for slope, err, free in slopes]
     tested = [
-        min(1.0, _t_below(free, (bound - abs(slope)) / err) * len(slopes))
+        sum(_t_below(free, (side * bound - abs(slope)) / err) for side in (1, -1))
         for slope, err, free in slopes
     ]
+    tested = [min(1.0, p_value * len(slopes)) for p_value in tested]
     worst = int(np.argmin(tested))
     slope, error, _ = slopes[worst]
     found = Check(name, kind, abs(slope), bound, 1 - abs(slope) / bound, UNDECIDED, '')
@@ -1225,7 +1272,7 @@ def _lower_bound_windowed(case: _Case) -> Check:
     groups = [g for g in np.array_split(np.arange(len(series)), number) if len(g)]
     counts = series.totals(1.0, groups)
     means = series.totals(series.h, groups) / counts / series.mean_h
-    error = np.sqrt(series.long_run_variance() / counts) / series.mean_h
+    error = np.sqrt(series.long_run_variance(slice(0, None)) / counts) / series.mean_h
     lowest = int(np.argmin(means))
     value, reach = float(means[lowest]), _quantile(1 - LEVEL / len(groups), np.inf)
     reach *= float(error[lowest])
@@ -1238,6 +1285,8 @@ def _lower_bound_windowed(case: _Case) -> Check:
         f'the lowest mean of h̃ over {counts[lowest]:.0f} iterations is {value:.2g} L, '
         f'it should exceed {bound:.2g} L'
     )
+    if bound >= 1:
+        reason += ', which no mean can: λη is too large for it at this momentum'
     return Check(name, kind, value, bound, value / bound - 1, verdict, reason)
 
 

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_audit(commands)
+    _add_plan(commands)
     _add_check(commands)
     _add_shapes(commands)
     return parser
@@ -61,10 +62,36 @@ def _add_audit(commands) -> None:
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from smd_mmdet.engine.audit import audit, render
+    from smd_mmdet.engine.audit import audit
+    from smd_mmdet.report.audit import render_audit
 
-    _print(audit(args.config, verify=args.verify), args.json, render)
+    _print(audit(args.config, verify=args.verify), args.json, render_audit)
     return 0
+
+
+def _add_plan(commands) -> None:
+    parser = commands.add_parser(
+        'plan', help='whether a schedule lets the network reach equilibrium'
+    )
+    parser.add_argument('config', help='file, or mmdet::folder/name.py')
+    parser.add_argument(
+        '--iters-per-epoch', type=int, metavar='N', help='where the data are not at hand'
+    )
+    parser.add_argument(
+        '--work-dir', help='a measured run of this model, for figures per layer'
+    )
+    parser.add_argument('--gpus', type=int, metavar='N', help='training processes')
+    parser.add_argument('--json', action='store_true', help='print one JSON document')
+    parser.set_defaults(run=_plan)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from smd_mmdet.engine.plan import plan
+    from smd_mmdet.report.tables import render_plan
+
+    result = plan(args.config, args.iters_per_epoch, args.work_dir, args.gpus)
+    _print(result, args.json, render_plan)
+    return result['exit_code']
 
 
 def _add_check(commands) -> None:
@@ -126,7 +153,9 @@ def _print(result, as_json: bool, render) -> None:
         return
     from rich.console import Console
 
-    Console().print(render(result))
+    # A pipe or a file has no width of its own; 80 columns would cut the tables.
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width).print(render(result))
 
 
 if __name__ == '__main__':

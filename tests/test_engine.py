@@ -394,7 +394,9 @@ def test_wrong_settings_are_refused_before_the_first_iteration(
 
 def test_a_control_run_measures_what_is_not_scale_invariant(tmp_path):
     hook = dict(window=20, include=['layers.0', '*8.weight'])
-    train(tiny_config(tmp_path, hook=hook, **{'model.norm': 'none'}))
+    runner = train(tiny_config(tmp_path, hook=hook, **{'model.norm': 'none'}))
+    log = Path(runner.logger.handlers[1].baseFilename).read_text()
+    assert 'layers.0.weight is measured but is not scale-invariant' in log
     records = read_records(tmp_path)
     assert records.layers() == ['layers.0.weight', 'layers.8.weight']
     assert not any(f['invariant'] for f in records.metadata['layers'].values())

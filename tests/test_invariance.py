@@ -929,7 +929,7 @@ def test_mask_rcnn_proof():
     hub.update_info('iter', 7)
     before, info = _snapshot(model), dict(hub.runtime_info)
     data = sample_inputs(model, size=64)
-    proofs = verify_scale_invariance(model, lambda m: detector_loss(m, data), names)
+    proofs = verify_scale_invariance(model, lambda m: detector_loss(m, data, 64), names)
     _assert_same(before, _snapshot(model))
     assert dict(hub.runtime_info) == info
     assert not any('float32' in p.reason for p in proofs.values())
@@ -937,3 +937,73 @@ def test_mask_rcnn_proof():
     undecided = {n for n, p in proofs.items() if p.verdict is None}
     assert true <= expected <= true | undecided
     assert len(undecided) <= 2
+
+
+def retinanet(**head):
+    pytest.importorskip('mmcv')
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    from mmengine.config import Config
+
+    register_all_modules()
+    config = Config.fromfile(_config('retinanet/retinanet_r18_fpn_1x_coco.py')).model
+    config.backbone.update(base_channels=8, stem_channels=8, init_cfg=None)
+    config.backbone.update(norm_eval=False, frozen_stages=-1)
+    config.neck.update(in_channels=[8, 16, 32, 64], out_channels=16, norm_cfg=BN)
+    config.bbox_head.update(in_channels=16, feat_channels=16, num_classes=3)
+    config.bbox_head.update(stacked_convs=2, norm_cfg=BN, **head)
+    torch.manual_seed(0)
+    return MODELS.build(config)
+
+
+@pytest.mark.parametrize('objects', [True, False])
+def test_retinanet_with_and_without_positives(objects):
+    from smd_mmdet.engine.sample_inputs import detector_loss, sample_inputs
+
+    model = retinanet()
+    data = sample_inputs(model, size=64)
+    if not objects:
+        for sample in data['data_samples']:
+            sample.gt_instances = sample.gt_instances[:0]
+    whole = Block(lambda m, _: detector_loss(m.model, data), model=model)
+    expected = convolutions(whole, 'retina_cls', 'retina_reg')
+    assert found(whole, None) == expected
+
+
+def test_audit_of_a_config():
+    pytest.importorskip('mmcv')
+    from smd_mmdet.engine.audit import audit
+
+    before = torch.get_rng_state()
+    result = audit('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+    assert torch.equal(before, torch.get_rng_state())
+    assert result['summary']['invariant_parameters'] == 0
+    assert result['summary']['share_of_weights'] == 0
+    assert {'name', 'invariant', 'norm', 'reason'} <= result['parameters'][0].keys()
+    advice = '\n'.join(result['advice'])
+    backbone = 'backbone=dict(norm_cfg=norm_cfg, norm_eval=False, frozen_stages=-1)'
+    assert backbone in advice
+    assert 'bbox_head=dict(norm_cfg=norm_cfg)' in advice
+    with pytest.raises(ValueError, match='no such config'):
+        audit('mmdet::retinanet/none.py')
+
+
+def test_advice_makes_a_config_apply():
+    """The lines that are printed are taken at their word."""
+    pytest.importorskip('mmcv')
+    from mmengine.config import Config
+
+    from smd_mmdet.engine.audit import audit
+
+    name = 'retinanet/retinanet_r18_fpn_1x_coco.py'
+    advice = audit(f'mmdet::{name}')['advice']
+    end = advice.index(')') + 1
+    changes = {}
+    exec('\n'.join(advice[1:end]), changes)
+    config = Config.fromfile(_config(name))
+    config.merge_from_dict(dict(model=changes['model']))
+    result = audit(config)
+    invariant = {p['name'] for p in result['parameters'] if p['invariant']}
+    convs = {p['name'] for p in result['parameters'] if p['dimensions'] == 4}
+    assert invariant == {n for n in convs if 'retina_' not in n}
+    assert result['advice'] == []

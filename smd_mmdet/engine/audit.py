@@ -22,7 +22,7 @@ from smd_mmdet.invariance import (
 )
 
 from .launch import load_config
-from .sample_inputs import SIZES, detector_loss, sample_inputs
+from .sample_inputs import FEW_REGIONS, SIZES, detector_loss, sample_inputs
 
 __all__ = ['audit', 'build_untrained']
 
@@ -55,7 +55,7 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
         ``trainable``, and with ``verify`` also ``proof`` (``verdict``, ``cosine``,
         ``epsilon_cosine``, ``loss_change``, ``joint_change``, ``reason``; None
         where nothing was proved); ``summary``, counts and shares; ``advice``, lines
-        of text, empty if the backbone has invariant weights; ``contradictions``,
+        of text, empty if a weight is invariant; ``contradictions``,
         names for which structure and proof differ (empty without ``verify``).
 
     Raises:
@@ -174,7 +174,7 @@ def _prove(
         data = sample_inputs(model, size)
 
         def loss(replica: nn.Module, data: dict = data) -> Tensor:
-            return detector_loss(replica, data)
+            return detector_loss(replica, data, FEW_REGIONS)
 
         try:
             return verify_scale_invariance(model, loss, names)
@@ -256,10 +256,7 @@ def _summary(parameters: list[dict]) -> dict:
 
 
 def _advice(config: Config, parameters: list[dict]) -> list[str]:
-    """Config lines that would make the theory apply, for a config with no such weight.
-
-    Also given if only the backbone has none although it is what is frozen.
-    """
+    """Config lines that would make the theory apply, if it applies to no weight."""
     if any(p['invariant'] for p in parameters):
         return []
     parts = _parts(config['model'])

@@ -32,21 +32,21 @@ def prove(
         entries: The weights to be measured.
 
     Returns:
-        The entries, each as the numbers have it where they decide, and a warning for
-        each that they contradict.
+        The entries, each as the numbers have it where they decide, and a warning with
+        the figures for each that is not scale-invariant.
     """
     proofs = _proofs(runner, model, [entry.name for entry in entries])
     proved, warnings = [], []
     for entry in entries:
         proof = proofs[entry.name]
-        if proof.verdict is None or proof.verdict == entry.invariant:
-            proved.append(entry)
-            continue
-        proved.append(replace(entry, invariant=proof.verdict, reason=proof.reason))
-        warnings.append(
-            f'{entry.name} is {"" if proof.verdict else "not "}scale-invariant by '
-            f'numbers, against what was assumed ({entry.reason}): {proof.reason}'
-        )
+        if proof.verdict is False:
+            warnings.append(
+                f'{entry.name} is measured but is not scale-invariant, the theory does '
+                f'not apply to it: {proof.reason}'
+            )
+        if proof.verdict is not None and proof.verdict != entry.invariant:
+            entry = replace(entry, invariant=proof.verdict, reason=proof.reason)
+        proved.append(entry)
     return proved, warnings
 
 

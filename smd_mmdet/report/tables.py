@@ -103,7 +103,7 @@ def _away_table(report: Report, verbose: bool) -> Table | None:
         return None
     rows.sort(key=lambda row: _distance(row[1]), reverse=True)
     shown = rows if verbose else rows[:_MOST_LAYERS]
-    title = f'Not in equilibrium: {len(rows)} layers'
+    title = f'Not in equilibrium: {len(rows)} of {len(report.layers)} layers'
     if len(shown) < len(rows):
         title += f', the furthest {len(shown)} (--verbose shows all)'
     table = _table(title, 'layer', 'state', 'Δ/Δ*', '‖w‖/w*', 'Δ/Δ*·(‖w‖/w*)²', 'why')

@@ -1,0 +1,320 @@
+"""Plans against what MMEngine really does, and against walks."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from rich.console import Console
+from simulation import Walk, records_of
+from torch import nn
+
+from smd_mmdet.checks import check
+from smd_mmdet.engine import SettingError
+from smd_mmdet.engine.plan import plan
+from smd_mmdet.records import FOLDER, RecordWriter
+from smd_mmdet.report.tables import render_plan
+
+MASK_RCNN_1X = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+STEP = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
+WARM = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7)
+
+
+def _config(schedulers=(), epochs=4, **optim) -> Config:
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-3))
+    return Config(
+        dict(
+            optim_wrapper=wrapper | optim,
+            param_scheduler=list(schedulers),
+            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+            train_dataloader=dict(batch_size=2, dataset=dict(type='CocoDataset')),
+        )
+    )
+
+
+def _iter_config(schedulers, iters) -> Config:
+    config = _config(schedulers)
+    config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters)
+    return config
+
+
+# ------------------------------------------------------------------ the schedule
+
+
+class _Model(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=self.layer(torch.as_tensor(inputs).float()).sum())
+
+
+class _Rates(Hook):
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float]] = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        group = runner.optim_wrapper.optimizer.param_groups[0]
+        self.seen.append((group['lr'], group['momentum']))
+
+
+def _train(schedulers, train_cfg, folder) -> np.ndarray:
+    """(lr, momentum) of every iteration of a real MMEngine run."""
+    rates = _Rates()
+    by_epoch = train_cfg['type'] == 'EpochBasedTrainLoop'
+    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    runner = Runner(
+        _Model(),
+        work_dir=str(folder),
+        train_dataloader=dict(
+            dataset=[torch.ones(1)] * 5,
+            sampler=dict(type=sampler, shuffle=False),
+            batch_size=1,
+            num_workers=0,
+        ),
+        train_cfg=train_cfg,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
+        param_scheduler=schedulers,
+        custom_hooks=[rates],
+        default_hooks=dict(checkpoint=None, logger=None),
+        log_level='ERROR',
+        experiment_name=folder.name,
+    )
+    runner.train()
+    return np.array(rates.seen)
+
+
+SCHEDULES = {
+    'none': [],
+    'warm-up and steps': [WARM, STEP],
+    'cosine by epoch': [WARM, dict(type='CosineAnnealingLR', by_epoch=True, T_max=4)],
+    'cosine by iteration': [
+        dict(type='CosineAnnealingLR', by_epoch=True, T_max=4, eta_min=1e-4)
+        | dict(convert_to_iter_based=True)
+    ],
+    'chained': [
+        WARM,
+        dict(type='PolyLR', by_epoch=False, begin=7, end=14, eta_min=1e-3),
+        dict(type='ExponentialLR', by_epoch=True, begin=3, end=4, gamma=0.5),
+    ],
+    'momentum too': [
+        STEP,
+        dict(type='StepMomentum', by_epoch=True, step_size=2, gamma=0.5),
+    ],
+    'constant then one cycle': [
+        dict(type='OneCycleLR', by_epoch=False, eta_max=0.1, total_steps=20)
+    ],
+}
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_the_rates_are_those_of_a_real_run(name, by_epoch, tmp_path):
+    from smd_mmdet.engine import plan as module
+
+    schedulers = SCHEDULES[name]
+    if by_epoch:
+        loop = dict(type='EpochBasedTrainLoop', max_epochs=4)
+    else:
+        loop = dict(type='IterBasedTrainLoop', max_iters=20)
+    config = _config(schedulers)
+    config.train_cfg = loop
+    optimizer = module._optimizer(config, [])
+    length = module._run_length(config, 5, None, optimizer, [])
+    lr, momentum = module._schedule(config, optimizer, length)
+    seen = _train(schedulers, loop, tmp_path / 'run')
+    np.testing.assert_allclose(np.stack([lr, momentum], 1), seen, rtol=1e-12)
+
+
+def test_a_long_schedule_is_planned_in_seconds():
+    schedule = [WARM, dict(type='CosineAnnealingLR', by_epoch=False, T_max=360_000)]
+    found = plan(_iter_config(schedule, 360_000))
+    assert found['stages'][-1]['last_iter'] == 360_000
+
+
+# ------------------------------------------------------------------ the plan
+
+
+def test_mask_rcnn_1x_cannot_reach_equilibrium_after_its_steps():
+    found = plan(MASK_RCNN_1X)
+    warm, first, second, third = found['stages']
+    assert found['exit_code'] == 1
+    assert found['iters_per_epoch'] == 7330
+    assert [s['stage'] for s in found['stages']] == [-1, 0, 1, 2]
+    assert (second['first_iter'], second['last_iter']) == (58_641, 80_630)
+    assert warm['last_iter'] == 499 and warm['reaches'] is None
+    assert first['angular_update_eq'] == pytest.approx(1.45e-3, rel=1e-2)
+    assert first['relaxation_iterations'] == pytest.approx(12_500)
+    assert second['relaxation_iterations'] == pytest.approx(125_000)
+    assert third['relaxation_iterations'] == pytest.approx(1_250_000)
+    assert second['plain']['start_ratio'] == pytest.approx(0.316, abs=1e-3)
+    assert second['plain']['end_ratio'] == pytest.approx(0.342, abs=1e-3)
+    assert second['rescaled']['end_ratio'] == pytest.approx(1, abs=1e-3)
+    assert (first['reaches'], second['reaches'], third['reaches']) == (True,) + (
+        False,
+    ) * 2
+    assert 'stage 1 lasts 21,990 iterations' in second['warning']
+    assert 'rescale' in second['warning']
+    assert any('117,266 images' in line for line in found['assumptions'])
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_plan_says_on_what_start_it_rests():
+    found = plan(MASK_RCNN_1X)
+    assert any('norm is at its equilibrium' in line for line in found['assumptions'])
+    assert found['stages'][1]['reachable_from'] == pytest.approx(2.2, abs=0.05)
+    assert 'from 3 times, usual under default' in found['stages'][1]['warning']
+
+
+def test_enough_iterations_need_no_warning():
+    found = plan(_config([STEP | dict(gamma=0.5)]), iters_per_epoch=5000)
+    assert found['exit_code'] == 0
+    assert found['warnings'] == []
+    assert all(stage['reaches'] for stage in found['stages'])
+
+
+def test_gradient_accumulation_counts_optimizer_steps():
+    config = _config([STEP], accumulative_counts=4)
+    found = plan(config, iters_per_epoch=1000)
+    assert [s['iterations'] for s in found['stages']] == [500, 250, 250]
+
+
+def test_auto_scale_lr_follows_the_number_of_processes():
+    config = _config([])
+    config.auto_scale_lr = dict(enable=True, base_batch_size=16)
+    found = plan(config, iters_per_epoch=100, gpus=4)
+    assert found['stages'][0]['lr_start'] == pytest.approx(0.05 * 8 / 16)
+
+
+def test_the_keys_of_our_constructor():
+    for keys, decay in (
+        (dict(scale_invariant_decay_mult=10.0), 5e-2),
+        (dict(angular_update=0.01), 0.01**2 * 1.9 / (2 * 0.05)),
+    ):
+        config = _config(
+            [], constructor='SMDOptimWrapperConstructor', paramwise_cfg=keys
+        )
+        found = plan(config, iters_per_epoch=100)
+        assert found['weight_decay'] == pytest.approx(decay)
+
+
+def test_layers_with_multipliers_are_told():
+    config = _config(
+        [], paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25)))
+    )
+    found = plan(config, iters_per_epoch=100)
+    assert any("'backbone' have lr × 0.25" in line for line in found['assumptions'])
+
+
+def test_adamw_has_angles_only_and_others_have_nothing():
+    config = _config([STEP], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+    stage = plan(config, iters_per_epoch=100)['stages'][0]
+    assert stage['angular_update_eq'] == pytest.approx(
+        np.sqrt(2 * 1e-3 * 0.05 * 0.1 / 1.9)
+    )
+    assert stage['plain'] is None and stage['relaxation_iterations'] is None
+    config = _config([STEP], optimizer=dict(type='RMSprop', lr=1e-3, weight_decay=0.05))
+    found = plan(config, iters_per_epoch=100)
+    assert found['stages'][0]['angular_update_eq'] is None
+    assert found['verdict'] == 'no theory for RMSprop'
+
+
+def test_cosine_is_forecast_as_it_moves():
+    schedule = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=2000)]
+    stage = plan(_iter_config(schedule, 2000))['stages'][0]
+    assert not stage['steady'] and stage['reaches'] is False
+    assert 'faster than norms can follow' in stage['warning']
+
+
+# ------------------------------------------------------------------ the data set
+
+
+def _annotations(folder, images: int, empty: int) -> None:
+    content = dict(
+        images=[dict(id=i, width=64, height=64) for i in range(images)],
+        annotations=[dict(image_id=i) for i in range(images - empty)],
+    )
+    (folder / 'train.json').write_text(json.dumps(content))
+
+
+def test_an_epoch_is_as_long_as_its_annotation_file(tmp_path):
+    _annotations(tmp_path, images=21, empty=4)
+    config = _config([])
+    data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='train.json')
+    config.train_dataloader.dataset = data
+    assert plan(config)['iters_per_epoch'] == 11
+    data['filter_cfg'] = dict(filter_empty_gt=True)
+    config.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=data)
+    assert plan(config)['iters_per_epoch'] == 26
+    assert plan(config, gpus=2)['iters_per_epoch'] == 13
+
+
+def test_an_unknown_length_asks_for_it():
+    with pytest.raises(SettingError, match='--iters-per-epoch'):
+        plan(_config([]))
+    assert plan(_iter_config([], 50))['iterations'] == 50
+
+
+@pytest.mark.parametrize(
+    ('text', 'change'),
+    [
+        ('optim_wrapper.optimizer', dict(optim_wrapper=dict())),
+        ('NoSuchLR', dict(param_scheduler=[dict(type='NoSuchLR')])),
+        ('param_scheduler', dict(param_scheduler=['MultiStepLR'])),
+        ('max_epochs', dict(train_cfg=dict(type='EpochBasedTrainLoop'))),
+    ],
+)
+def test_a_bad_config_is_named(text, change):
+    config = _config([])
+    config.merge_from_dict({}, allow_list_keys=False)
+    for key, value in change.items():
+        config[key] = value
+    with pytest.raises(SettingError, match=text):
+        plan(config, iters_per_epoch=10)
+
+
+@pytest.mark.parametrize('number', [0, -1, 2.5, True])
+def test_a_bad_epoch_length_is_named(number):
+    with pytest.raises(SettingError, match='iters_per_epoch'):
+        plan(_config([]), iters_per_epoch=number)
+
+
+# ------------------------------------------------------------------ from measurements
+
+
+def test_layers_are_forecast_from_a_probe_run(tmp_path):
+    lr = np.repeat([0.05, 0.005], [1500, 700])
+    settings = dict(weight_decay=5e-3, momentum=0.9, norm=6.0, layers=2, size=64)
+    probe = records_of(Walk(lr=lr[:200], **settings), window=20)
+    writer = RecordWriter(tmp_path, probe.metadata)
+    writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
+    assert (tmp_path / FOLDER).is_dir()
+
+    config = _iter_config(
+        [dict(type='MultiStepLR', by_epoch=False, milestones=[1500], gamma=0.1)], 2200
+    )
+    found = plan(config, work_dir=str(tmp_path))
+    truth = check(records_of(Walk(lr=lr, **settings)))
+    assert [layer['layer'] for layer in found['layers']] == ['layer0', 'layer1']
+    for ahead, layer in zip(found['layers'], truth.layers, strict=True):
+        for stage, seen in zip(ahead['stages'], layer.stages, strict=True):
+            mean = (stage['plain']['start_ratio'] + stage['plain']['end_ratio']) / 2
+            expected = stage['plain']['end_ratio'] if seen.stage == 0 else mean
+            assert seen.angular_update_ratio == pytest.approx(expected, rel=0.1)
+    assert any('measured: 2 of 2 layers' in line for line in found['warnings'])
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_plan_renders(tmp_path):
+    console = Console(file=io.StringIO(), width=140)
+    console.print(render_plan(plan(MASK_RCNN_1X)))
+    text = console.file.getvalue()
+    assert '0.316 → 0.342' in text and 'warm-up' in text
