@@ -46,12 +46,34 @@ def gram(layers: Iterable[tuple[Tensor, Tensor, Tensor]], out: Tensor) -> None:
         out.index_add_(0, index, values.view(-1, 6))
 
 
+@torch.no_grad()
+def filter_gram(layers: Iterable[tuple[Tensor, Tensor, Tensor]], out: Tensor) -> None:
+    """Write the six inner products of every filter's (w, g, v).
+
+    Args:
+        layers: Per layer three tensors of one shape; a filter is a slice of the
+            first dimension.
+        out: Shape (filters of all layers, 6), float64, as for :func:`gram`.
+    """
+    begin = 0
+    for layer in layers:
+        filters = layer[0].shape[0]
+        w, g, v = (_wide(tensor.reshape(filters, -1)) for tensor in layer)
+        pairs = ((w, w), (w, g), (w, v), (g, g), (g, v), (v, v))
+        for column, (a, b) in enumerate(pairs):
+            out[begin : begin + filters, column] = torch.linalg.vecdot(a, b)
+        begin += filters
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _chunks(layer: tuple[Tensor, Tensor, Tensor]) -> Iterable[tuple[Tensor, ...]]:
     w = layer[0]
-    dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
     # A GPU reduces in a tree, which keeps the digits; there a chunk is a launch.
     size = CPU_CHUNK if w.device.type == 'cpu' else max(w.numel(), 1)
-    flat = [tensor.to(dtype) for tensor in _flat(layer)]
+    flat = [_wide(tensor) for tensor in _flat(layer)]
     return zip(*(tensor.split(size) for tensor in flat), strict=True)
 
 

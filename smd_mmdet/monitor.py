@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from smd_mmdet import filters
+from smd_mmdet.kernels import gram
 from smd_mmdet.quantities import QUANTITIES, measure
-from smd_mmdet.readers import ROW, reader_for, settings_of
+from smd_mmdet.readers import MOMENT, ROW, reader_for, settings_of
 from smd_mmdet.stages import Change, Stage, StageTracker
 from smd_mmdet.windows import HostCopy, Moments
 
@@ -33,7 +35,8 @@ class _Block:
 
     def __init__(self, size: int, layers: int, device: torch.device) -> None:
         self.size = size
-        self.rows = torch.zeros(size, layers, ROW, dtype=torch.float64, device=device)
+        shape = (size, layers, ROW)
+        self.rows = torch.full(shape, torch.nan, dtype=torch.float64, device=device)
         self.taken = torch.zeros(size, dtype=torch.bool, device=device)
         self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
         self.settings = torch.zeros(size, layers, 3, dtype=torch.float64)
@@ -64,7 +67,9 @@ class _Window:
     stage: Stage | None = None
     steps: int = 0
     last_iteration: int = 0
-    moments: HostCopy | None = None  # once closed
+    # Once closed:
+    moments: HostCopy | None = None
+    filter_means: HostCopy | None = None
 
 
 class SphericalMotionMonitor:
@@ -85,9 +90,15 @@ class SphericalMotionMonitor:
         window: Steps per window, ≥ 1. Every step is measured; a window holds
             count, mean, population variance, minimum and maximum over its steps.
             It ends early where a stage of the learning rate begins.
+        granularity: 'layer', or 'filter' to measure also every slice of the first
+            dimension (an output channel of a convolution). The rows then have the
+            quantiles of the filters' window means, :data:`filters.COLUMNS`.
+        by_filter: With ``granularity='filter'``, the names of the weights whose
+            filters are measured, those that batch norm follows; None takes all.
+            The quantiles of the others are NaN.
 
     Raises:
-        ValueError: On an empty or unknown set of parameters, or a bad window.
+        ValueError: On an empty or unknown set of parameters, or a bad setting.
 
     Example:
         >>> with SphericalMotionMonitor(optimizer, weights, window=50) as monitor:
@@ -96,10 +107,19 @@ class SphericalMotionMonitor:
     """
 
     def __init__(
-        self, optimizer: Optimizer, named_params: NamedParams, window: int = 1
+        self,
+        optimizer: Optimizer,
+        named_params: NamedParams,
+        window: int = 1,
+        granularity: str = 'layer',
+        by_filter: Iterable[str] | None = None,
     ) -> None:
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f'window must be an integer >= 1, got {window!r}')
+        if granularity not in ('layer', 'filter'):
+            raise ValueError(
+                f"granularity must be 'layer' or 'filter', got {granularity!r}"
+            )
         named_params = dict(named_params)
         if not named_params:
             raise ValueError('named_params is empty: there is nothing to measure')
@@ -115,6 +135,16 @@ class SphericalMotionMonitor:
         device, layers = self._params[0].device, len(self._params)
         self._block = _Block(min(window, BLOCK), layers, device)
         self._moments = Moments(len(QUANTITIES), layers, device)
+        self._filters = None
+        if granularity == 'filter':
+            by_filter = set(self.names if by_filter is None else by_filter)
+            self._filters = filters.FilterMeans(
+                [
+                    param.shape[0] if name in by_filter and param.ndim > 1 else 0
+                    for name, param in named_params.items()
+                ],
+                device,
+            )
         self._stages = StageTracker()
         self._settings: tuple | None = None
         self._closed: deque[_Window] = deque()
@@ -211,8 +241,18 @@ class SphericalMotionMonitor:
             block.taken[row].fill_(True)
         else:
             block.taken[row].copy_(found_inf.reshape(()) == 0)
-        self._reader.read(block.rows[row])
         self._window.steps += 1
+        layers, moments = list(self._reader.tensors()), list(self._reader.moments())
+        gram(layers, block.rows[row, :, :MOMENT])
+        for i, moment in enumerate(moments):
+            if moment is not None:
+                norm = torch.linalg.vector_norm(moment, dtype=torch.float32)
+                block.rows[row, i, MOMENT] = norm.square()
+        if self._filters is not None:
+            device = block.rows.device
+            valid = _to_device(block.has_grad[row], device) & block.taken[row]
+            settings = _to_device(block.settings[row], device)
+            self._filters.read(layers, moments, settings, valid, self._reader.step)
 
     def _turn_window(self) -> None:
         """Before a step is added: decide what becomes of those before it."""
@@ -253,11 +293,18 @@ class SphericalMotionMonitor:
         window.steps -= kept
         if window.steps:
             window.moments = HostCopy(self._moments.summary())
+            if self._filters is not None:
+                window.filter_means = self._close_filters(bool(kept))
             self._closed.append(window)
         self._moments.reset()
         first = self._block.iterations[0] if kept else next_iteration
         self._window = self._new_window(first)
         self._window.steps = kept
+
+    def _close_filters(self, keep_last: bool) -> HostCopy:
+        if not keep_last:
+            self._filters.merge(self._reader.step)
+        return self._filters.close()
 
     def _new_window(self, first_iteration: int) -> _Window:
         layers = len(self._params)
@@ -293,6 +340,8 @@ class SphericalMotionMonitor:
                 columns[f'{quantity}_{name}'] = moments[:, j, i].ravel()
         angle, norm = self._reader.equilibrium(*settings.T, columns['unit_h_mean'])
         columns.update(angular_update_eq=angle, weight_norm_eq=norm)
+        if self._filters is not None:
+            columns |= self._filters.columns([w.filter_means for w in windows])
         return columns
 
     # ------------------------------------------------------- checkpoints
@@ -319,6 +368,8 @@ class SphericalMotionMonitor:
                 name: tensor[:used].cpu().clone()
                 for name, tensor in self._block.tensors().items()
             },
+            'filters': self._filters
+            and {name: t.cpu().clone() for name, t in self._filters.tensors().items()},
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -328,7 +379,8 @@ class SphericalMotionMonitor:
             ValueError: If the state is of other layers or another window size;
                 the monitor is unchanged then.
         """
-        if tuple(state['names']) != self.names or state['window'] != self.window:
+        same = tuple(state['names']) == self.names and state['window'] == self.window
+        if not same or (state['filters'] is None) != (self._filters is None):
             raise ValueError('the saved window has other layers or another size')
         self._stages.load_state_dict(state['stages'])
         self.start_at(state['iteration'])
@@ -342,6 +394,8 @@ class SphericalMotionMonitor:
         self._block.iterations = list(state['iterations'])
         for name, tensor in self._block.tensors().items():
             tensor[: len(self._block)].copy_(state['block'][name])
+        if self._filters is not None:
+            self._filters.load(state['filters'])
 
 
 def _groups_of(optimizer: Optimizer, named_params: Mapping) -> list[int]:

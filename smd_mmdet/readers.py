@@ -4,7 +4,8 @@ To add an optimizer with algebra or theory of its own: add a reader here and nam
 it in :func:`reader_for`.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from smd_mmdet import theory
-from smd_mmdet.kernels import GG, GV, VV, WG, WV, WW, gram
+from smd_mmdet.kernels import GG, GV, VV, WG, WV, WW
 from smd_mmdet.quantities import Step
 
 # A row of what is read of a layer: the six inner products, and the squared norm of
@@ -41,14 +42,17 @@ class SGDReader:
 
     before_step = None
 
-    def read(self, out: Tensor) -> None:
-        """Write the inner products of (u, g, v) after the step, shape (layers, 7)."""
-        layers = map(self._weight_grad_buffer, self.params, self.groups)
-        gram(layers, out[:, :MOMENT])
+    def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(u, g, v) of every layer after the step."""
+        return map(self._weight_grad_buffer, self.params, self.groups)
+
+    def moments(self) -> Iterator[None]:
+        """The first moment is v: nothing besides it."""
+        return itertools.repeat(None, len(self.params))
 
     def _weight_grad_buffer(self, param: nn.Parameter, group: int):
         if param.grad is None:
-            return _nothing(param)
+            return (torch.zeros_like(param),) * 3
         maximize = self.optimizer.param_groups[group].get('maximize', False)
         grad = -param.grad if maximize else param.grad
         # .get: indexing the optimizer's state would add an entry to it.
@@ -120,26 +124,22 @@ class DisplacementReader:
         """Copy the weights."""
         torch._foreach_copy_(self._before, list(self.params))
 
-    @torch.no_grad()
-    def read(self, out: Tensor) -> None:
-        """Write the inner products of (u, g, w − u), shape (layers, 7)."""
-        layers = map(self._weight_grad_displacement, self.params, self._before)
-        gram(layers, out[:, :MOMENT])
-        for row, param in enumerate(self.params):
-            out[row, MOMENT] = self._first_moment_sq(param)
+    def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(u, g, w − u) of every layer after the step."""
+        return map(self._weight_grad_displacement, self.params, self._before)
 
+    def moments(self) -> Iterator[Tensor | None]:
+        """The optimizer's first moment of every layer, None where it has none."""
+        for param in self.params:
+            state = self.optimizer.state.get(param, {})
+            yield state.get('exp_avg', state.get('momentum_buffer'))
+
+    @torch.no_grad()
     def _weight_grad_displacement(self, param: nn.Parameter, before: Tensor):
         if param.grad is None:
-            return _nothing(param)
+            return (torch.zeros_like(param),) * 3
         wide = torch.promote_types(param.dtype, torch.float32)
         return param, param.grad, before.to(wide) - param.to(wide)
-
-    def _first_moment_sq(self, param: nn.Parameter) -> Tensor | float:
-        state = self.optimizer.state.get(param, {})
-        moment = state.get('exp_avg', state.get('momentum_buffer'))
-        if moment is None:
-            return float('nan')
-        return torch.linalg.vector_norm(moment, dtype=torch.float32).square()
 
     @staticmethod
     def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
@@ -188,8 +188,3 @@ def settings_of(group: dict) -> tuple[float, float, float]:
     """(lr, weight decay, momentum) of a parameter group; β₁ counts as momentum."""
     momentum = group.get('momentum', group.get('betas', (0.0,))[0])
     return float(group['lr']), float(group.get('weight_decay', 0)), float(momentum)
-
-
-def _nothing(param: nn.Parameter) -> tuple[Tensor, Tensor, Tensor]:
-    empty = param.detach().reshape(-1)[:0]
-    return empty, empty, empty

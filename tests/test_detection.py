@@ -129,7 +129,11 @@ SMALL_COCO = {
 
 
 def readme_options(shapes, **changes):
-    values = {'train_dataloader.dataset.data_root': f'{shapes}/', **SMALL_COCO, **changes}
+    values = {
+        'train_dataloader.dataset.data_root': f'{shapes}/',
+        **SMALL_COCO,
+        **changes,
+    }
     return [f'{key}={value}' for key, value in values.items()]
 
 

@@ -125,7 +125,10 @@ def test_the_angular_update_can_be_asked_for():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(angular_update='fast'), "angular_update must be a number >= 0, got 'fast'"),
+        (
+            dict(angular_update='fast'),
+            "angular_update must be a number >= 0, got 'fast'",
+        ),
         (dict(angular_update=0.0), 'angular_update must be > 0'),
         (dict(scale_invariant_decay_mult=-1), 'scale_invariant_decay_mult must be'),
         (
@@ -202,7 +205,9 @@ def test_window_means_reach_the_visualizer(tmp_path):
     rows = table(tmp_path).set_index(['layer', 'iter'])
     [path] = tmp_path.glob('*/vis_data/scalars.json')
     shown = [json.loads(line) for line in path.read_text().splitlines()]
-    shown = {line['step']: line for line in shown if 'smd/cosine/layers.0.weight' in line}
+    shown = {
+        line['step']: line for line in shown if 'smd/cosine/layers.0.weight' in line
+    }
     assert sorted(shown) == sorted(set(rows.index.get_level_values('iter')))
     for layer in SCALE_INVARIANT:
         for quantity in QUANTITIES:
@@ -362,6 +367,7 @@ def test_a_fault_of_the_monitor_is_logged_and_training_goes_on(tmp_path, monkeyp
         (dict(windov=10), {}, "no setting 'windov'; did you mean 'window'"),
         (dict(window=0), {}, 'window must be an integer >= 1, got 0'),
         (dict(verify='yes'), {}, "verify must be True or False, got 'yes'"),
+        (dict(granularity='atom'), {}, "'layer' or 'filter', got 'atom'"),
         (dict(include=3), {}, 'include must be a list of names or patterns, got 3'),
         (
             dict(exclude=['layers.0.wieght']),
@@ -402,6 +408,17 @@ def test_a_control_run_measures_what_is_not_scale_invariant(tmp_path):
     assert not any(f['invariant'] for f in records.metadata['layers'].values())
 
 
+def test_filters_are_measured_where_batch_norm_follows(tmp_path):
+    hook = dict(window=20, granularity='filter', include=['layers.8.weight'])
+    train(tiny_config(tmp_path, hook=hook))
+    rows = table(tmp_path)
+    by_filter = rows['angular_update_filter_q50'].notna()
+    assert set(rows['layer'][by_filter]) == set(SCALE_INVARIANT)
+    assert set(rows['layer'][~by_filter]) == {'layers.8.weight'}
+    spread = rows[by_filter]
+    assert (spread['weight_norm_filter_q05'] < spread['weight_norm_filter_q95']).all()
+
+
 def test_importing_before_mmengine_registers_all_the_same():
     code = (
         'import smd_mmdet, sys; assert "torch" not in sys.modules;'
@@ -409,5 +426,7 @@ def test_importing_before_mmengine_registers_all_the_same():
         'assert HOOKS.get("SMDHook") is not None'
     )
     environment = {**os.environ, 'PYTHONPATH': str(TESTS.parent)}
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, env=environment
+    )
     assert done.returncode == 0, done.stderr.decode()

@@ -521,31 +521,76 @@ def test_no_warmup_without_a_rising_start():
     assert first['stage'].tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-3),
+        lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
+    ],
+    ids=['SGD', 'AdamW'],
+)
+def test_filters_are_measured_each_by_itself(make):
+    """Quantiles over filters, each filter recomputed as a weight of its own."""
+    net = small_net()
+    params = weights_of(net)
+    optimizer = make(net.parameters())
+    monitor = SphericalMotionMonitor(
+        optimizer, params, window=5, granularity='filter', by_filter=['second']
+    )
+    weight, angles, norms = net[3].weight, [], []
+    for step in range(10):
+        optimizer.zero_grad()
+        backward(net, step)
+        w = weight.detach().double().flatten(1)
+        optimizer.step()
+        u = weight.detach().double().flatten(1)
+        unit_w, unit_u = (x / x.norm(dim=1, keepdim=True) for x in (w, u))
+        half = torch.atan2((unit_w - unit_u).norm(dim=1), (unit_w + unit_u).norm(dim=1))
+        angles.append(2 * half.numpy())
+        norms.append(w.norm(dim=1).numpy())
+    rows = monitor.collect()
+    second = rows['layer'] == 'second'
+    for quantity, truth in (('angular_update', angles), ('weight_norm', norms)):
+        for i, window in enumerate((slice(0, 5), slice(5, 10))):
+            means = np.mean(truth[window], axis=0)
+            for q in (5, 25, 50, 75, 95):
+                measured = rows[f'{quantity}_filter_q{q:02d}'][second][i]
+                assert measured == pytest.approx(np.quantile(means, q / 100), rel=1e-4)
+    assert np.isnan(rows['angular_update_filter_q50'][~second]).all()
+    layer_rows = rows['angular_update_mean'][second]
+    assert np.isfinite(layer_rows).all()
+
+
 @pytest.mark.parametrize('cut', [3, 10, 13, 32, 40, 45])
 def test_a_saved_monitor_continues_with_the_same_rows(cut):
     """Cut and continue: in a window, at its end, at a stage's first step."""
     rates = [*np.linspace(0.01, 0.1, 13), *[0.1] * 27, *[0.01] * 10]
-    options = {'momentum': 0.9, 'weight_decay': 1e-3}
-    _, expected, _ = schedule_run(rates, window=10, **options)
 
-    net = small_net()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, **options)
-    monitor = SphericalMotionMonitor(optimizer, weights_of(net), window=10)
-    parts = []
-    for step, rate in enumerate(rates):
-        if step == cut:
-            parts.append(monitor.collect(wait=False))
-            state = copy.deepcopy(monitor.state_dict())
-            monitor.detach()
-            monitor = SphericalMotionMonitor(optimizer, weights_of(net), window=10)
-            monitor.load_state_dict(state)
-        optimizer.param_groups[0]['lr'] = rate
-        optimizer.zero_grad()
-        backward(net, step)
-        optimizer.step()
-    monitor.end_window()
-    parts.append(monitor.collect())
-    for name in COLUMNS:
+    def run(cut):
+        net = small_net()
+        optimizer = torch.optim.SGD(
+            net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3
+        )
+        settings = (optimizer, weights_of(net), 10, 'filter')
+        monitor = SphericalMotionMonitor(*settings)
+        parts = []
+        for step, rate in enumerate(rates):
+            if step == cut:
+                parts.append(monitor.collect(wait=False))
+                state = copy.deepcopy(monitor.state_dict())
+                monitor.detach()
+                monitor = SphericalMotionMonitor(*settings)
+                monitor.load_state_dict(state)
+            optimizer.param_groups[0]['lr'] = rate
+            optimizer.zero_grad()
+            backward(net, step)
+            optimizer.step()
+        monitor.end_window()
+        return [*parts, monitor.collect()]
+
+    [expected] = run(None)
+    parts = run(cut)
+    for name in expected:
         joined = np.concatenate([part[name] for part in parts])
         np.testing.assert_array_equal(joined, expected[name], err_msg=name)
 
@@ -564,10 +609,10 @@ def test_a_fault_of_the_monitor_warns_and_lets_training_go_on(monkeypatch):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     monitor = SphericalMotionMonitor(optimizer, weights_of(net))
 
-    def broken(out):
+    def broken():
         raise RuntimeError('out of luck')
 
-    monkeypatch.setattr(monitor._reader, 'read', broken)
+    monkeypatch.setattr(monitor._reader, 'tensors', broken)
     before = net[0].weight.detach().clone()
     backward(net, 0)
     with pytest.warns(RuntimeWarning, match='training goes on.*out of luck'):

@@ -234,6 +234,17 @@ def test_cosine_is_forecast_as_it_moves():
     assert 'faster than norms can follow' in stage['warning']
 
 
+def test_a_rate_of_zero_and_a_rate_that_rises_again():
+    milestones = dict(by_epoch=False, begin=0)
+    rising = dict(type='MultiStepLR', milestones=[200], gamma=10.0) | milestones
+    found = plan(_iter_config([rising], 220))
+    assert 'stage 1 lasts 20 iterations' in found['stages'][1]['warning']
+    still = dict(type='MultiStepLR', milestones=[200], gamma=0.0) | milestones
+    found = plan(_iter_config([still], 400))
+    assert 'nothing moves' in found['stages'][1]['warning']
+    json.dumps(found, allow_nan=False)
+
+
 # ------------------------------------------------------------------ the data set
 
 

@@ -120,6 +120,8 @@ yolo/yolov3_d53_8xb8-320-273e_coco.py
 yolof/yolof_r50-c5_8xb8-1x_coco.py
 yolox/yolox_tiny_8xb8-300e_coco.py
 """
+# These fix their statistics unless told otherwise.
+RESNETS = ('ResNe', 'Res2Net', 'RegNet', 'DetectoRS_', 'TridentResNet')
 MODES = ('trained', 'shipped')
 
 
@@ -150,8 +152,7 @@ def unfreeze(node) -> bool:
     """Put every norm in train mode and train every stage; tell if anything changed."""
     changed = False
     if isinstance(node, dict):
-        kind = node.get('type')
-        if 'ResN' in str(kind) or 'norm_eval' in node:
+        if str(node.get('type')).startswith(RESNETS) or 'norm_eval' in node:
             changed |= node.get('norm_eval', True)
             node['norm_eval'] = False
         if node.get('frozen_stages', -1) >= 0:

@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$root"
 
 data=data/shapes
-data_options=(--train 400 --val 50)
+data_options=(--train 500 --val 60)
 config=configs/shapes/mask-rcnn_r18_fpn_shapes.py
 run=work_dirs/quickstart
 

@@ -1,4 +1,4 @@
-# The shapes data set that `smd shapes data/shapes --train 400 --val 50` writes.
+# The shapes data set that `smd shapes data/shapes --train 500 --val 60` writes.
 dataset_type = 'CocoDataset'
 data_root = 'data/shapes/'
 metainfo = dict(classes=('circle', 'square', 'triangle', 'star', 'ring'))

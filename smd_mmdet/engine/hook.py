@@ -14,7 +14,11 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
+from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor import SphericalMotionMonitor
 from smd_mmdet.quantities import QUANTITIES
 from smd_mmdet.records import RecordWriter
@@ -65,6 +69,9 @@ class SMDHook(Hook):
         verify: Prove numerically before training that the measured weights are
             scale-invariant, and warn with the figures where they are not.
         visualize: Send window means to the Visualizer's backends.
+        granularity: 'layer', or 'filter' to measure also each output channel of the
+            weights that batch norm follows; its quantiles over a layer's channels go
+            to the records.
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
@@ -84,6 +91,7 @@ class SMDHook(Hook):
         exclude: Sequence[str] | str | None = None,
         verify: bool = True,
         visualize: bool = True,
+        granularity: str = 'layer',
         **unknown,
     ) -> None:
         for key in unknown:
@@ -97,7 +105,12 @@ class SMDHook(Hook):
                 raise SettingError(
                     f'SMDHook: {key} must be True or False, got {value!r}'
                 )
+        if granularity not in ('layer', 'filter'):
+            raise SettingError(
+                f"SMDHook: granularity must be 'layer' or 'filter', got {granularity!r}"
+            )
         self.window = window
+        self.granularity = granularity
         self.include = check_patterns('SMDHook: include', include)
         self.exclude = check_patterns('SMDHook: exclude', exclude)
         self.verify = verify
@@ -130,7 +143,13 @@ class SMDHook(Hook):
         if self.verify:
             entries = self._prove(runner, model, entries)
         named = {entry.name: parameters[entry.name] for entry in entries}
-        self.monitor = SphericalMotionMonitor(optimizer, named, self.window)
+        self.monitor = SphericalMotionMonitor(
+            optimizer,
+            named,
+            self.window,
+            self.granularity,
+            by_filter=filterwise(model, entries),
+        )
         try:
             self._open(runner, entries)
         except Exception as fault:
@@ -311,6 +330,26 @@ def _optimizer_of(runner: Runner):
                     f'holds for SGD without it; set {key}={fix}'
                 )
     return wrapper.optimizer
+
+
+def filterwise(model: nn.Module, entries: Sequence[ScaleInvariance]) -> list[str]:
+    """The weights each of whose output channels is scale-invariant by itself.
+
+    Those are the weights that batch norm follows, if their first dimension is the
+    output's, which a transposed convolution's is not.
+    """
+    transposed = {
+        f'{name}.weight'
+        for name, module in model.named_modules()
+        if isinstance(module, _ConvTransposeNd)
+    }
+    return [
+        entry.name
+        for entry in entries
+        if entry.norm is not None
+        and isinstance(model.get_submodule(entry.norm), _BatchNorm)
+        and entry.name not in transposed
+    ]
 
 
 def _facts(entry) -> dict:

@@ -19,7 +19,8 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
 from smd_mmdet import theory
-from smd_mmdet.forecast import Forecast, forecast
+from smd_mmdet.forecast import forecast
+from smd_mmdet.records import Records, read_records
 from smd_mmdet.stages import WARMUP, Change, Stage, StageTracker
 
 from .errors import SettingError
@@ -85,7 +86,7 @@ def plan(
         'iters_per_epoch': length.per_epoch,
     }
     result['stages'] = course.stages(assumptions)
-    result['layers'] = _layers(course, work_dir, optimizer) if work_dir else []
+    result['layers'] = _layers(course, work_dir) if work_dir else []
     result['assumptions'] = assumptions
     result['warnings'] = _warnings(result['stages'], result['layers'], optimizer)
     unreached = [s['stage'] for s in result['stages'] if s['reaches'] is False]
@@ -240,8 +241,10 @@ def _processes(
     if gpus is None:
         coco = 'instances_train2017' in str(_annotation_file(config))
         gpus = max(1, base // batch) if base and coco else 1
-        reason = f'the base batch size {base}' if gpus > 1 else 'nothing else is said'
-        assumptions.append(f'{gpus} training process{"es" * (gpus > 1)}: {reason}')
+        reason = (
+            f'for the base batch size {base}' if gpus > 1 else 'for lack of a number'
+        )
+        assumptions.append(f'{gpus} training process{"es" * (gpus > 1)}, {reason}')
     if scaling.get('enable'):
         if not base:
             raise SettingError('auto_scale_lr.base_batch_size is missing')
@@ -431,7 +434,7 @@ class _Course:
             self.lr[begin], self.optimizer.weight_decay, 1.0, self.momentum[begin]
         )
         for kind in ('plain', 'rescaled'):
-            ratios = self._ratios(begin, norm, 1.0, kind == 'rescaled')
+            ratios = self._ratios(begin, norm, kind == 'rescaled')
             for stage, span in zip(stages[first:], self.spans[first:], strict=True):
                 stage[kind] = self._ends(ratios, span, begin)
         for i in range(first, len(stages)):
@@ -465,14 +468,15 @@ class _Course:
         }
         if self.optimizer.theory == 'none':
             return facts
-        facts['angular_update_eq'] = self._angle(lr[0], momentum[0])
-        facts['angular_update_eq_end'] = self._angle(lr[-1], momentum[-1])
+        facts['angular_update_eq'] = self.angle(lr[0], momentum[0])
+        facts['angular_update_eq_end'] = self.angle(lr[-1], momentum[-1])
         rate = 4 * decay * float(np.mean(lr / (1 - momentum)))
         if self.optimizer.theory == 'sgd' and rate > 0:
             facts['relaxation_iterations'] = 1 / rate
         return facts
 
-    def _angle(self, lr: float, momentum: float) -> float:
+    def angle(self, lr: float, momentum: float) -> float:
+        """Δ* of the config's weight decay; 0 at a rate of 0."""
         if lr <= 0:
             return 0.0
         formula = theory.angular_update
@@ -480,37 +484,35 @@ class _Course:
             formula = theory.adamw_angular_update
         return float(formula(lr, self.optimizer.weight_decay, momentum))
 
-    def _ratios(
-        self, begin: int, norm, unit_grad_sq, rescale: bool, at=None, decay=None, lr=1.0
-    ) -> np.ndarray:
-        """Δ/Δ* = (w*/‖w‖)² by iteration."""
-        ahead: Forecast = forecast(
-            self.lr[begin:] * lr,
-            self.optimizer.weight_decay if decay is None else decay,
+    def _ratios(self, begin: int, norm: float, rescale: bool) -> np.ndarray:
+        """Δ/Δ* = (w*/‖w‖)² by iteration, at an L of 1."""
+        ahead = forecast(
+            self.lr[begin:],
+            self.optimizer.weight_decay,
             self.momentum[begin:],
             norm=norm,
-            unit_grad_sq=unit_grad_sq,
+            unit_grad_sq=1.0,
             rescale=rescale,
-            at=at,
         )
         return (ahead.weight_norm_eq / ahead.weight_norm) ** 2
 
     def _ends(self, ratios: np.ndarray, span: _Span, begin: int) -> dict:
         part = ratios[span.start - begin : span.end - begin]
-        start, end = float(part[0]), float(part[-1])
+        # Rounded: the first stage starts at 1 by assumption.
+        start, end = round(float(part[0]), 9), float(part[-1])
         last = part[-max(1, len(part) // 3) :]
         return {
             'start_ratio': start,
             'end_ratio': end,
-            'start': start
-            * self._angle(self.lr[span.start], self.momentum[span.start]),
-            'end': end
-            * self._angle(self.lr[span.end - 1], self.momentum[span.end - 1]),
+            'start': start * self.angle(self.lr[span.start], self.momentum[span.start]),
+            'end': end * self.angle(self.lr[span.end - 1], self.momentum[span.end - 1]),
             'farthest_in_last_third': float(np.abs(last - 1).max()),
         }
 
     def _judge(self, stage: dict, span: _Span, before: dict | None) -> None:
         """Whether a stage is long enough, and what it would need."""
+        if stage['lr_start'] <= 0:  # nothing moves
+            return
         part = slice(span.start, span.end)
         folds = float(
             (self.lr[part] / (1 - self.momentum[part])).sum()
@@ -546,60 +548,74 @@ class _Course:
             stage['reaches'] = abs(stage['plain']['end_ratio'] - 1) <= TOLERANCE
 
 
-def _layers(course: _Course, work_dir: str, optimizer: _Optimizer) -> list[dict]:
+def _layers(course: _Course, work_dir: str) -> list[dict]:
     """A forecast for every measured scale-invariant layer, in real units."""
-    from smd_mmdet.records import read_records
-
+    optimizer = course.optimizer
     if optimizer.theory != 'sgd' or not optimizer.weight_decay > 0:
         return []
-    records = read_records(work_dir)
-    facts = records.metadata.get('layers') or {}
-    edges = [t for span in course.spans for t in (span.start, span.end - 1)]
-    at = np.array(edges)
-    layers = []
-    for name, columns in records.by_layer():
-        used = columns['count'] > 0
-        late = slice(len(columns['iter']) * 2 // 3, None)
-        count = columns['count'][late]
-        if (facts.get(name) or {}).get('invariant') is False or not count.sum():
-            continue
-        h = columns['unit_h_mean'][late][count > 0]
-        unit = float(np.average(h, weights=count[count > 0]))
-        if not unit > 0:
-            continue
-        norm = float(columns['weight_norm_mean'][used][0])
-        layers.append(_layer(course, name, norm, unit, at))
+    layers = _measured(read_records(work_dir))
+    alike: dict[tuple[float, float], list[dict]] = {}
+    for layer in layers:
+        alike.setdefault(optimizer.multipliers(layer['layer']), []).append(layer)
+    for multipliers, members in alike.items():
+        _forecast_layers(course, members, *multipliers)
     return layers
 
 
-def _layer(course: _Course, name: str, norm: float, unit: float, at) -> dict:
-    rate, decay = course.optimizer.multipliers(name)
-    entry = {'layer': name, 'weight_norm': norm, 'unit_grad_sq': unit, 'stages': []}
-    decay *= course.optimizer.weight_decay
-    kinds = {
-        kind: course._ratios(
-            0, norm, unit, kind == 'rescaled', at=at, decay=decay, lr=rate
+def _measured(records: Records) -> list[dict]:
+    """‖w‖ of the first window and L of the last third, per layer that has them."""
+    facts = records.metadata.get('layers') or {}
+    layers = []
+    for name, columns in records.by_layer():
+        if (facts.get(name) or {}).get('invariant') is False:
+            continue
+        h, count = columns['unit_h_mean'], columns['count']
+        late = np.arange(len(h)) >= len(h) * 2 // 3
+        late &= (count > 0) & np.isfinite(h)
+        norms = columns['weight_norm_mean'][count > 0]
+        unit = float(np.average(h[late], weights=count[late])) if late.any() else 0.0
+        if unit > 0 and len(norms):
+            layers.append(
+                {'layer': name, 'weight_norm': float(norms[0]), 'unit_grad_sq': unit}
+            )
+    return layers
+
+
+def _forecast_layers(
+    course: _Course, layers: list[dict], rate: float, decay: float
+) -> None:
+    """Add the stages to layers with the same multipliers of rate and decay."""
+    edges = [t for span in course.spans for t in (span.start, span.end - 1)]
+    ratios = {}
+    for kind in ('plain', 'rescaled'):
+        ahead = forecast(
+            course.lr * rate,
+            course.optimizer.weight_decay * decay,
+            course.momentum,
+            norm=[layer['weight_norm'] for layer in layers],
+            unit_grad_sq=[layer['unit_grad_sq'] for layer in layers],
+            rescale=kind == 'rescaled',
+            at=edges,
         )
-        for kind in ('plain', 'rescaled')
-    }
-    scale = math.sqrt(rate * decay / course.optimizer.weight_decay)
-    for i, span in enumerate(course.spans):
-        stage: dict[str, Any] = {'stage': span.stage.number}
-        for kind, ratios in kinds.items():
-            start, end = float(ratios[2 * i]), float(ratios[2 * i + 1])
-            angles = [
-                scale * course._angle(course.lr[t], course.momentum[t])
-                for t in (span.start, span.end - 1)
-            ]
-            stage[kind] = {
-                'start_ratio': start,
-                'end_ratio': end,
-                'start': start * angles[0],
-                'end': end * angles[1],
-            }
-        stage['reaches'] = abs(stage['plain']['end_ratio'] - 1) <= TOLERANCE
-        entry['stages'].append(stage)
-    return entry
+        ratios[kind] = (ahead.weight_norm_eq / ahead.weight_norm) ** 2
+    angles = [
+        math.sqrt(rate * decay) * course.angle(course.lr[t], course.momentum[t])
+        for t in edges
+    ]
+    for column, layer in enumerate(layers):
+        layer['stages'] = []
+        for i, span in enumerate(course.spans):
+            stage: dict[str, Any] = {'stage': span.stage.number}
+            for kind in ('plain', 'rescaled'):
+                start, end = ratios[kind][2 * i : 2 * i + 2, column].tolist()
+                stage[kind] = {
+                    'start_ratio': start,
+                    'end_ratio': end,
+                    'start': start * angles[2 * i],
+                    'end': end * angles[2 * i + 1],
+                }
+            stage['reaches'] = abs(stage['plain']['end_ratio'] - 1) <= TOLERANCE
+            layer['stages'].append(stage)
 
 
 # ------------------------------------------------------------------ in words
@@ -646,11 +662,10 @@ def _warning(stage: dict) -> str | None:
             'its equilibrium; rescale with the rate, or raise weight decay'
         )
     needed = stage['iterations_to_equilibrium']
-    if stage['corollary_iterations'] is None:
-        if (
-            stage['reachable_from'] >= TYPICAL_START
-            or abs(course['start_ratio'] - 1) > TOLERANCE
-        ):
+    if needed is None:
+        return f'stage {number} has a learning rate of 0: nothing moves'
+    if course['start_ratio'] == 1:  # the first: the plan starts there
+        if stage['reachable_from'] >= TYPICAL_START:
             return None
         return (
             f'stage {number} lasts {length:,} iterations: layers come to equilibrium '
@@ -660,7 +675,7 @@ def _warning(stage: dict) -> str | None:
         )
     if stage['reaches']:
         return None
-    needed = max(needed, stage['corollary_iterations'])
+    needed = max(needed, stage['corollary_iterations'] or 0)
     return (
         f'stage {number} lasts {length:,} iterations; equilibrium needs {needed:,.0f}: '
         f'Δ will be {span} of its equilibrium; rescale, or raise weight decay'

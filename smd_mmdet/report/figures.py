@@ -10,12 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from smd_mmdet.checks import COSINE_LEFT, COSINE_ROUNDING
 
 from .motion import Motion, Run, short
-from .reduce import min_max, split_points, time_means
+from .reduce import min_max, split_points, time_bounds, time_means
 
 __all__ = ['FIGURES', 'draw', 'part_colours', 'save', 'to_image']
 
@@ -25,8 +26,8 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 OTHER = '#777777'
 INK, FAINT, SHADE = '#222222', '#666666', '#ececec'
 
-# A line is at most this many pixels wide, so more points cannot be seen.
-BUCKETS = 500
+# Points of a line in a figure of full width; panels have half of them.
+POINTS = 480
 HEAT_COLUMNS = 240
 
 STYLE = {
@@ -105,16 +106,68 @@ def part_colours(run: Run) -> dict[str, str]:
 # ------------------------------------------------------------------ common pieces
 
 
-def _figure(title: str, height: float = 4.0, width: float = 8.0) -> Figure:
+def _figure(height: float = 4.0, width: float = 8.0) -> Figure:
     figure = Figure(figsize=(width, height), layout='constrained')
     figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
-    figure.suptitle(title, x=0.012, ha='left', fontsize=11.5, weight='bold')
     return figure
 
 
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, buckets=BUCKETS, **style) -> None:
-    kept = min_max(y, buckets)
-    axes.plot(x[kept], y[kept], **style)
+def _head(figure: Figure, title: str, lines: Sequence[Line2D] = ()) -> None:
+    """Title and legend above the axes, where they cover nothing."""
+    if not lines:
+        figure.suptitle(title, x=0.012, ha='left', fontsize=11.5, weight='bold')
+        return
+    longest = max(len(line.get_label()) for line in lines)
+    fitting = int(14 * figure.get_figwidth() / (longest + 7))
+    legend = figure.legend(
+        handles=lines,
+        title=title,
+        title_fontproperties={'size': 11.5, 'weight': 'bold'},
+        alignment='left',
+        loc='outside upper left',
+        ncols=min(len(lines), max(fitting, 1)),
+        handlelength=1.6,
+        borderpad=0.1,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _line(axes: Axes, x, y, points: int = POINTS, band: bool = False, **style) -> None:
+    """A line of few points: means of time columns, over the range of each.
+
+    Args:
+        axes: Where to draw.
+        x: Iterations.
+        y: Values; if there are few, each is drawn.
+        points: At most.
+        band: Shade from the least to the greatest value of each column.
+        style: Of the line.
+    """
+    if len(y) <= 2 * points:
+        axes.plot(x, y, **style)
+        return
+    edges = split_points(x, points)
+    middle = (edges[1:] + edges[:-1]) / 2
+    if band:
+        low, high = time_bounds(x, y, edges)
+        axes.fill_between(middle, low, high, color=style.get('color'), alpha=0.25, lw=0)
+    axes.plot(middle, time_means(x, y, edges), **style)
+
+
+def _envelope(axes: Axes, run: Run, values: list[np.ndarray]) -> None:
+    """Shade from the least to the greatest value of all layers."""
+    if all(len(v) <= 2 * POINTS for v in values):
+        return
+    edges = split_points(max((layer.iter for layer in run.layers), key=len), POINTS)
+    bounds = [
+        time_bounds(layer.iter, v, edges)
+        for layer, v in zip(run.layers, values, strict=True)
+    ]
+    low = np.fmin.reduce([low for low, _ in bounds])
+    high = np.fmax.reduce([high for _, high in bounds])
+    middle = (edges[1:] + edges[:-1]) / 2
+    axes.fill_between(middle, low, high, color='#dddddd', lw=0, zorder=0.5)
 
 
 def _step(axes: Axes, x: np.ndarray, y: np.ndarray, **style) -> None:
@@ -122,13 +175,20 @@ def _step(axes: Axes, x: np.ndarray, y: np.ndarray, **style) -> None:
     start = np.concatenate([[True], np.diff(y) != 0])
     turns = np.union1d(np.flatnonzero(start), np.flatnonzero(start) - 1)
     turns = np.union1d(turns[turns >= 0], [len(y) - 1])
-    if len(turns) > 4 * BUCKETS:
-        turns = min_max(y, 2 * BUCKETS)
+    if len(turns) > 2 * POINTS:
+        turns = min_max(y, POINTS)
     axes.plot(x[turns], y[turns], **style)
 
 
-def _time_axis(axes: Axes, run: Run, label: bool = True, names: bool = True) -> None:
-    """Iterations below, warm-up shaded, stages told apart."""
+def _time_axis(axes: Axes, run: Run, label: bool = True, inches: float = 0) -> None:
+    """Iterations below, warm-up shaded, stages told apart.
+
+    Args:
+        axes: Where to draw.
+        run: The run.
+        label: Name the axis.
+        inches: Width of the axes, about, to write the stages' names; 0 leaves them out.
+    """
     axes.set_xlim(0, run.last_iter)
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     if label:
@@ -138,29 +198,46 @@ def _time_axis(axes: Axes, run: Run, label: bool = True, names: bool = True) -> 
             axes.axvspan(0, stage.last_iter, color=SHADE, lw=0, zorder=0)
         elif stage.stage > 0:
             axes.axvline(stage.first_iter, color='#bbbbbb', lw=0.8, ls=':', zorder=0)
-        if names:
-            _name_stage(axes, stage, run.last_iter)
+    if inches:
+        _name_stages(axes, run, inches)
 
 
-def _name_stage(axes: Axes, stage, last: int) -> None:
-    """The stage's name above the axes, where there is room for it."""
-    begin = 0 if stage.stage < 0 else stage.first_iter
-    if stage.stage >= 0 and stage.last_iter - begin < 0.08 * last:
-        return
-    name = 'warm-up' if stage.stage < 0 else f'stage {stage.stage}, lr {stage.lr:.3g}'
-    if stage.stage >= 0 and (begin < 0.1 * last and begin > 0):
-        begin = max(begin, 0.1 * last)
-    axes.annotate(
-        name,
-        (begin / last, 1.0),
-        (2, 2),
-        xycoords='axes fraction',
-        textcoords='offset points',
-        color=FAINT,
-        fontsize=7.5,
-        va='bottom',
-        annotation_clip=False,
-    )
+def _name_stages(axes: Axes, run: Run, inches: float) -> None:
+    """Names of the stages above the axes, as far as there is room.
+
+    Args:
+        axes: Where to write.
+        run: The run.
+        inches: Width of the axes, about.
+    """
+    taken = 0.0
+    for stage in run.report.stages:
+        names = [f'stage {stage.stage}, lr {stage.lr:.3g}', f'lr {stage.lr:.3g}']
+        if stage.stage < 0:
+            names = ['warm-up']
+        begin = max(0 if stage.stage < 0 else stage.first_iter / run.last_iter, taken)
+        end = 1.0 if stage.stage < 0 else stage.last_iter / run.last_iter
+        widths = [(0.07 * len(name) + 0.1) / inches for name in names]
+        fitting = [
+            (name, width)
+            for name, width in zip(names, widths, strict=True)
+            if begin + width <= end
+        ]
+        if not fitting:
+            continue
+        name, needed = fitting[0]
+        taken = begin + needed
+        axes.annotate(
+            name,
+            (begin, 1.0),
+            (2, 2),
+            xycoords='axes fraction',
+            textcoords='offset points',
+            color=FAINT,
+            fontsize=7.5,
+            va='bottom',
+            annotation_clip=False,
+        )
 
 
 def _thousands(value: float, _=None) -> str:
@@ -183,7 +260,9 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     if decades > 8:
         powers = powers[:: int(decades // 5)]
-    axes.yaxis.set_major_locator(FixedLocator([s * 10**p for p in powers for s in steps]))
+    axes.yaxis.set_major_locator(
+        FixedLocator([s * 10**p for p in powers for s in steps])
+    )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
 
@@ -198,58 +277,53 @@ def _span(values: list[np.ndarray], share: float = 0.001) -> tuple[float, float]
     return float(low) / 1.3, float(high) * 1.4
 
 
-def _part_legend(figure: Figure, run: Run, extra: Sequence[Line2D] = ()) -> None:
-    """Below the title, so that it covers nothing."""
-    colours = part_colours(run)
-    counts = {part: 0 for part in colours}
-    for part in run.parts.values():
-        counts[part] += 1
+def _part_lines(run: Run) -> list[Line2D]:
+    """Legend entries of the model's parts."""
+    colours, parts = part_colours(run), list(run.parts.values())
     shown = [part for part in colours if colours[part] != OTHER]
     lines = [
-        Line2D([], [], color=colours[part], lw=2, label=f'{part} ({counts[part]})')
-        for part in shown
+        Line2D([], [], color=colours[p], lw=2, label=f'{p} ({parts.count(p)})')
+        for p in shown
     ]
     if len(shown) < len(colours):
-        lines.append(Line2D([], [], color=OTHER, lw=2, label='other parts'))
-    lines += extra
-    for line in lines:
-        line.set_label(line.get_label().replace('$', r'\$'))
-    figure.legend(
-        handles=lines, loc='outside upper left', ncols=min(len(lines), 5), handlelength=1.6
-    )
+        rest = sum(colours[part] == OTHER for part in parts)
+        lines.append(Line2D([], [], color=OTHER, lw=2, label=f'other ({rest})'))
+    return lines
 
 
-def _direct(axes: Axes, y: float, text: str, x: float = 1.0, **style) -> None:
+def _entry(label: str, colour: str, width: float = 1.3, style: str = '-') -> Line2D:
+    return Line2D([], [], color=colour, lw=width, ls=style, label=label)
+
+
+def _direct(axes: Axes, y: float, text: str, x=1.0, dy=2, **style) -> None:
     """A label at a height of the data, by default at the right end of the axes."""
-    where = dict(ha='right', va='bottom', fontsize=8, color=INK) | style
     label = axes.annotate(
-        text, (x, y), (-3, 2), axes.get_yaxis_transform(), textcoords='offset points',
-        **where,
-    )  # fmt: skip
-    label.set_path_effects([_halo()])
+        text,
+        (x, y),
+        (-3, dy),
+        axes.get_yaxis_transform(),
+        textcoords='offset points',
+        **(dict(ha='right', va='bottom', fontsize=8, color=INK) | style),
+    )
+    label.set_path_effects([withStroke(linewidth=2.5, foreground='white')])
 
 
-def _halo():
-    from matplotlib.patheffects import withStroke
-
-    return withStroke(linewidth=2.5, foreground='white')
-
-
-def _panels(run: Run, chosen: Sequence[Motion], title: str, usable: Callable):
-    """A figure with one pair of axes for each layer that has something to show."""
-    layers = [layer for layer in chosen if usable(layer)]
+def _panels(run: Run, chosen: Sequence[Motion], quantity: Callable):
+    """A figure with axes for each layer of which the quantity is known."""
+    layers = [layer for layer in chosen if np.isfinite(quantity(layer)).any()]
     if not layers:
         return None, []
     columns = min(2, len(layers))
     rows = -(-len(layers) // columns)
-    figure = _figure(title, 0.9 + 2.15 * rows, 8.6)
+    figure = _figure(0.9 + 2.15 * rows, 8.6)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for place in grid.flat[len(layers) :]:
         place.remove()
     places = []
     for i, (layer, axes) in enumerate(zip(layers, grid.flat, strict=False)):
         below = i + columns >= len(layers)
-        _time_axis(axes, run, label=below, names=False)
+        _time_axis(axes, run, label=below)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(labelbottom=below)
         axes.set_title(short(layer.name), fontsize=8.5, parse_math=False)
         places.append((layer, axes))
@@ -259,41 +333,53 @@ def _panels(run: Run, chosen: Sequence[Motion], title: str, usable: Callable):
 # ------------------------------------------------------------------ all layers
 
 
+def _all_layers(axes: Axes, run: Run, values: list[np.ndarray]) -> None:
+    """One line per layer in the colour of its part."""
+    colours = part_colours(run)
+    _envelope(axes, run, values)
+    for layer, line in zip(run.layers, values, strict=True):
+        colour = colours[run.parts[layer.name]]
+        _line(axes, layer.iter, line, color=colour, lw=0.8, alpha=0.65)
+
+
 def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     """Δ of all layers over the run, with the steps of Δ*."""
-    figure = _figure('Angular update Δ of every layer')
-    axes = figure.subplots()
-    colours = part_colours(run)
-    for layer in run.layers:
-        colour = colours[run.parts[layer.name]]
-        _line(axes, layer.iter, layer.angle, color=colour, lw=0.7, alpha=0.65)
-    settings = {layer.angle_eq.tobytes(): layer for layer in run.layers}
-    for layer in list(settings.values())[:6]:
-        _step(axes, layer.iter, layer.angle_eq, color='white', lw=3.2, zorder=4)
-        _step(axes, layer.iter, layer.angle_eq, color='black', lw=1.5, zorder=5)
-    span = _span([layer.angle for layer in run.layers])
-    if span is None:
+    values = [layer.angle for layer in run.layers]
+    if _span(values) is None:
         return None
-    known = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
-    wanted = _span([*known, np.array(span)], 0.0)
-    _log_axis(axes, *wanted)
-    _time_axis(axes, run)
+    figure = _figure()
+    axes = figure.subplots()
+    _all_layers(axes, run, values)
+    equilibria = {layer.angle_eq.tobytes(): layer for layer in run.layers}
+    known = [e for e in equilibria.values() if np.isfinite(e.angle_eq).any()]
+    for layer in known[:6]:
+        _step(axes, layer.iter, layer.angle_eq, color='white', lw=2.6, zorder=4)
+        _step(axes, layer.iter, layer.angle_eq, color='black', lw=1.4, zorder=5)
+    low, high = _span(values, 0.02)
+    steps = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
+    low, high = _span([*steps, np.array([low, high])], 0.0)
+    _log_axis(axes, low, max(high, 1.2 * _span(values)[1]))
+    _time_axis(axes, run, inches=7)
     axes.set_ylabel('Δ (root mean square), rad / iteration')
-    if len(settings) == 1:
-        _label_equilibria(axes, run.layers[0], run.last_iter)
-    black = Line2D([], [], color='black', lw=1.5, label='Δ*, the theory')
-    any_known = any(np.isfinite(layer.angle_eq).any() for layer in run.layers)
-    _part_legend(figure, run, [black] if any_known else [])
+    if len(known) == 1:
+        _label_equilibria(axes, known[0], run.last_iter)
+    black = [_entry('Δ*, the theory', 'black', 1.5)] if known else []
+    _head(figure, 'Angular update Δ of every layer', [*_part_lines(run), *black])
     return figure
 
 
 def _label_equilibria(axes: Axes, layer: Motion, last: int) -> None:
     for part in layer.stages:
-        value = layer.angle_eq[part][-1]
-        held = np.ptp(layer.angle_eq[part]) == 0 and layer.stage[part.start] >= 0
-        if held and np.isfinite(value) and np.ptp(layer.iter[part]) > 0.08 * last:
-            x = layer.iter[part][-1] / last
-            _direct(axes, value, f'Δ* = {value:.3g}', x, zorder=6, weight='bold')
+        values = layer.angle_eq[part]
+        held = layer.stage[part.start] >= 0 and np.ptp(values) <= 1e-3 * values[-1]
+        if held and np.ptp(layer.iter[part]) > 0.08 * last:
+            x, side = layer.iter[part][-1] / last, 'right'
+            if np.ptp(layer.iter[part]) < 0.3 * last:
+                # Above the next, lower step, where nothing else is.
+                x, side = (layer.iter[part][0] + 0.01 * last) / last, 'left'
+            text = f'Δ* = {values[-1]:.3g}'
+            style = dict(zorder=6, weight='bold', ha=side)
+            _direct(axes, values[-1], text, x, dy=6, **style)
 
 
 def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
@@ -301,7 +387,7 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     if not any(np.isfinite(layer.ratio).any() for layer in run.layers):
         return None
     number = len(run.layers)
-    figure = _figure('Who is in equilibrium: Δ/Δ* of every layer', 1.5 + 0.135 * number)
+    figure = _figure(1.5 + 0.135 * number)
     axes = figure.subplots()
     edges = heat_edges(run)
     picture = axes.pcolormesh(
@@ -319,15 +405,16 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     names = [short(layer.name) for layer in run.layers[::every]]
     axes.set_yticklabels(names, fontsize=6.5, parse_math=False)
     axes.tick_params(axis='y', length=0)
-    _time_axis(axes, run)
+    _time_axis(axes, run, inches=5)
     axes.set_xlim(edges[0], edges[-1])
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axes, pad=0.015, aspect=40, extend='both')
     ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10]
     bar.set_ticks(ticks, labels=[f'{tick:g}' for tick in ticks], minor=False)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label('Δ/Δ*: turns too slowly (blue), as predicted (white), too fast (red)')
+    bar.set_label('Δ/Δ*: blue turns too slowly, red too fast')
     bar.outline.set_visible(False)
+    _head(figure, 'Who is in equilibrium: Δ/Δ* of every layer')
     return figure
 
 
@@ -340,32 +427,30 @@ def heat_edges(run: Run) -> np.ndarray:
 def heat(run: Run, edges: np.ndarray) -> np.ndarray:
     """Geometric mean of Δ/Δ* per layer and column; NaN where there is none."""
     rows = [
-        np.exp(time_means(layer.iter, np.log(layer.ratio), edges)) for layer in run.layers
+        np.exp(time_means(layer.iter, np.log(layer.ratio), edges))
+        for layer in run.layers
     ]
     return np.array(rows)
 
 
 def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     """|cosine(w, g)| of all layers, against what rounding gives."""
-    figure = _figure('Cosine of weight and gradient: 0 by Lemma 1')
-    axes = figure.subplots()
-    colours = part_colours(run)
-    span = _span([layer.cosine for layer in run.layers])
+    values = [np.where(layer.cosine > 0, layer.cosine, np.nan) for layer in run.layers]
+    span = _span(values)
     if span is None:
         return None
-    for layer in run.layers:
-        colour = colours[run.parts[layer.name]]
-        values = np.where(layer.cosine > 0, layer.cosine, np.nan)
-        _line(axes, layer.iter, values, color=colour, lw=0.7, alpha=0.65)
-    high = max(span[1], 2 * COSINE_LEFT)
+    figure = _figure()
+    axes = figure.subplots()
+    _all_layers(axes, run, values)
+    high = max(span[1], 2.5 * COSINE_LEFT)
     _log_axis(axes, span[0], high)
     axes.axhspan(COSINE_LEFT, high, color='#f6d9d5', lw=0, zorder=0)
     axes.axhline(COSINE_ROUNDING, color=INK, lw=0.9, ls='--')
     _direct(axes, COSINE_ROUNDING, 'float32 may round to this')
-    _direct(axes, COSINE_LEFT, 'above: not scale-invariant', color='#8c2d04')
-    _time_axis(axes, run)
+    _direct(axes, COSINE_LEFT, 'here: not scale-invariant', color='#8c2d04')
+    _time_axis(axes, run, inches=7)
     axes.set_ylabel('|cosine(w, g)|, root mean square')
-    _part_legend(figure, run)
+    _head(figure, 'Cosine of weight and gradient: 0 by Lemma 1', _part_lines(run))
     return figure
 
 
@@ -374,53 +459,53 @@ def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
 
 def weight_norm(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     """‖w‖ against w*_t."""
-    figure, places = _panels(
-        run,
-        chosen,
-        'Weight norm ‖w‖ against its equilibrium w*',
-        lambda layer: np.isfinite(layer.norm).any(),
-    )
+    figure, places = _panels(run, chosen, lambda layer: layer.norm)
+    if figure is None:
+        return None
+    half = POINTS // 2
     for layer, axes in places:
-        _line(axes, layer.iter, layer.norm_eq, color=COLOURS[1], lw=0.9, alpha=0.9)
-        _line(axes, layer.iter, layer.norm, color=COLOURS[0], lw=1.8)
-        kept = np.concatenate([layer.norm, layer.norm_eq[layer.stage >= 0]])
-        kept = kept[np.isfinite(kept)]
-        axes.set_ylim(0, 1.12 * np.quantile(kept, 0.998))
-    _line_legend(figure, ('‖w‖', COLOURS[0], 1.8, '-'), ('w*, from h̃', COLOURS[1], 1, '-'))
+        style = dict(color=COLOURS[1], zorder=3)
+        _line(axes, layer.iter, layer.norm, half, color=COLOURS[0], lw=2.2)
+        _line(axes, layer.iter, layer.norm_eq, half, band=True, lw=1.1, **style)
+        kept = np.concatenate([layer.norm, layer.norm_eq])
+        axes.set_ylim(0, 1.12 * np.quantile(kept[np.isfinite(kept)], 0.998))
+    name = f'w*, from the mean of {run.layers[0].unit_name} over 200 iterations'
+    lines = [_entry('‖w‖', COLOURS[0], 2.2), _entry(name, COLOURS[1])]
+    known = any(np.isfinite(layer.norm_eq).any() for layer, _ in places)
+    _head(figure, 'Weight norm against its equilibrium', lines[: 1 + known])
     return figure
 
 
 def unit_gradient(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     """‖g̃‖² or h̃, its window means and the mean over 200 iterations."""
-    name = run.layers[0].unit_name
-    figure, places = _panels(
-        run,
-        chosen,
-        f'Unit gradient {name}, and L, its mean over 200 iterations',
-        lambda layer: np.isfinite(layer.unit).any(),
-    )
+    figure, places = _panels(run, chosen, lambda layer: layer.unit)
+    if figure is None:
+        return None
+    light, dark, half = '#8fb8d6', '#003f66', POINTS // 2
     for layer, axes in places:
-        _line(axes, layer.iter, layer.unit, color='#8fb8d6', lw=0.7)
-        _line(axes, layer.iter, layer.unit_mean, color='#003f66', lw=1.6)
+        _line(axes, layer.iter, layer.unit, half, band=True, color=light, lw=0.7)
+        _line(axes, layer.iter, layer.unit_mean, half, color=dark, lw=1.6)
         _unit_scale(axes, layer)
-    _line_legend(
-        figure, (f'{name}, window means', '#8fb8d6', 1, '-'), ('L', '#003f66', 1.6, '-')
-    )
+    name = run.layers[0].unit_name
+    lines = [
+        _entry(f'{name}, means of windows', light),
+        _entry('L, mean over 200 iterations', dark, 1.6),
+    ]
+    _head(figure, f'Unit gradient {name}', lines)
     return figure
 
 
 def _unit_scale(axes: Axes, layer: Motion) -> None:
     """Logarithmic, or as near to it as negative values allow."""
-    span = _span([layer.unit])
     known = layer.unit[np.isfinite(layer.unit)]
-    if span is None or (known > 0).all():
-        _log_axis(axes, *(span or (0.1, 1)))
+    if (known > 0).all():
+        _log_axis(axes, *_span([known]))
         return
-    typical = float(np.median(np.abs(known)))
+    typical = float(np.median(np.abs(known))) or 1.0
     axes.set_yscale('symlog', linthresh=typical / 2, linscale=0.6)
     axes.axhline(0, color='#999999', lw=0.7, zorder=0)
     power = 10 ** np.floor(np.log10(typical))
-    ticks = [-power, 0, power, 10 * power, 100 * power]
+    ticks = [-10 * power, -power, 0, power, 10 * power, 100 * power]
     low, high = known.min(), known.max()
     axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -429,37 +514,24 @@ def _unit_scale(axes: Axes, layer: Motion) -> None:
 
 def distance(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     """Distance to equilibrium against the decay that the theorem guarantees."""
-    figure, places = _panels(
-        run,
-        chosen,
-        'Distance to equilibrium |‖w‖²/w*² − 1|',
-        lambda layer: np.isfinite(layer.distance).any(),
-    )
+    figure, places = _panels(run, chosen, lambda layer: layer.distance)
     if figure is None:
         return None
+    half = POINTS // 2
     for layer, axes in places:
-        _line(axes, layer.iter, layer.distance, color=COLOURS[0], lw=1.1)
+        style = dict(color=COLOURS[0], lw=1.1)
+        _line(axes, layer.iter, layer.distance, half, band=True, **style)
         _line(axes, layer.iter, layer.expected, color='black', lw=1.3)
-        _line(axes, layer.iter, layer.guaranteed, color=COLOURS[1], lw=1.4, ls='--')
-        span = _span([layer.distance[layer.stage >= 0], layer.guaranteed], 0.01)
-        _log_axis(axes, max(span[0], span[1] * 1e-4), span[1])
-    _line_legend(
-        figure,
-        ('measured', COLOURS[0], 1.2, '-'),
-        ('expected: ‖w‖⁴ relaxes at 4λη/(1−α)', 'black', 1.4, '-'),
-        ("the theorems' bound, 2λη/(1−α)", COLOURS[1], 1.4, '--'),
-    )
-    return figure
-
-
-def _line_legend(figure: Figure | None, *lines: tuple[str, str, float, str]) -> None:
-    if figure is None:
-        return
-    handles = [
-        Line2D([], [], color=colour, lw=width, ls=style, label=label)
-        for label, colour, width, style in lines
+        _line(axes, layer.iter, layer.guaranteed, color=COLOURS[1], lw=1.5, ls='--')
+        low, high = _span([layer.distance, layer.guaranteed], 0.01)
+        _log_axis(axes, max(low, high * 1e-3), high)
+    lines = [
+        _entry('measured', COLOURS[0]),
+        _entry('expected: ‖w‖⁴ relaxes at 4λη/(1−α)', 'black', 1.4),
+        _entry("the theorem's guarantee, 2λη/(1−α)", COLOURS[1], 1.5, '--'),
     ]
-    figure.legend(handles=handles, loc='outside upper left', ncols=len(handles))
+    _head(figure, 'Distance to equilibrium |‖w‖²/w*² − 1|', lines)
+    return figure
 
 
 FIGURES: dict[str, Callable[[Run, Sequence[Motion]], Figure | None]] = {

@@ -36,13 +36,18 @@ class Motion:
         self.iter, self.count, self.stage = get('iter'), get('count'), get('stage')
         self.lr, self.decay = get('lr'), get('weight_decay')
         self.momentum = get('momentum')
-        self.angle = np.sqrt(get('angular_update_mean') ** 2 + get('angular_update_var'))
+        self.angle = np.sqrt(
+            get('angular_update_mean') ** 2 + get('angular_update_var')
+        )
         self.angle_eq = get('angular_update_eq')
         self.norm = get('weight_norm_mean')
-        self.cosine = np.sqrt(get('cosine_mean') ** 2 + get('cosine_var'))
+        self.cosine = self._root_mean_square('cosine')
         of_h = self.theory == 'sgd' and bool((self.momentum > 0).any())
         self.unit_name = 'h̃' if of_h else '‖g̃‖²'
         self.unit = get('unit_h_mean' if of_h else 'unit_grad_sq_mean')
+
+    def _root_mean_square(self, name: str) -> np.ndarray:
+        return np.sqrt(self.columns[f'{name}_mean'] ** 2 + self.columns[f'{name}_var'])
 
     @cached_property
     def ratio(self) -> np.ndarray:
@@ -71,11 +76,14 @@ class Motion:
 
     @cached_property
     def norm_eq(self) -> np.ndarray:
-        """w*_t, from that mean."""
+        """w*_t, from that mean; none in warm-up."""
         target = np.full(len(self.norm), np.nan)
         if self.theory != 'sgd':
             return target
-        fit = (self.lr > 0) & (self.decay > 0) & (self.unit_mean > 0)
+        # While the rate rises there is nothing to converge to.
+        fit = (
+            (self.stage >= 0) & (self.lr > 0) & (self.decay > 0) & (self.unit_mean > 0)
+        )
         settings = self.lr[fit], self.decay[fit], self.unit_mean[fit]
         target[fit] = theory.equilibrium_norm(*settings, self.momentum[fit])
         return target
@@ -119,8 +127,14 @@ class Motion:
             if not len(known) or not decaying.all():
                 continue
             first = part.start + known[0]
-            settings = (v[first : part.stop] for v in (self.lr, self.decay, self.momentum))
-            rate = share * theory.relaxation_rate(*settings) * self.count[first : part.stop]
+            settings = (
+                v[first : part.stop] for v in (self.lr, self.decay, self.momentum)
+            )
+            rate = (
+                share
+                * theory.relaxation_rate(*settings)
+                * self.count[first : part.stop]
+            )
             left = np.exp(-(np.cumsum(rate) - rate[0]))
             start = (self.norm[first] / self.norm_eq[first]) ** 2 - 1
             curve[first : part.stop] = law(start if signed else abs(start), left)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ['min_max', 'split_points', 'time_means']
+__all__ = ['min_max', 'split_points', 'time_bounds', 'time_means']
 
 
 def min_max(values: np.ndarray, buckets: int) -> np.ndarray:
@@ -67,10 +67,37 @@ def time_means(times: np.ndarray, values: np.ndarray, edges: np.ndarray) -> np.n
     Returns:
         One mean per column; NaN where there is no value.
     """
-    known = np.isfinite(values)
-    column = np.searchsorted(edges, times[known]) - 1
-    inside = (column >= 0) & (column < len(edges) - 1)
-    column, kept = column[inside], values[known][inside]
+    column, kept = _columns(times, values, edges)
     number = np.bincount(column, minlength=len(edges) - 1)
     total = np.bincount(column, kept, minlength=len(edges) - 1)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def time_bounds(
+    times: np.ndarray, values: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest value in each time column.
+
+    Args:
+        times: One per value, rising.
+        values: NaN is left out.
+        edges: As for :func:`time_means`.
+
+    Returns:
+        Two arrays, one entry per column; NaN where there is no value.
+    """
+    column, kept = _columns(times, values, edges)
+    low = np.full(len(edges) - 1, np.inf)
+    high = np.full(len(edges) - 1, -np.inf)
+    np.minimum.at(low, column, kept)
+    np.maximum.at(high, column, kept)
+    empty = low > high
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def _columns(times, values, edges) -> tuple[np.ndarray, np.ndarray]:
+    """Column of each finite value inside the edges, and the value."""
+    known = np.isfinite(values)
+    column = np.searchsorted(edges, times[known]) - 1
+    inside = (column >= 0) & (column < len(edges) - 1)
+    return column[inside], values[known][inside]
