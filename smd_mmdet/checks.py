@@ -737,6 +737,10 @@ def _settle_state(stage: StageReport) -> None:
         angle, norm = stage.angular_update_ratio, stage.weight_norm_ratio or 1.0
         if abs(angle - 1) <= ANGLE_TOLERANCE and abs(norm - 1) <= NORM_TOLERANCE:
             stage.state = IN_EQUILIBRIUM
+    if stage.state in (UNCLEAR, TOO_SHORT) and any(
+        c.kind == 'conclusion' and c.verdict == FAILS for c in stage.checks
+    ):
+        stage.state = OFF
 
 
 def _diagnose(stage: StageReport) -> None:

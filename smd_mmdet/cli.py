@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_audit(commands)
     _add_plan(commands)
     _add_check(commands)
+    _add_report(commands)
+    _add_compare(commands)
     _add_shapes(commands)
     return parser
 
@@ -114,6 +116,46 @@ def _check(args: argparse.Namespace) -> int:
     report = check(read_records(args.work_dir))
     _print(report, args.json, lambda r: render_report(r, verbose=args.verbose))
     return report.exit_code
+
+
+def _add_report(commands) -> None:
+    parser = commands.add_parser(
+        'report', help='figures of a run, and one page that explains it'
+    )
+    parser.add_argument('work_dir', help='folder of a run trained with SMDHook')
+    parser.add_argument('-o', '--out', metavar='DIR', help='default: WORK_DIR/report')
+    parser.add_argument('--svg', action='store_true', help='write SVG as well as PNG')
+    parser.add_argument(
+        '--layer',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='a layer for the figures of single layers; may be given again',
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from smd_mmdet.report import write_report
+
+    for path in write_report(args.work_dir, args.out, args.svg, args.layer):
+        print(path)
+    return 0
+
+
+def _add_compare(commands) -> None:
+    parser = commands.add_parser('compare', help='runs beside one another')
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='two or more')
+    parser.add_argument('-o', '--out', metavar='DIR', help='default: FIRST/compare')
+    parser.add_argument('--json', action='store_true', help='print one JSON document')
+    parser.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from smd_mmdet.report.compare import compare, render_comparison
+
+    _print(compare(args.work_dirs, args.out), args.json, render_comparison)
+    return 0
 
 
 def _add_shapes(commands) -> None:

@@ -97,15 +97,11 @@ class _Contents:
         self.copy = copy.copy(container)
 
     def restore(self) -> None:
-        if isinstance(self.container, list):
-            self.container[:] = self.copy
-            return
-        if self.container != self.copy or isinstance(self.container, dict):
-            self.container.clear()
-            if isinstance(self.container, collections.deque):
-                self.container.extend(self.copy)
-            else:
-                self.container.update(self.copy)
+        self.container.clear()
+        if isinstance(self.container, (list, collections.deque)):
+            self.container.extend(self.copy)
+        else:
+            self.container.update(self.copy)
 
 
 @contextlib.contextmanager

@@ -198,9 +198,8 @@ def test_records_tell_every_iteration_and_stage(tmp_path):
 
 def test_window_means_reach_the_visualizer(tmp_path):
     config = tiny_config(tmp_path, hook=dict(window=10))
-    config.visualizer = dict(
-        type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]
-    )
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    config.visualizer = dict(type='Visualizer', vis_backends=backends)
     runner = train(config)
     rows = table(tmp_path).set_index(['layer', 'iter'])
     [path] = tmp_path.glob('*/vis_data/scalars.json')
@@ -213,6 +212,13 @@ def test_window_means_reach_the_visualizer(tmp_path):
         for quantity in QUANTITIES:
             expected = rows.loc[(layer, 29), f'{quantity}_mean']
             assert shown[29][f'smd/{quantity}/{layer}'] == pytest.approx(expected)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(path.parent)).Reload()
+    points = events.Scalars('smd/angular_update/layers.3.weight')
+    angles = rows.loc['layers.3.weight']['angular_update_mean']
+    assert [point.step for point in points] == angles.index.tolist()
+    assert [point.value for point in points] == pytest.approx(angles.tolist(), rel=1e-6)
     log = Path(runner.logger.handlers[1].baseFilename).read_text()
     lines = [line for line in log.splitlines() if 'layers in equilibrium' in line]
     assert 4 <= len(lines) <= 7

@@ -412,7 +412,7 @@ def skipped_table(skipped: list[tuple[str, str, str]]) -> str:
 
 def brief(reason: str) -> str:
     """A reason without the place of this installation, fit for a table."""
-    reason = re.sub(r'\S*/\S+\.py: ', '', reason)
+    reason = re.sub(r'\S*/\S+\.py: |^[\w.]*Error: ', '', reason)
     return reason.replace('|', '\\|')[:200]
 
 

@@ -22,7 +22,7 @@ from smd_mmdet.invariance import (
 )
 
 from .launch import load_config
-from .sample_inputs import FEW_REGIONS, SIZES, detector_loss, sample_inputs
+from .sample_inputs import SIZES, detector_loss, sample_inputs
 
 __all__ = ['audit', 'build_untrained']
 
@@ -174,7 +174,7 @@ def _prove(
         data = sample_inputs(model, size)
 
         def loss(replica: nn.Module, data: dict = data) -> Tensor:
-            return detector_loss(replica, data, FEW_REGIONS)
+            return detector_loss(replica, data, economical=True)
 
         try:
             return verify_scale_invariance(model, loss, names)

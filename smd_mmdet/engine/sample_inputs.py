@@ -16,7 +16,7 @@ __all__ = ['detector_loss', 'forward_detector', 'sample_inputs']
 
 # Most models take 128 pixels; SSD and the deepest pyramids need more.
 SIZES = (128, 320, 512)
-FEW_REGIONS = 64
+_REGIONS = 64
 # Late enough for every warm-up factor to be 1, and no multiple of 10 follows, at
 # which some preprocessors draw a new image size.
 _ITERATION = 100_000
@@ -56,19 +56,21 @@ def sample_inputs(
     return _collate([draw.image(i) for i in range(batch_size)])
 
 
-def detector_loss(model: nn.Module, data: dict, regions: int | None = None) -> Tensor:
+def detector_loss(model: nn.Module, data: dict, economical: bool = False) -> Tensor:
     """Total loss of a batch, as ``train_step`` computes it; the batch is not changed.
 
     Args:
         model: A model of MMDetection, in the mode it is to be run in.
         data: A batch as a dataloader collates it.
-        regions: At most this many regions of an image go to the second stage: its
-            heads do the same on a few as on 512, faster. None: what the model says.
+        economical: Leave out augmentations of the batch, some of which pad images to
+            the size of training, and take few regions of an image to the second
+            stage, whose heads do the same on 64 as on 512.
 
     Returns:
         The scalar loss.
     """
-    with _messages(), _few_regions(model, regions):
+    limits = _economy(model) if economical else contextlib.nullcontext()
+    with _messages(), limits:
         data = model.data_preprocessor(copy.deepcopy(data), True)
         losses = model._run_forward(data, mode='loss')
     return model.parse_losses(losses)[0]
@@ -91,7 +93,7 @@ def forward_detector(model: nn.Module, notes: list[str]) -> object:
     error = None
     for size in SIZES:
         try:
-            return detector_loss(model, sample_inputs(model, size), FEW_REGIONS)
+            return detector_loss(model, sample_inputs(model, size), economical=True)
         except Exception as failure:  # whatever a foreign model may raise
             error = error or failure
     failed = f'the loss failed: {_line(error)}'
@@ -124,21 +126,23 @@ def _features(model: nn.Module) -> object:
 
 
 @contextlib.contextmanager
-def _few_regions(model: nn.Module, regions: int | None) -> Iterator[None]:
-    """Limit what the samplers of region heads take from an image."""
+def _economy(model: nn.Module) -> Iterator[None]:
+    """Limit what samplers take from an image, and switch batch augmentation off."""
     before = []
-    for module in model.modules() if regions is not None else ():
+    for module in model.modules():
+        if getattr(module, 'batch_augments', None) is not None:
+            before.append((module, 'batch_augments', module.batch_augments))
+            module.batch_augments = None
         found = getattr(module, 'bbox_sampler', None)
         for sampler in found if isinstance(found, (list, tuple)) else [found]:
             if isinstance(getattr(sampler, 'num', None), int):
-                before.append((sampler, sampler.num))
+                before.append((sampler, 'num', sampler.num))
+                sampler.num = min(sampler.num, _REGIONS)
     try:
-        for sampler, number in before:
-            sampler.num = min(number, regions)
         yield
     finally:
-        for sampler, number in before:
-            sampler.num = number
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 @contextlib.contextmanager

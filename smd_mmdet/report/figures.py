@@ -6,7 +6,6 @@ from io import BytesIO
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,7 +17,7 @@ from smd_mmdet.checks import COSINE_LEFT, COSINE_ROUNDING
 from .motion import Motion, Run, short
 from .reduce import min_max, split_points, time_bounds, time_means
 
-__all__ = ['FIGURES', 'draw', 'part_colours', 'save', 'to_image']
+__all__ = ['FIGURES', 'draw', 'heat', 'heat_edges', 'part_colours', 'save']
 
 # Okabe and Ito's colours, told apart also without colour vision; yellow is too pale
 # for lines.
@@ -87,14 +86,6 @@ def save(figure: Figure, kind: str = 'png') -> bytes:
     return file.getvalue()
 
 
-def to_image(figure: Figure) -> np.ndarray:
-    """A figure as RGB pixels, height by width by 3, for a visualizer."""
-    canvas = FigureCanvasAgg(figure)
-    with mpl.rc_context(STYLE):
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
 def part_colours(run: Run) -> dict[str, str]:
     """A colour for each part of the model; grey once they run out."""
     parts = list(dict.fromkeys(run.parts.values()))
@@ -106,13 +97,13 @@ def part_colours(run: Run) -> dict[str, str]:
 # ------------------------------------------------------------------ common pieces
 
 
-def _figure(height: float = 4.0, width: float = 8.0) -> Figure:
+def new_figure(height: float = 4.0, width: float = 8.0) -> Figure:
     figure = Figure(figsize=(width, height), layout='constrained')
     figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
     return figure
 
 
-def _head(figure: Figure, title: str, lines: Sequence[Line2D] = ()) -> None:
+def head(figure: Figure, title: str, lines: Sequence[Line2D] = ()) -> None:
     """Title and legend above the axes, where they cover nothing."""
     if not lines:
         figure.suptitle(title, x=0.012, ha='left', fontsize=11.5, weight='bold')
@@ -133,7 +124,9 @@ def _head(figure: Figure, title: str, lines: Sequence[Line2D] = ()) -> None:
         text.set_parse_math(False)
 
 
-def _line(axes: Axes, x, y, points: int = POINTS, band: bool = False, **style) -> None:
+def draw_line(
+    axes: Axes, x, y, points: int = POINTS, band: bool = False, **style
+) -> None:
     """A line of few points: means of time columns, over the range of each.
 
     Args:
@@ -190,7 +183,7 @@ def _time_axis(axes: Axes, run: Run, label: bool = True, inches: float = 0) -> N
         inches: Width of the axes, about, to write the stages' names; 0 leaves them out.
     """
     axes.set_xlim(0, run.last_iter)
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     if label:
         axes.set_xlabel('iteration')
     for stage in run.report.stages:
@@ -240,7 +233,7 @@ def _name_stages(axes: Axes, run: Run, inches: float) -> None:
         )
 
 
-def _thousands(value: float, _=None) -> str:
+def thousands(value: float, _=None) -> str:
     if abs(value) >= 10_000:
         return f'{value / 1000:,.4g}k'
     return f'{value:,.0f}' if value == int(value) else f'{value:g}'
@@ -251,7 +244,7 @@ def _plain(value: float, _=None) -> str:
     return f'{value:g}' if 1e-3 <= abs(value) < 1e5 or value == 0 else f'{value:.0e}'
 
 
-def _log_axis(axes: Axes, low: float, high: float) -> None:
+def log_axis(axes: Axes, low: float, high: float) -> None:
     """A logarithmic axis whose ticks are plain numbers, at least three of them."""
     axes.set_yscale('log')
     axes.set_ylim(low, high)
@@ -267,7 +260,9 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
 
 
-def _span(values: list[np.ndarray], share: float = 0.001) -> tuple[float, float] | None:
+def span_of(
+    values: list[np.ndarray], share: float = 0.001
+) -> tuple[float, float] | None:
     """Limits of a logarithmic axis that leave out a vanishing share."""
     known = np.concatenate(values)
     known = known[np.isfinite(known) & (known > 0)]
@@ -291,7 +286,7 @@ def _part_lines(run: Run) -> list[Line2D]:
     return lines
 
 
-def _entry(label: str, colour: str, width: float = 1.3, style: str = '-') -> Line2D:
+def entry(label: str, colour: str, width: float = 1.3, style: str = '-') -> Line2D:
     return Line2D([], [], color=colour, lw=width, ls=style, label=label)
 
 
@@ -315,7 +310,7 @@ def _panels(run: Run, chosen: Sequence[Motion], quantity: Callable):
         return None, []
     columns = min(2, len(layers))
     rows = -(-len(layers) // columns)
-    figure = _figure(0.9 + 2.15 * rows, 8.6)
+    figure = new_figure(0.9 + 2.15 * rows, 8.6)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for place in grid.flat[len(layers) :]:
         place.remove()
@@ -339,15 +334,15 @@ def _all_layers(axes: Axes, run: Run, values: list[np.ndarray]) -> None:
     _envelope(axes, run, values)
     for layer, line in zip(run.layers, values, strict=True):
         colour = colours[run.parts[layer.name]]
-        _line(axes, layer.iter, line, color=colour, lw=0.8, alpha=0.65)
+        draw_line(axes, layer.iter, line, color=colour, lw=0.8, alpha=0.65)
 
 
 def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     """Δ of all layers over the run, with the steps of Δ*."""
     values = [layer.angle for layer in run.layers]
-    if _span(values) is None:
+    if span_of(values) is None:
         return None
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     _all_layers(axes, run, values)
     equilibria = {layer.angle_eq.tobytes(): layer for layer in run.layers}
@@ -355,16 +350,16 @@ def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     for layer in known[:6]:
         _step(axes, layer.iter, layer.angle_eq, color='white', lw=2.6, zorder=4)
         _step(axes, layer.iter, layer.angle_eq, color='black', lw=1.4, zorder=5)
-    low, high = _span(values, 0.02)
+    low, high = span_of(values, 0.02)
     steps = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
-    low, high = _span([*steps, np.array([low, high])], 0.0)
-    _log_axis(axes, low, max(high, 1.2 * _span(values)[1]))
+    low, high = span_of([*steps, np.array([low, high])], 0.0)
+    log_axis(axes, low, max(high, 1.2 * span_of(values)[1]))
     _time_axis(axes, run, inches=7)
     axes.set_ylabel('Δ (root mean square), rad / iteration')
     if len(known) == 1:
         _label_equilibria(axes, known[0], run.last_iter)
-    black = [_entry('Δ*, the theory', 'black', 1.5)] if known else []
-    _head(figure, 'Angular update Δ of every layer', [*_part_lines(run), *black])
+    black = [entry('Δ*, the theory', 'black', 1.5)] if known else []
+    head(figure, 'Angular update Δ of every layer', [*_part_lines(run), *black])
     return figure
 
 
@@ -387,7 +382,7 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     if not any(np.isfinite(layer.ratio).any() for layer in run.layers):
         return None
     number = len(run.layers)
-    figure = _figure(1.5 + 0.135 * number)
+    figure = new_figure(1.5 + 0.135 * number)
     axes = figure.subplots()
     edges = heat_edges(run)
     picture = axes.pcolormesh(
@@ -414,7 +409,7 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_label('Δ/Δ*: blue turns too slowly, red too fast')
     bar.outline.set_visible(False)
-    _head(figure, 'Who is in equilibrium: Δ/Δ* of every layer')
+    head(figure, 'Who is in equilibrium: Δ/Δ* of every layer')
     return figure
 
 
@@ -436,21 +431,21 @@ def heat(run: Run, edges: np.ndarray) -> np.ndarray:
 def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     """|cosine(w, g)| of all layers, against what rounding gives."""
     values = [np.where(layer.cosine > 0, layer.cosine, np.nan) for layer in run.layers]
-    span = _span(values)
+    span = span_of(values)
     if span is None:
         return None
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     _all_layers(axes, run, values)
     high = max(span[1], 2.5 * COSINE_LEFT)
-    _log_axis(axes, span[0], high)
+    log_axis(axes, span[0], high)
     axes.axhspan(COSINE_LEFT, high, color='#f6d9d5', lw=0, zorder=0)
     axes.axhline(COSINE_ROUNDING, color=INK, lw=0.9, ls='--')
     _direct(axes, COSINE_ROUNDING, 'float32 may round to this')
     _direct(axes, COSINE_LEFT, 'here: not scale-invariant', color='#8c2d04')
     _time_axis(axes, run, inches=7)
     axes.set_ylabel('|cosine(w, g)|, root mean square')
-    _head(figure, 'Cosine of weight and gradient: 0 by Lemma 1', _part_lines(run))
+    head(figure, 'Cosine of weight and gradient: 0 by Lemma 1', _part_lines(run))
     return figure
 
 
@@ -465,14 +460,14 @@ def weight_norm(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     half = POINTS // 2
     for layer, axes in places:
         style = dict(color=COLOURS[1], zorder=3)
-        _line(axes, layer.iter, layer.norm, half, color=COLOURS[0], lw=2.2)
-        _line(axes, layer.iter, layer.norm_eq, half, band=True, lw=1.1, **style)
+        draw_line(axes, layer.iter, layer.norm, half, color=COLOURS[0], lw=2.2)
+        draw_line(axes, layer.iter, layer.norm_eq, half, band=True, lw=1.1, **style)
         kept = np.concatenate([layer.norm, layer.norm_eq])
         axes.set_ylim(0, 1.12 * np.quantile(kept[np.isfinite(kept)], 0.998))
     name = f'w*, from the mean of {run.layers[0].unit_name} over 200 iterations'
-    lines = [_entry('‖w‖', COLOURS[0], 2.2), _entry(name, COLOURS[1])]
+    lines = [entry('‖w‖', COLOURS[0], 2.2), entry(name, COLOURS[1])]
     known = any(np.isfinite(layer.norm_eq).any() for layer, _ in places)
-    _head(figure, 'Weight norm against its equilibrium', lines[: 1 + known])
+    head(figure, 'Weight norm against its equilibrium', lines[: 1 + known])
     return figure
 
 
@@ -483,15 +478,15 @@ def unit_gradient(run: Run, chosen: Sequence[Motion]) -> Figure | None:
         return None
     light, dark, half = '#8fb8d6', '#003f66', POINTS // 2
     for layer, axes in places:
-        _line(axes, layer.iter, layer.unit, half, band=True, color=light, lw=0.7)
-        _line(axes, layer.iter, layer.unit_mean, half, color=dark, lw=1.6)
+        draw_line(axes, layer.iter, layer.unit, half, band=True, color=light, lw=0.7)
+        draw_line(axes, layer.iter, layer.unit_mean, half, color=dark, lw=1.6)
         _unit_scale(axes, layer)
     name = run.layers[0].unit_name
     lines = [
-        _entry(f'{name}, means of windows', light),
-        _entry('L, mean over 200 iterations', dark, 1.6),
+        entry(f'{name}, means of windows', light),
+        entry('L, mean over 200 iterations', dark, 1.6),
     ]
-    _head(figure, f'Unit gradient {name}', lines)
+    head(figure, f'Unit gradient {name}', lines)
     return figure
 
 
@@ -499,7 +494,7 @@ def _unit_scale(axes: Axes, layer: Motion) -> None:
     """Logarithmic, or as near to it as negative values allow."""
     known = layer.unit[np.isfinite(layer.unit)]
     if (known > 0).all():
-        _log_axis(axes, *_span([known]))
+        log_axis(axes, *span_of([known]))
         return
     typical = float(np.median(np.abs(known))) or 1.0
     axes.set_yscale('symlog', linthresh=typical / 2, linscale=0.6)
@@ -520,17 +515,17 @@ def distance(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     half = POINTS // 2
     for layer, axes in places:
         style = dict(color=COLOURS[0], lw=1.1)
-        _line(axes, layer.iter, layer.distance, half, band=True, **style)
-        _line(axes, layer.iter, layer.expected, color='black', lw=1.3)
-        _line(axes, layer.iter, layer.guaranteed, color=COLOURS[1], lw=1.5, ls='--')
-        low, high = _span([layer.distance, layer.guaranteed], 0.01)
-        _log_axis(axes, max(low, high * 1e-3), high)
+        draw_line(axes, layer.iter, layer.distance, half, band=True, **style)
+        draw_line(axes, layer.iter, layer.expected, color='black', lw=1.3)
+        draw_line(axes, layer.iter, layer.guaranteed, color=COLOURS[1], lw=1.5, ls='--')
+        low, high = span_of([layer.distance, layer.guaranteed], 0.01)
+        log_axis(axes, max(low, high * 1e-3), high)
     lines = [
-        _entry('measured', COLOURS[0]),
-        _entry('expected: ‖w‖⁴ relaxes at 4λη/(1−α)', 'black', 1.4),
-        _entry("the theorem's guarantee, 2λη/(1−α)", COLOURS[1], 1.5, '--'),
+        entry('measured', COLOURS[0]),
+        entry('expected: ‖w‖⁴ relaxes at 4λη/(1−α)', 'black', 1.4),
+        entry("the theorem's guarantee, 2λη/(1−α)", COLOURS[1], 1.5, '--'),
     ]
-    _head(figure, 'Distance to equilibrium |‖w‖²/w*² − 1|', lines)
+    head(figure, 'Distance to equilibrium |‖w‖²/w*² − 1|', lines)
     return figure
 
 

@@ -146,7 +146,7 @@ def _moving_mean(values: np.ndarray, count: np.ndarray) -> np.ndarray:
     known = np.isfinite(values) & (count > 0)
     if not known.any():
         return np.full(len(values), np.nan)
-    reach = int(np.ceil(MEAN_OVER / count[known].mean()))
+    reach = int(np.ceil(MEAN_OVER / np.median(count[known])))
     weight = np.where(known, count, 0.0)
     total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0) * weight)])
     number = np.concatenate([[0.0], np.cumsum(weight)])

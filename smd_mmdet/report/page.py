@@ -123,8 +123,8 @@ def _facts(run: Run) -> str:
 
 def _advice(run: Run) -> str:
     items = ''.join(f'<li>{escape(text)}</li>' for text in advice(run.report))
-    if not items:
-        return '<p>Nothing to change: the run does what the theory says.</p>'
+    if _mark(run) == 'holds':
+        items = '<li>Nothing to change: every layer is in equilibrium.</li>' + items
     return f'<ul>{items}</ul>'
 
 

@@ -95,8 +95,30 @@ def advice(report: Report) -> list[str]:
         for states, tell in _ADVICE:
             if layers := [pair for state in states for pair in by_state.get(state, ())]:
                 found.append(tell(name, layers))
+    found += _assumptions(report)
     # What several stages say alike is said once.
     return list(dict.fromkeys(found))
+
+
+def _assumptions(report: Report) -> list[str]:
+    """The assumptions that fail in the last stage: no alarm, but to be known."""
+    if not report.stages:
+        return []
+    last, counts = report.stages[-1].stage, defaultdict(int)
+    for stage in (s for layer in report.layers for s in layer.stages):
+        for check in stage.checks if stage.stage == last else ():
+            if check.kind == 'assumption' and check.verdict == checks.FAILS:
+                counts[check.name] += 1
+    if not counts:
+        return []
+    names = ', '.join(
+        f'{CHECKS[name][0].lower()} (in {plural(number, "layer")})'
+        for name, number in counts.items()
+    )
+    return [
+        f'Assumptions of the theorems that fail in stage {last}: {names}. The theorems '
+        'then promise nothing; the conclusions are measured all the same.'
+    ]
 
 
 def _states(report: Report):
@@ -119,7 +141,7 @@ def _too_slow(name: str, layers: list[tuple[str, StageReport]]) -> str:
     length = stage.last_iter - stage.first_iter + 1
     rate = 4 * stage.weight_decay * stage.lr / (1 - stage.momentum)
     return (
-        f'In {name} {plural(len(layers), "layer")} did not reach equilibrium: at this '
+        f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium: at this '
         f'rate ‖w‖⁴ comes nearer by 1/e in {1 / rate:,.0f} iterations, and the stage '
         f'has {length:,}. A longer stage, a larger weight decay, or rescaling the '
         'weights by k^(−1/4) where the rate is divided by k would get there.'
@@ -128,7 +150,7 @@ def _too_slow(name: str, layers: list[tuple[str, StageReport]]) -> str:
 
 def _fails(name: str, layers: list[tuple[str, StageReport]]) -> str:
     _, stage = layers[0]
-    return f'In {name} the theory fails in {_named(layers)}: {stage.note}.'
+    return f'In {name}, the theory fails in {_named(layers)}: {stage.note}.'
 
 
 def _first_note(name: str, layers: list[tuple[str, StageReport]]) -> str:
@@ -137,9 +159,7 @@ def _first_note(name: str, layers: list[tuple[str, StageReport]]) -> str:
 
 
 def _moves(name: str, layers: list[tuple[str, StageReport]]) -> str:
-    return (
-        f'In {name} {layers[0][1].note}; the transient law is what to read there.'
-    )
+    return f'In {name}, {layers[0][1].note}; the transient law is what to read there.'
 
 
 def _too_short(name: str, layers: list[tuple[str, StageReport]]) -> str:

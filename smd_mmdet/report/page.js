@@ -1,0 +1,551 @@
+'use strict';
+// Draws the page from the JSON in #data. Text from the run goes into the page as
+// textContent only, and to plotly through plotText.
+(() => {
+  const data = JSON.parse(document.getElementById('data').textContent);
+  const find = (id) => document.getElementById(id);
+  const state = { layer: 0, range: null, all: false };
+
+  // ---------------------------------------------------------------- data
+
+  const KINDS = { f: Float32Array, H: Uint16Array, I: Uint32Array };
+  const decoded = new Map();
+
+  function array(id) {
+    if (!decoded.has(id)) {
+      const text = data.pool[id];
+      const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0));
+      decoded.set(id, new KINDS[text[0]](bytes.buffer));
+    }
+    return decoded.get(id);
+  }
+
+  // Points of a line as plotly takes them; what is no number is a gap.
+  function line(layer, name) {
+    if (!layer.lines[name]) return null;
+    const [kept, values] = layer.lines[name].map(array);
+    const iter = array(layer.iter);
+    return {
+      index: kept,
+      x: Array.from(kept, (i) => iter[i]),
+      y: Array.from(values, (v) => (Number.isFinite(v) ? v : null)),
+    };
+  }
+
+  // Δ* holds from one of its points to the next.
+  function ratio(layer) {
+    const angle = line(layer, 'angle');
+    const target = line(layer, 'angle_eq');
+    if (!angle || !target) return null;
+    let at = 0;
+    const y = angle.y.map((value, i) => {
+      while (at + 1 < target.index.length && target.index[at + 1] <= angle.index[i]) at += 1;
+      return value === null || target.y[at] === null ? null : value / target.y[at];
+    });
+    return { x: angle.x, y };
+  }
+
+  // ---------------------------------------------------------------- looks
+
+  const LIGHT = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00'];
+  const DARK = ['#5db7ef', '#ff9a4d', '#3fcf9f', '#e6a0c8', '#a8dcff', '#f5c04a'];
+  const dark = window.matchMedia('(prefers-color-scheme: dark)');
+  const narrow = () => window.innerWidth < 640;
+  const css = (name) => getComputedStyle(document.documentElement)
+    .getPropertyValue(name).trim();
+  const colour = (i) => (i < 0 ? css('--faint') : (dark.matches ? DARK : LIGHT)[i]);
+  // Blue, neutral, red: told apart also without colour vision.
+  const SCALE = () => {
+    const middle = dark.matches ? '#26292f' : '#f7f7f7';
+    return [[0, '#08458c'], [0.25, '#5a9fd0'], [0.5, middle],
+      [0.75, '#e8845f'], [1, '#8c0a20']];
+  };
+  const plotText = (text) => String(text)
+    .replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
+
+  function number(value, digits = 3) {
+    if (value === null || value === undefined) return '–';
+    if (Math.abs(value) >= 1e4) return Math.round(value).toLocaleString('en');
+    if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(digits - 1);
+    return String(Number(value.toPrecision(digits)));
+  }
+
+  function xAxis(extra = {}) {
+    return {
+      range: state.range || [0, data.last], gridcolor: css('--line'),
+      zeroline: false, linecolor: css('--faint'), ticks: 'outside',
+      tickcolor: css('--faint'), nticks: narrow() ? 5 : 12, ...extra,
+    };
+  }
+
+  function yAxis(title, extra = {}) {
+    return {
+      title: { text: title, standoff: 6, font: { size: 12 } }, gridcolor: css('--line'),
+      zeroline: false, linecolor: css('--faint'), exponentformat: 'power',
+      dtick: extra.type === 'log' ? 1 : undefined, automargin: true, ...extra,
+    };
+  }
+
+  function layout(extra) {
+    return {
+      paper_bgcolor: css('--paper'), plot_bgcolor: css('--paper'),
+      font: { color: css('--ink'), size: 12, family: 'system-ui, sans-serif' },
+      margin: { l: narrow() ? 48 : 64, r: 10, t: 24, b: 42 }, showlegend: false,
+      hovermode: 'closest', hoverlabel: { align: 'left' },
+      shapes: stageShapes(), dragmode: narrow() ? false : 'zoom', ...extra,
+    };
+  }
+
+  function stageShapes() {
+    const whole = { yref: 'paper', y0: 0, y1: 1, layer: 'below' };
+    return data.stages.map((stage) => (stage.stage < 0
+      ? { ...whole, type: 'rect', x0: 0, x1: stage.last, fillcolor: css('--shade'), line: { width: 0 } }
+      : { ...whole, type: 'line', x0: stage.first, x1: stage.first,
+        line: { color: css('--faint'), width: 1, dash: 'dot' } }))
+      .filter((shape) => shape.x1 > 1);
+  }
+
+  function stageNames() {
+    return data.stages
+      .filter((s) => s.last - s.first > (narrow() ? 0.25 : 0.06) * data.last)
+      .map((s) => ({
+        x: s.stage < 0 ? 0 : s.first, y: 1, xanchor: 'left', yanchor: 'bottom',
+        yref: 'paper', showarrow: false, font: { size: 11, color: css('--faint') },
+        text: s.stage < 0 ? 'warm-up' : `stage ${s.stage}`,
+      }));
+  }
+
+  // On a phone the buttons would lie over the legend; pages there zoom by the fields.
+  const config = () => ({
+    responsive: true, displaylogo: false, displayModeBar: narrow() ? false : 'hover',
+    modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],
+  });
+
+  // ---------------------------------------------------------------- figures
+
+  const graphs = { heat: drawHeat, all: drawAll, one: drawOne };
+
+  function drawHeat() {
+    const edges = Array.from(array(data.heat.edges));
+    const values = data.heat.rows.map((id) => Array.from(array(id),
+      (v) => (v > 0 ? v : null)));
+    const names = data.layers.map((layer) => plotText(layer.short));
+    const ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10];
+    if (!values.some((row) => row.some((v) => v !== null))) {
+      find('heat').textContent = 'No equilibrium is known for this optimizer.';
+      find('heat').style.minHeight = '0';
+      return null;
+    }
+    const trace = {
+      type: 'heatmap', x: edges, y: names.map((_, i) => i),
+      z: values.map((row) => row.map((v) => (v === null ? null : Math.log10(v)))),
+      text: values.map((row, i) => row.map((v) => `${names[i]}<br>Δ/Δ* ${number(v)}`)),
+      hovertemplate: '%{text}<br>iteration %{x:,.0f}<extra></extra>',
+      colorscale: SCALE(), zmin: -1, zmax: 1, hoverongaps: false,
+      colorbar: {
+        tickvals: ticks.map(Math.log10), ticktext: ticks.map(String), outlinewidth: 0,
+        thickness: 12, title: { text: 'Δ/Δ*', side: 'top' },
+        ...(narrow() ? { orientation: 'h', y: -0.12, yanchor: 'top', len: 1 } : { len: 1 }),
+      },
+    };
+    const row = names.length > 80 ? 8 : 13;
+    const shown = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / 80) === 0);
+    return [[trace], layout({
+      height: 90 + row * names.length + (narrow() ? 70 : 0),
+      margin: { l: 10, r: 10, t: 24, b: narrow() ? 100 : 42 },
+      shapes: [...stageShapes().map((s) => ({ ...s, layer: 'above' })).filter((s) => s.type === 'line'),
+        { type: 'rect', xref: 'paper', x0: 0, x1: 1, y0: state.layer - 0.5,
+          y1: state.layer + 0.5, line: { color: css('--ink'), width: 1.5 } }],
+      annotations: stageNames(),
+      xaxis: xAxis({ title: { text: narrow() ? '' : 'iteration' }, showgrid: false }),
+      yaxis: yAxis('', {
+        range: [names.length - 0.5, -0.5], showgrid: false, showticklabels: !narrow(),
+        tickmode: 'array', tickvals: shown, ticktext: shown.map((i) => names[i]),
+        tickfont: { size: 10 }, ticks: '', fixedrange: true,
+      }),
+    })];
+  }
+
+  const ALL = {
+    angle: ['Δ, rad / iteration', (layer) => line(layer, 'angle')],
+    ratio: ['Δ/Δ*', ratio],
+    cosine: ['|cosine(w, g)|', (layer) => line(layer, 'cosine')],
+  };
+
+  function drawAll() {
+    const kind = find('scale').value;
+    const [title, take] = ALL[kind];
+    const style = (layer, i) => ({
+      type: 'scatter', mode: 'lines', name: plotText(layer.short), hoverinfo: 'name+x+y',
+      opacity: i === state.layer ? 1 : 0.6,
+      line: { color: i === state.layer ? css('--ink') : colour(data.parts[layer.part].colour),
+        width: i === state.layer ? 2.4 : 0.9 },
+    });
+    const traces = [];
+    data.layers.forEach((layer, i) => {
+      const points = take(layer);
+      if (points) traces.push({ ...style(layer, i), x: points.x, y: points.y, meta: i });
+    });
+    // The chosen layer is drawn over the others.
+    traces.sort((a, b) => (a.meta === state.layer) - (b.meta === state.layer));
+    traces.push(...equilibria(kind));
+    const legend = data.parts.map((part) => ({
+      type: 'scatter', mode: 'lines', x: [null], y: [null], name: plotText(part.name),
+      line: { color: colour(part.colour), width: 3 }, showlegend: true,
+    }));
+    const range = logRange(traces);
+    return [[...traces.map((t) => ({ showlegend: false, ...t })), ...legend], layout({
+      height: narrow() ? 380 : 460, annotations: stageNames(), showlegend: true,
+      legend: { orientation: 'h', y: 1.07, yanchor: 'bottom', x: 0, itemclick: false,
+        itemdoubleclick: false },
+      margin: { l: narrow() ? 48 : 64, r: 10, t: 60, b: 42 },
+      xaxis: xAxis({ title: { text: 'iteration' } }),
+      yaxis: yAxis(title, { type: 'log', range }),
+    })];
+  }
+
+  function equilibria(kind) {
+    const style = { type: 'scatter', mode: 'lines', hoverinfo: 'name+y',
+      line: { color: css('--ink'), width: 2, dash: 'dash', shape: 'hv' }, meta: -1 };
+    if (kind === 'cosine') {
+      return [{ ...style, name: 'float32 rounds to this', x: [0, data.last], y: [3e-3, 3e-3] }];
+    }
+    if (kind === 'ratio') {
+      return [{ ...style, name: 'equilibrium', x: [0, data.last], y: [1, 1], showlegend: true }];
+    }
+    const seen = new Map();
+    for (const layer of data.layers) {
+      if (layer.lines.angle_eq) seen.set(layer.lines.angle_eq.join(), layer);
+    }
+    return [...seen.values()].slice(0, 6).map((layer, i) => {
+      const target = line(layer, 'angle_eq');
+      return { ...style, name: 'Δ*', x: target.x, y: target.y, showlegend: i === 0 };
+    });
+  }
+
+  // Limits that leave out the most extreme two percent at the lower end.
+  function logRange(traces) {
+    const values = traces.flatMap((trace) => trace.y.filter((v) => v > 0))
+      .sort((a, b) => a - b);
+    if (!values.length) return undefined;
+    const low = values[Math.floor(values.length * 0.02)];
+    return [Math.log10(low / 1.5), Math.log10(values[values.length - 1] * 1.3)];
+  }
+
+  const PANELS = [
+    ['angle', 'Δ', 'log', [['angle', 'Δ', 0], ['angle_eq', 'Δ*', null]]],
+    ['norm', '‖w‖', 'linear', [['norm', '‖w‖', 0], ['norm_eq', 'w*', 1]]],
+    ['unit', '', 'log', [['unit', '', 4], ['unit_mean', 'L', null]]],
+    ['cosine', '|cosine|', 'log', [['cosine', '|cosine(w, g)|', 2]]],
+    ['distance', '|‖w‖²/w*² − 1|', 'log', [['distance', 'measured', 0],
+      ['expected', 'expected', null], ['guaranteed', "theorem's guarantee", 1]]],
+  ];
+
+  function drawOne() {
+    const layer = data.layers[state.layer];
+    const panels = PANELS.filter(([name]) => layer.lines[name]);
+    const traces = [];
+    const notes = [];
+    const axes = {};
+    const gap = 0.045;
+    const height = (1 + gap) / panels.length - gap;
+    panels.forEach(([name, title, type, lines], row) => {
+      const top = 1 - row * (height + gap);
+      const key = row ? `yaxis${row + 1}` : 'yaxis';
+      const ys = [];
+      const words = [];
+      for (const [series, label, tone] of lines) {
+        const points = line(layer, series);
+        if (!points) continue;
+        const text = label || layer.unit;
+        const ink = tone === null ? css('--ink') : colour(tone);
+        traces.push({
+          type: 'scatter', mode: 'lines', x: points.x, y: points.y, name: text,
+          yaxis: row ? `y${row + 1}` : 'y', hoverinfo: 'name+x+y',
+          line: { color: ink, width: tone === 4 ? 1 : 1.8,
+            dash: series === 'guaranteed' || series === 'angle_eq' ? 'dash' : 'solid',
+            shape: series === 'angle_eq' ? 'hv' : 'linear' },
+        });
+        // The laws fall for ever; they must not stretch the axis.
+        if (series !== 'expected' && series !== 'guaranteed') ys.push(...points.y.filter((v) => v !== null));
+        words.push(`<span style="color:${ink}">${text}</span>`);
+      }
+      const negative = ys.some((v) => v <= 0);
+      const scale = type === 'log' && !negative ? 'log' : 'linear';
+      axes[key] = yAxis(title || layer.unit, {
+        domain: [Math.max(0, top - height), top], type: scale,
+        ...(name === 'norm' ? { rangemode: 'tozero' } : {}),
+        ...(scale === 'log' ? ticks(ys, name === 'distance') : {}),
+      });
+      notes.push({ xref: 'paper', yref: 'paper', x: 0.01, y: top, xanchor: 'left',
+        yanchor: 'bottom', showarrow: false, text: words.join(' · '), font: { size: 12 } });
+    });
+    const last = panels.length > 1 ? `y${panels.length}` : 'y';
+    return [traces, layout({
+      height: 60 + 175 * panels.length, annotations: notes, hovermode: 'x', ...axes,
+      xaxis: xAxis({ title: { text: 'iteration' }, anchor: last }),
+    })];
+  }
+
+  // A logarithmic axis over the values, with ticks that are read at a glance.
+  function ticks(values, deep) {
+    const known = values.filter((v) => v > 0).sort((a, b) => a - b);
+    if (!known.length) return {};
+    const low = known[Math.floor(known.length * (deep ? 0.05 : 0.002))] / 1.4;
+    const high = known[known.length - 1] * 1.4;
+    const decades = Math.log10(high / low);
+    return { range: [Math.log10(low), Math.log10(high)],
+      dtick: decades > 6 ? 2 : decades > 1.2 ? 1 : 'D2', tickformat: '~g' };
+  }
+
+  // One after the other, so that the first is seen while the others are drawn.
+  async function draw(...names) {
+    for (const name of names) {
+      const made = graphs[name]();
+      if (made) await Plotly.react(find(name), ...made, config());
+      await new Promise((done) => { setTimeout(done); });
+    }
+  }
+
+  // Zooming one figure zooms all.
+  function link(name) {
+    const graph = find(name);
+    if (!graph.on) return;
+    graph.on('plotly_relayout', (change) => {
+      const low = change['xaxis.range[0]'] ?? change['xaxis.range']?.[0];
+      const high = change['xaxis.range[1]'] ?? change['xaxis.range']?.[1];
+      if (change['xaxis.autorange']) zoom(null);
+      else if (low !== undefined) zoom([low, high]);
+    });
+  }
+
+  let zooming = false;
+  function zoom(range) {
+    if (zooming) return;
+    zooming = true;
+    state.range = range && [Math.max(0, range[0]), Math.min(data.last, range[1])];
+    const [low, high] = state.range || [0, data.last];
+    find('from').value = Math.round(low);
+    find('to').value = Math.round(high);
+    Promise.all(Object.keys(graphs).filter((name) => find(name).layout).map(
+      (name) => Plotly.relayout(find(name), { 'xaxis.range': [low, high] }),
+    )).finally(() => { zooming = false; });
+  }
+
+  function typedZoom() {
+    const [low, high] = [Number(find('from').value), Number(find('to').value)];
+    if (high > low && low >= 0) zoom([low, high]);
+  }
+
+  // ---------------------------------------------------------------- one layer
+
+  function choose(index, scroll) {
+    state.layer = (index + data.layers.length) % data.layers.length;
+    find('layer').value = state.layer;
+    const layer = data.layers[state.layer];
+    const stage = layer.stages[layer.stages.length - 1];
+    const about = `${layer.name} (${layer.shape.join(' × ')}): ${stage.state}`
+      + ` at the end of stage ${stage.stage}, Δ/Δ* ${number(stage.angle)},`
+      + ` ‖w‖/w* ${number(stage.norm)}, Δ/Δ*·(‖w‖/w*)² ${number(stage.law)}.`
+      + (stage.note ? ` ${stage.note}.` : '');
+    find('about').textContent = about;
+    find('one').setAttribute('aria-label', `Angle, norm, unit gradient, cosine and distance to equilibrium over the run. ${about}`);
+    for (const row of document.querySelectorAll('#layers tr')) {
+      row.classList.toggle('chosen', Number(row.dataset.layer) === state.layer);
+    }
+    if (scroll) find('h-layer').scrollIntoView();
+    return draw('heat', 'all', 'one');
+  }
+
+  // ---------------------------------------------------------------- tables
+
+  function element(tag, text, attributes = {}) {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  function options(id, pairs) {
+    find(id).replaceChildren(...pairs.map(([value, text]) => element('option', text, { value })));
+  }
+
+  // A table that is sorted by its heads. columns: [title, value of a row, cell of a row].
+  function sortable(id, columns, first) {
+    const table = find(id);
+    const sort = { ...first };
+    const heads = columns.map(([title], i) => {
+      const head = element('th', undefined, { scope: 'col' });
+      const button = element('button', title, { type: 'button' });
+      button.addEventListener('click', () => {
+        sort.down = sort.column === i && !sort.down;
+        sort.column = i;
+        table.refill();
+      });
+      head.append(button);
+      return head;
+    });
+    const row = element('tr');
+    row.append(...heads);
+    const thead = element('thead');
+    thead.append(row);
+    const body = element('tbody');
+    table.append(thead, body);
+    table.fill = (rows, most = Infinity) => {
+      heads.forEach((head, i) => head.setAttribute('aria-sort',
+        i !== sort.column ? 'none' : sort.down ? 'descending' : 'ascending'));
+      const value = columns[sort.column][1];
+      const sorted = [...rows].sort((a, b) => compare(value(a), value(b), sort.down));
+      body.replaceChildren(...sorted.slice(0, most).map((item) => {
+        const made = element('tr', undefined, { 'data-layer': item.layer });
+        made.classList.toggle('chosen', item.layer === state.layer);
+        made.append(...columns.map(([, take, cell]) => (cell ? cell(item) : element('td', take(item)))));
+        return made;
+      }));
+    };
+  }
+
+  // What is unknown comes last, whichever way.
+  function compare(a, b, down) {
+    const missing = (v) => v === null || v === undefined || v === '';
+    if (missing(a) || missing(b)) return missing(a) - missing(b);
+    const order = typeof a === 'number' ? a - b : String(a).localeCompare(String(b), 'en', { numeric: true });
+    return down ? -order : order;
+  }
+
+  const numeric = (take) => (item) => element('td', number(take(item)), { class: 'number' });
+
+  function layerCell(item) {
+    const cell = element('td');
+    const button = element('button', undefined, { type: 'button' });
+    // Long names may break after a dot.
+    data.layers[item.layer].short.split('.').forEach((piece, i) => {
+      button.append(...(i ? ['.', element('wbr')] : []), piece);
+    });
+    button.addEventListener('click', () => choose(item.layer, true));
+    cell.append(button);
+    return cell;
+  }
+
+  function verdictCell(item) {
+    const signs = { holds: '✓ ', fails: '✗ ', undecided: '? ' };
+    // An assumption that fails is no alarm: what follows from it may hold all the same.
+    const alarm = item.verdict === 'fails' && item.kind === 'assumption' ? 'undecided' : item.verdict;
+    return element('td', (signs[item.verdict] || '') + item.verdict, { class: `${alarm.split(' ')[0]} nowrap-cell` });
+  }
+
+  const has = (text, ...where) => where.some((w) => w.toLowerCase().includes(text.trim().toLowerCase()));
+  const stageOf = (layer) => layer.stages.find((s) => s.stage === Number(find('stage').value));
+
+  function fillLayers() {
+    const wanted = find('state').value;
+    const rows = data.layers.flatMap((layer, i) => {
+      const stage = stageOf(layer);
+      if (!stage || !has(find('find-layer').value, layer.name)) return [];
+      return wanted && stage.state !== wanted ? [] : [{ ...stage, layer: i }];
+    });
+    find('layers').fill(rows);
+    find('layers-count').textContent = `${rows.length} of ${data.layers.length} layers`;
+  }
+
+  function fillChecks() {
+    const [name, verdict, text] = ['check', 'verdicts', 'find-check'].map((id) => find(id).value);
+    let total = 0;
+    const rows = [];
+    data.layers.forEach((layer, i) => {
+      const stage = stageOf(layer);
+      for (const c of stage ? stage.checks : []) {
+        total += 1;
+        const item = { layer: i, check: c[0], kind: c[1], verdict: c[2], value: c[3],
+          bound: c[4], margin: c[5], why: data.reasons[c[6]] };
+        item.title = (data.checks[item.check] || [item.check])[0];
+        if (name && item.check !== name) continue;
+        if (verdict && item.verdict !== verdict) continue;
+        if (has(text, layer.name, item.title, item.why)) rows.push(item);
+      }
+    });
+    const most = state.all ? Infinity : 200;
+    find('checks').fill(rows, most);
+    find('more').hidden = rows.length <= most;
+    const shown = rows.length > most ? `, the first ${most} shown` : '';
+    find('checks-count').textContent = `${rows.length} of ${total} checks of this stage${shown}`;
+  }
+
+  function makeTables() {
+    sortable('layers', [
+      ['layer', (r) => data.layers[r.layer].name, layerCell],
+      ['state', (r) => r.state, (r) => element('td', r.state, { class: 'nowrap-cell' })],
+      ['Δ/Δ*', (r) => r.angle, numeric((r) => r.angle)],
+      ['‖w‖/w*', (r) => r.norm, numeric((r) => r.norm)],
+      ['Δ/Δ*·(‖w‖/w*)²', (r) => r.law, numeric((r) => r.law)],
+      ['why', (r) => r.note, (r) => element('td', r.note, { class: 'why' })],
+    ], { column: 2, down: false });
+    const ranks = { fails: 0, undecided: 2, holds: 4, 'not applicable': 6 };
+    const rank = (r) => ranks[r.verdict] + (r.kind === 'assumption');
+    sortable('checks', [
+      ['layer', (r) => data.layers[r.layer].name, layerCell],
+      ['check', (r) => r.title],
+      ['kind', (r) => r.kind],
+      ['verdict', rank, verdictCell],
+      ['value', (r) => r.value, numeric((r) => r.value)],
+      ['bound', (r) => r.bound, numeric((r) => r.bound)],
+      ['margin', (r) => r.margin, numeric((r) => r.margin)],
+      ['why', (r) => r.why, (r) => element('td', r.why, { class: 'why' })],
+    ], { column: 3, down: false });
+    find('layers').refill = fillLayers;
+    find('checks').refill = fillChecks;
+  }
+
+  function fillOptions() {
+    options('layer', data.layers.map((layer, i) => [i, layer.name]));
+    options('stage', [...data.stages].reverse()
+      .map((s) => [s.stage, s.stage < 0 ? 'warm-up' : `stage ${s.stage}`]));
+    const stages = data.layers.flatMap((layer) => layer.stages);
+    const states = [...new Set(stages.map((s) => s.state))].sort();
+    options('state', [['', 'any'], ...states.map((s) => [s, s])]);
+    const used = new Set(stages.flatMap((s) => s.checks.map((c) => c[0])));
+    options('check', [['', 'any'], ...Object.entries(data.checks)
+      .filter(([name]) => used.has(name)).map(([name, [title]]) => [name, title])]);
+    options('verdicts', ['', 'fails', 'undecided', 'holds', 'not applicable']
+      .map((verdict) => [verdict, verdict || 'any']));
+  }
+
+  // ---------------------------------------------------------------- start
+
+  function listen() {
+    find('layer').addEventListener('change', (event) => choose(Number(event.target.value)));
+    find('previous').addEventListener('click', () => choose(state.layer - 1));
+    find('next').addEventListener('click', () => choose(state.layer + 1));
+    find('from').addEventListener('change', typedZoom);
+    find('to').addEventListener('change', typedZoom);
+    find('reset').addEventListener('click', () => zoom(null));
+    find('scale').addEventListener('change', () => draw('all'));
+    for (const id of ['find-layer', 'state']) find(id).addEventListener('input', fillLayers);
+    find('stage').addEventListener('input', () => { fillLayers(); fillChecks(); });
+    for (const id of ['find-check', 'check', 'verdicts']) find(id).addEventListener('input', fillChecks);
+    find('more').addEventListener('click', () => { state.all = true; fillChecks(); });
+    const redraw = () => draw('heat', 'all', 'one');
+    dark.addEventListener('change', redraw);
+    window.matchMedia('(max-width: 639px)').addEventListener('change', redraw);
+  }
+
+  fillOptions();
+  makeTables();
+  fillLayers();
+  fillChecks();
+  listen();
+  find('to').value = data.last;
+  find('from').value = 0;
+  find('to').max = data.last;
+  choose(0).then(() => {
+    Object.keys(graphs).forEach(link);
+    if (find('heat').on) find('heat').on('plotly_click', (event) => choose(event.points[0].y, true));
+    if (find('all').on) {
+      find('all').on('plotly_click', (event) => {
+        const { meta } = event.points[0].data;
+        if (meta >= 0) choose(meta);
+      });
+    }
+    window.smdReady = performance.now();
+  });
+})();

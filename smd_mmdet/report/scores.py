@@ -1,0 +1,74 @@
+"""Validation scores of a run, from the logs that MMEngine writes."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+__all__ = ['read_scores']
+
+_TRAIN = re.compile(
+    r'Iter\(train\)\s*\[\s*(\d+)/|Epoch\(train\)\s*\[(\d+)\]\[\s*(\d+)/(\d+)'
+)
+_VAL = re.compile(r'(?:Iter|Epoch)\(val\)')
+_SCORE = re.compile(r'(\S+/\S+): (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?=\s|$)')
+
+# An iteration (None if the log does not say) and the scores of its validation.
+_Validation = tuple[int | None, dict[str, float]]
+
+
+def read_scores(work_dir: str | os.PathLike) -> dict[str, dict[int, float]]:
+    """Scores of every validation of a run, also of one that was resumed.
+
+    Args:
+        work_dir: The run's folder.
+
+    Returns:
+        For each metric ('coco/bbox_mAP', say) its value by iteration. Nothing for a
+        run without validation. Scores below 0, which COCO's evaluation gives where
+        there are no objects, are left out.
+    """
+    found: list[_Validation] = []
+    for log in sorted(Path(work_dir).glob('*/*.log')):
+        structured = log.parent / 'vis_data' / 'scalars.json'
+        validations = _from_json(structured) if structured.is_file() else []
+        found += validations or _from_text(log)
+    # Of a test run on its own nobody knows the iteration.
+    known = [pair for pair in found if pair[0] is not None]
+    scores: dict[str, dict[int, float]] = {}
+    for iteration, values in known:
+        for name, value in values.items():
+            if 0 <= value < float('inf'):
+                scores.setdefault(name, {})[iteration] = value
+    return {name: dict(sorted(values.items())) for name, values in scores.items()}
+
+
+def _from_json(path: Path) -> list[_Validation]:
+    found, iteration = [], None
+    with open(path, encoding='utf-8') as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue  # the last line of a run that was killed
+            names = [n for n in line if '/' in n and not n.startswith('smd/')]
+            if 'iter' in line:
+                iteration = int(line['iter'])
+            elif any(name.startswith('smd/') for name in line):
+                iteration = max(iteration or 0, int(line['step']))
+            elif names:
+                values = {n: line[n] for n in names if isinstance(line[n], int | float)}
+                found.append((iteration, values))
+    return found
+
+
+def _from_text(path: Path) -> list[_Validation]:
+    found, iteration = [], None
+    with open(path, encoding='utf-8', errors='replace') as file:
+        for text in file:
+            if match := _TRAIN.search(text):
+                plain, epoch, step, steps = match.groups()
+                iteration = int(plain or (int(epoch) - 1) * int(steps) + int(step))
+            elif _VAL.search(text) and (pairs := _SCORE.findall(text)):
+                found.append((iteration, {name: float(v) for name, v in pairs}))
+    return found
