@@ -38,7 +38,16 @@ setup(
             'onedl-mmdetection==3.5.1',
         ],
         'plot': ['matplotlib>=3.7', 'plotly>=5.18'],
-        'test': ['hypothesis', 'pandas', 'psutil', 'pytest', 'ruff', 'tensorboard'],
+        'test': [
+            'duckdb',
+            'hypothesis',
+            'pandas',
+            'psutil',
+            'pytest',
+            'ruff',
+            'selenium',
+            'tensorboard',
+        ],
     },
     entry_points={'console_scripts': ['smd = smd_mmdet.cli:main']},
 )

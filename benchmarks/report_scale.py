@@ -87,9 +87,7 @@ def synthetic_run(work_dir: Path, layers: int, windows: int, seed: int = 0) -> N
         columns[f'{name}_var'] = (spread**2).ravel()
         columns[f'{name}_min'] = (mean - 2 * spread).ravel()
         columns[f'{name}_max'] = (mean + 3 * spread).ravel()
-    columns['angular_update_eq'] = theory.angular_update(
-        columns['lr'], DECAY, MOMENTUM
-    )
+    columns['angular_update_eq'] = theory.angular_update(columns['lr'], DECAY, MOMENTUM)
     columns['weight_norm_eq'] = theory.equilibrium_norm(
         columns['lr'], DECAY, h.ravel(), MOMENTUM
     )

@@ -36,8 +36,8 @@ def train(iteration):
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
-    plain = write_run(folder / 'plain', window=50)
-    rescaled = write_run(folder / 'rescaled', window=50, rescale=True)
+    plain = write_run(folder / 'plain', window=50, norm=None)
+    rescaled = write_run(folder / 'rescaled', window=50, norm=None, rescale=True)
     write_scalars(plain, 'a', [train(1500), VALIDATION])
     write_scalars(rescaled, 'a', [train(1500), VALIDATION | {'coco/bbox_mAP': 0.6}])
     return plain, rescaled

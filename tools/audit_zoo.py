@@ -9,11 +9,10 @@ random weights, images and boxes. Results are kept: a second start goes on.
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -141,7 +140,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--table-only', action='store_true', help='write the table from kept results'
     )
-    parser.add_argument('--one', nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -167,10 +165,7 @@ def unfreeze(node) -> bool:
     return bool(changed)
 
 
-def audit_one(name: str, mode: str, threads: int) -> dict:
-    import torch
-
-    torch.set_num_threads(threads)
+def audit_one(name: str, mode: str) -> dict:
     from smd_mmdet.engine.audit import audit
     from smd_mmdet.engine.launch import load_config
 
@@ -215,6 +210,15 @@ def describe(parameter: dict) -> dict:
 
 
 def run_all(args: argparse.Namespace) -> None:
+    # Before the first fork: what is imported here is imported once.
+    import torch
+    from mmdet.utils import register_all_modules
+
+    from smd_mmdet.engine import audit  # noqa: F401
+
+    register_all_modules(init_default_scope=False)
+
+    torch.set_num_threads(args.threads)
     args.results.mkdir(parents=True, exist_ok=True)
     for mode in MODES:
         for name in args.configs:
@@ -233,30 +237,29 @@ def result_path(results: Path, name: str, mode: str) -> Path:
 
 
 def run_one(args: argparse.Namespace, name: str, mode: str, path: Path) -> dict:
-    command = [sys.executable, '-W', 'ignore', __file__, '--one', name, mode, str(path)]
-    command += ['--threads', str(args.threads)]
-
-    def limit() -> None:
-        os.nice(19)
-        size = args.memory * 2**30
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-    environment = {**os.environ, 'OMP_NUM_THREADS': str(args.threads)}
-    try:
-        done = subprocess.run(
-            command,
-            timeout=args.timeout,
-            preexec_fn=limit,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-    except subprocess.TimeoutExpired:
+    """Audit in a child, which may run out of time or memory or crash alone."""
+    # Forked, it need not import everything again.
+    context = multiprocessing.get_context('fork')
+    child = context.Process(target=run_in_child, args=(args, name, mode, path))
+    child.start()
+    child.join(args.timeout)
+    if child.is_alive():
+        child.kill()
+        child.join()
         return skip(path, f'took over {args.timeout} s')
     if not path.exists():
-        lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
-        return skip(path, lines[-1])
+        return skip(path, f'ended with exit status {child.exitcode}')
     return json.loads(path.read_text())
+
+
+def run_in_child(args: argparse.Namespace, name: str, mode: str, path: Path) -> None:
+    os.nice(max(0, 19 - os.nice(0)))
+    size = args.memory * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    try:
+        write(path, audit_one(name, mode))
+    except Exception as error:  # whatever a foreign model may raise
+        skip(path, ' '.join(str(error).split()))
 
 
 def skip(path: Path, reason: str) -> dict:
@@ -418,10 +421,6 @@ def brief(reason: str) -> str:
 
 def main() -> None:
     args = parse_args()
-    if args.one:
-        name, mode, path = args.one
-        write(Path(path), audit_one(name, mode, args.threads))
-        return
     if not args.table_only:
         run_all(args)
     write_table(args)

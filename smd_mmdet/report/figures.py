@@ -345,7 +345,7 @@ def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     figure = new_figure()
     axes = figure.subplots()
     _all_layers(axes, run, values)
-    equilibria = {layer.angle_eq.tobytes(): layer for layer in run.layers}
+    equilibria = {layer.settings: layer for layer in run.layers}
     known = [e for e in equilibria.values() if np.isfinite(e.angle_eq).any()]
     for layer in known[:6]:
         _step(axes, layer.iter, layer.angle_eq, color='white', lw=2.6, zorder=4)

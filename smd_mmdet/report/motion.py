@@ -57,6 +57,12 @@ class Motion:
         return np.where(ratio > 0, ratio, np.nan)
 
     @cached_property
+    def settings(self) -> bytes:
+        """The same for layers whose Δ* is the same but for rounding."""
+        with np.errstate(divide='ignore'):
+            return np.round(np.log(self.angle_eq), 6).tobytes()
+
+    @cached_property
     def stages(self) -> list[slice]:
         """The windows of each stage."""
         ends = [*(np.flatnonzero(np.diff(self.stage)) + 1), len(self.stage)]

@@ -113,9 +113,8 @@ def _equilibrium(axes: Axes, runs: Sequence[Run], name: str) -> bool:
         return True
     seen = set()
     for layer in (run.layers[0] for run in runs):
-        key = layer.angle_eq.tobytes()
-        if np.isfinite(layer.angle_eq).any() and key not in seen:
-            seen.add(key)
+        if np.isfinite(layer.angle_eq).any() and layer.settings not in seen:
+            seen.add(layer.settings)
             axes.plot(layer.iter, layer.angle_eq, color='black', lw=1.2, zorder=4)
     return bool(seen)
 

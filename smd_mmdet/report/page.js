@@ -82,7 +82,7 @@
     return {
       title: { text: title, standoff: 6, font: { size: 12 } }, gridcolor: css('--line'),
       zeroline: false, linecolor: css('--faint'), exponentformat: 'power',
-      dtick: extra.type === 'log' ? 1 : undefined, automargin: true, ...extra,
+      dtick: extra.type === 'log' ? 1 : undefined, ...extra,
     };
   }
 
@@ -90,7 +90,7 @@
     return {
       paper_bgcolor: css('--paper'), plot_bgcolor: css('--paper'),
       font: { color: css('--ink'), size: 12, family: 'system-ui, sans-serif' },
-      margin: { l: narrow() ? 48 : 64, r: 10, t: 24, b: 42 }, showlegend: false,
+      margin: { l: narrow() ? 54 : 70, r: 10, t: 24, b: 42 }, showlegend: false,
       hovermode: 'closest', hoverlabel: { align: 'left' },
       shapes: stageShapes(), dragmode: narrow() ? false : 'zoom', ...extra,
     };
@@ -117,6 +117,8 @@
 
   // On a phone the buttons would lie over the legend; pages there zoom by the fields.
   const config = () => ({
+    // Nothing of a run leaves the page.
+    showSendToCloud: false, plotlyServerURL: '',
     responsive: true, displaylogo: false, displayModeBar: narrow() ? false : 'hover',
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],
   });
@@ -144,7 +146,7 @@
       colorscale: SCALE(), zmin: -1, zmax: 1, hoverongaps: false,
       colorbar: {
         tickvals: ticks.map(Math.log10), ticktext: ticks.map(String), outlinewidth: 0,
-        thickness: 12, title: { text: 'Δ/Δ*', side: 'top' },
+        thickness: 12, title: { text: 'Δ/Δ*', side: narrow() ? 'top' : 'right' },
         ...(narrow() ? { orientation: 'h', y: -0.12, yanchor: 'top', len: 1 } : { len: 1 }),
       },
     };
@@ -152,7 +154,9 @@
     const shown = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / 80) === 0);
     return [[trace], layout({
       height: 90 + row * names.length + (narrow() ? 70 : 0),
-      margin: { l: 10, r: 10, t: 24, b: narrow() ? 100 : 42 },
+      // Margins that plotly finds by itself cost it a second drawing.
+      margin: { l: narrow() ? 10 : 12 + 5.8 * Math.max(...names.map((n) => n.length)),
+        r: narrow() ? 10 : 70, t: 24, b: narrow() ? 100 : 42 },
       shapes: [...stageShapes().map((s) => ({ ...s, layer: 'above' })).filter((s) => s.type === 'line'),
         { type: 'rect', xref: 'paper', x0: 0, x1: 1, y0: state.layer - 0.5,
           y1: state.layer + 0.5, line: { color: css('--ink'), width: 1.5 } }],
@@ -180,6 +184,7 @@
       opacity: i === state.layer ? 1 : 0.6,
       line: { color: i === state.layer ? css('--ink') : colour(data.parts[layer.part].colour),
         width: i === state.layer ? 2.4 : 0.9 },
+      showlegend: i === state.layer,
     });
     const traces = [];
     data.layers.forEach((layer, i) => {
@@ -198,7 +203,7 @@
       height: narrow() ? 380 : 460, annotations: stageNames(), showlegend: true,
       legend: { orientation: 'h', y: 1.07, yanchor: 'bottom', x: 0, itemclick: false,
         itemdoubleclick: false },
-      margin: { l: narrow() ? 48 : 64, r: 10, t: 60, b: 42 },
+      margin: { l: narrow() ? 54 : 70, r: 10, t: 60, b: 42 },
       xaxis: xAxis({ title: { text: 'iteration' } }),
       yaxis: yAxis(title, { type: 'log', range }),
     })];
@@ -413,7 +418,8 @@
     return down ? -order : order;
   }
 
-  const numeric = (take) => (item) => element('td', number(take(item)), { class: 'number' });
+  const numeric = (take, show = number) => (item) => element('td', show(take(item)), { class: 'number' });
+  const fixed = (value) => (value === null || Math.abs(value) >= 100 ? number(value) : value.toFixed(3));
 
   function layerCell(item) {
     const cell = element('td');
@@ -475,9 +481,9 @@
     sortable('layers', [
       ['layer', (r) => data.layers[r.layer].name, layerCell],
       ['state', (r) => r.state, (r) => element('td', r.state, { class: 'nowrap-cell' })],
-      ['Δ/Δ*', (r) => r.angle, numeric((r) => r.angle)],
-      ['‖w‖/w*', (r) => r.norm, numeric((r) => r.norm)],
-      ['Δ/Δ*·(‖w‖/w*)²', (r) => r.law, numeric((r) => r.law)],
+      ['Δ/Δ*', (r) => r.angle, numeric((r) => r.angle, fixed)],
+      ['‖w‖/w*', (r) => r.norm, numeric((r) => r.norm, fixed)],
+      ['Δ/Δ*·(‖w‖/w*)²', (r) => r.law, numeric((r) => r.law, fixed)],
       ['why', (r) => r.note, (r) => element('td', r.note, { class: 'why' })],
     ], { column: 2, down: false });
     const ranks = { fails: 0, undecided: 2, holds: 4, 'not applicable': 6 };
@@ -520,9 +526,11 @@
     find('to').addEventListener('change', typedZoom);
     find('reset').addEventListener('click', () => zoom(null));
     find('scale').addEventListener('change', () => draw('all'));
-    for (const id of ['find-layer', 'state']) find(id).addEventListener('input', fillLayers);
-    find('stage').addEventListener('input', () => { fillLayers(); fillChecks(); });
-    for (const id of ['find-check', 'check', 'verdicts']) find(id).addEventListener('input', fillChecks);
+    find('find-layer').addEventListener('input', fillLayers);
+    find('find-check').addEventListener('input', fillChecks);
+    find('state').addEventListener('change', fillLayers);
+    find('stage').addEventListener('change', () => { fillLayers(); fillChecks(); });
+    for (const id of ['check', 'verdicts']) find(id).addEventListener('change', fillChecks);
     find('more').addEventListener('click', () => { state.all = true; fillChecks(); });
     const redraw = () => draw('heat', 'all', 'one');
     dark.addEventListener('change', redraw);
