@@ -99,8 +99,7 @@ class RecordWriter:
         resume_from: int | None = None,
     ) -> None:
         self.folder = Path(work_dir) / FOLDER
-        facts = {'schema_version': SCHEMA_VERSION, **(metadata or {})}
-        self._metadata = {_METADATA_KEY: json.dumps(facts).encode()}
+        self.describe(metadata or {})
         self._small: list[_Part] = []
         self.set_aside: Path | None = None
         if resume_from is None:
@@ -113,6 +112,11 @@ class RecordWriter:
             part.path.unlink()
         if resume_from is not None:
             self._drop_from(resume_from)
+
+    def describe(self, metadata: dict) -> None:
+        """Change what is kept beside the rows, in the parts written from now on."""
+        facts = {'schema_version': SCHEMA_VERSION, **metadata}
+        self._metadata = {_METADATA_KEY: json.dumps(facts).encode()}
 
     def append(self, columns: dict[str, np.ndarray]) -> None:
         """Write rows as a new part; on return they are on disk.

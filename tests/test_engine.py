@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from tiny import SCALE_INVARIANT, TinyNet, tiny_config
 
 from smd_mmdet import theory
 from smd_mmdet.engine import SettingError
+from smd_mmdet.engine.messages import summary
+from smd_mmdet.live import Standing
 from smd_mmdet.quantities import QUANTITIES
 from smd_mmdet.records import read_records
 
@@ -222,7 +225,31 @@ def test_window_means_reach_the_visualizer(tmp_path):
     log = Path(runner.logger.handlers[1].baseFilename).read_text()
     lines = [line for line in log.splitlines() if 'layers in equilibrium' in line]
     assert 4 <= len(lines) <= 7
-    assert 'of 2 layers in equilibrium, median Δ/Δ*' in lines[-1]
+    assert re.search(
+        r'smd: \d of 2 layers in equilibrium.*; median Δ/Δ\* \d', lines[-1]
+    )
+    # Each window says how many layers are in which state.
+    for line in shown.values():
+        states = [value for key, value in line.items() if 'smd/layers/' in key]
+        assert sum(states) == 2
+
+
+def test_the_summary_says_where_the_layers_stand():
+    standing = Standing(
+        layer=np.array(['a', 'b', 'c'], dtype=object),
+        state=np.array(
+            ['in equilibrium', 'approaching from above', 'unreachable in this stage'],
+            dtype=object,
+        ),
+        angular_update_ratio=np.array([1.02, 0.5, 0.1]),
+        weight_norm_ratio=np.array([0.99, 1.4, 3.2]),
+        iterations=np.array([0.0, 400.0, 12500.0]),
+    )
+    assert summary(standing) == (
+        'smd: 1 of 3 layers in equilibrium, 1 approaching from above, 1 unreachable in '
+        'this stage; median Δ/Δ* 0.500, lowest 0.100 (c); the last one needs 12,500 '
+        'iterations more'
+    )
 
 
 def test_resumed_training_gives_the_same_rows(tmp_path):

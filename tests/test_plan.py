@@ -17,6 +17,7 @@ from torch import nn
 from smd_mmdet.checks import check
 from smd_mmdet.engine import SettingError
 from smd_mmdet.engine.plan import plan
+from smd_mmdet.engine.schedule import learning_rates
 from smd_mmdet.records import FOLDER, RecordWriter
 from smd_mmdet.report.tables import render_plan
 
@@ -118,18 +119,13 @@ SCHEDULES = {
 @pytest.mark.parametrize('name', SCHEDULES)
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_the_rates_are_those_of_a_real_run(name, by_epoch, tmp_path):
-    from smd_mmdet.engine import plan as module
-
     schedulers = SCHEDULES[name]
     if by_epoch:
         loop = dict(type='EpochBasedTrainLoop', max_epochs=4)
     else:
         loop = dict(type='IterBasedTrainLoop', max_iters=20)
     config = _config(schedulers)
-    config.train_cfg = loop
-    optimizer = module._optimizer(config, [])
-    length = module._run_length(config, 5, None, optimizer, [])
-    lr, momentum = module._schedule(config, optimizer, length)
+    lr, momentum = learning_rates(config, 20, 5, by_epoch)
     seen = _train(schedulers, loop, tmp_path / 'run')
     np.testing.assert_allclose(np.stack([lr, momentum], 1), seen, rtol=1e-12)
 

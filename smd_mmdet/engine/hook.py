@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.metadata
 import inspect
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,25 +15,32 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 
-from smd_mmdet.invariance import ScaleInvariance
+from smd_mmdet.live import Standing, standing
 from smd_mmdet.monitor import SphericalMotionMonitor
-from smd_mmdet.quantities import QUANTITIES
 from smd_mmdet.records import RecordWriter
 
 from .errors import SettingError
-from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
+from .layers import (
+    FROZEN_ADVICE,
+    check_patterns,
+    choose_layers,
+    filterwise,
+    find_layers,
+)
+from .messages import scalars, summary
+from .metadata import output_variances, run_metadata
 from .proof import prove
+from .schedule import stage_ends
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
     from mmengine.runner import Runner
 
 CHECKPOINT_KEY = 'smd_monitor'
-PACKAGES = ('smd_mmdet', 'torch', 'mmengine', 'mmcv', 'mmdet', 'numpy', 'pyarrow')
 # Windows kept in memory while the disk refuses them.
 UNWRITTEN_WINDOWS = 200
+# Over which the layers' standing is judged: L is noisy over fewer.
+RECENT_ITERATIONS = 200
 
 
 def _survive(method: Callable) -> Callable:
@@ -118,7 +125,10 @@ class SMDHook(Hook):
         self.monitor: SphericalMotionMonitor | None = None
         self._saved_monitor: dict | None = None
         self._unwritten: list[dict[str, np.ndarray]] = []
-        self._newest: dict[str, np.ndarray] | None = None
+        self._recent: deque[dict[str, np.ndarray]] = deque(
+            maxlen=max(1, RECENT_ITERATIONS // window)
+        )
+        self._standing: Standing | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the window under way of the run that is resumed."""
@@ -142,16 +152,15 @@ class SMDHook(Hook):
             return  # with DDP every rank has the same weights and gradients
         if self.verify:
             entries = self._prove(runner, model, entries)
-        named = {entry.name: parameters[entry.name] for entry in entries}
-        self.monitor = SphericalMotionMonitor(
-            optimizer,
-            named,
-            self.window,
-            self.granularity,
-            by_filter=filterwise(model, entries),
-        )
         try:
-            self._open(runner, entries)
+            self.monitor = SphericalMotionMonitor(
+                optimizer,
+                {entry.name: parameters[entry.name] for entry in entries},
+                self.window,
+                self.granularity,
+                by_filter=filterwise(model, entries),
+            )
+            self._open(runner, model, entries)
         except Exception as fault:
             self._give_up(runner, fault)
 
@@ -171,15 +180,13 @@ class SMDHook(Hook):
             raise self.monitor.fault
         if self.monitor.ready:
             self._store(runner, self.monitor.collect(wait=False))
-        if self._newest is not None and self.every_n_train_iters(
-            runner, self._interval
-        ):
-            runner.logger.info(summary(self._newest))
-            self._newest = None
+        if self.every_n_train_iters(runner, self._interval):
+            self._tell(runner)
 
     @_survive
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the window under way into the checkpoint."""
+        self._note_variances()
         self._store(runner, self.monitor.collect(wait=False))
         checkpoint[CHECKPOINT_KEY] = self.monitor.state_dict()
 
@@ -187,11 +194,11 @@ class SMDHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Write what is left, the window under way included."""
         self.monitor.end_window()
+        self._note_variances()
         self._store(runner, self.monitor.collect())
         self.monitor.detach()
         self._writer.merge()
-        if self._newest is not None:
-            runner.logger.info(summary(self._newest))
+        self._tell(runner)
 
     # ---------------------------------------------------------------- parts
 
@@ -204,20 +211,14 @@ class SMDHook(Hook):
             runner.logger.warning(f'smd: {warning}')
         return entries
 
-    def _open(self, runner: Runner, entries: list) -> None:
+    def _open(self, runner: Runner, model: nn.Module, entries: list) -> None:
         resume_from = None
         if runner.iter > 0:
             self._continue(runner)
             resume_from = self.monitor.window_start
-        metadata = {
-            'theory': self.monitor.theory,
-            'window': self.window,
-            'max_iters': runner.max_iters,
-            'layers': {entry.name: _facts(entry) for entry in entries},
-            'config': runner.cfg.pretty_text,
-            'packages': _versions(),
-        }
-        self._writer = RecordWriter(runner.work_dir, metadata, resume_from)
+        self._entries, self._model = entries, model
+        self._metadata = run_metadata(runner, model, entries, self.monitor)
+        self._writer = RecordWriter(runner.work_dir, self._metadata, resume_from)
         if self._writer.set_aside:
             runner.logger.info(
                 f'smd: records of an earlier run are now in {self._writer.set_aside}'
@@ -226,6 +227,7 @@ class SMDHook(Hook):
             (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
             self.window,
         )
+        self._stage_ends = _stage_ends(runner)
         invariant = sum(entry.invariant for entry in entries)
         runner.logger.info(
             f'smd: {len(entries)} weights are measured at every iteration, {invariant} '
@@ -245,10 +247,7 @@ class SMDHook(Hook):
     def _store(self, runner: Runner, rows: dict[str, np.ndarray]) -> None:
         if len(rows['iter']) == 0:
             return
-        newest = rows['iter'] == rows['iter'][-1]
-        self._newest = {name: values[newest] for name, values in rows.items()}
-        if self.visualize:
-            runner.visualizer.add_scalars(scalars(self._newest), int(rows['iter'][-1]))
+        self._look(runner, rows)
         self._unwritten.append(rows)
         try:
             while self._unwritten:
@@ -261,6 +260,32 @@ class SMDHook(Hook):
                 f'({len(self._unwritten)} windows are kept in memory to try again)'
             )
 
+    def _note_variances(self) -> None:
+        for name, variance in output_variances(self._model, self._entries).items():
+            self._metadata['layers'][name]['output_variance'] = variance
+        self._writer.describe(self._metadata)
+
+    def _look(self, runner: Runner, rows: dict[str, np.ndarray]) -> None:
+        """Judge where the layers stand, from the newest windows of this stage."""
+        last = int(rows['iter'][-1])
+        newest = {key: values[rows['iter'] == last] for key, values in rows.items()}
+        if self._recent and self._recent[-1]['stage'][0] != newest['stage'][0]:
+            self._recent.clear()
+        self._recent.append(newest)
+        columns = {
+            key: np.concatenate([window[key] for window in self._recent])
+            for key in newest
+        }
+        end = next((end for end in self._stage_ends if end >= last), runner.max_iters)
+        self._standing = standing(columns, remaining=end - last)
+        if self.visualize:
+            runner.visualizer.add_scalars(scalars(newest, self._standing), last)
+
+    def _tell(self, runner: Runner) -> None:
+        if self._standing is not None:
+            runner.logger.info(summary(self._standing))
+            self._standing = None
+
     def _give_up(self, runner: Runner, fault: Exception) -> None:
         if self.monitor is not None:
             self.monitor.detach()
@@ -269,50 +294,6 @@ class SMDHook(Hook):
             f'smd: monitoring stopped at iteration {runner.iter + 1}, training goes '
             f'on: {type(fault).__name__}: {fault}'
         )
-
-
-def summary(rows: dict[str, np.ndarray]) -> str:
-    """One line about one window.
-
-    Args:
-        rows: Columns of the records, one row per layer.
-
-    Returns:
-        How many layers are in equilibrium (Δ within 10 % of Δ*), and the spread.
-    """
-    ratio = equilibrium_ratio(rows)
-    known = np.isfinite(ratio)
-    if not known.any():
-        return f'smd: {len(ratio)} weights measured; no equilibrium to compare with'
-    lowest = int(np.nanargmin(ratio))
-    return (
-        f'smd: {np.sum(np.abs(ratio[known] - 1) <= 0.1)} of {len(ratio)} layers in '
-        f'equilibrium, median Δ/Δ* {np.median(ratio[known]):.3f}, lowest '
-        f'{ratio[lowest]:.3f} ({rows["layer"][lowest]})'
-    )
-
-
-def equilibrium_ratio(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Root mean square of Δ over Δ*, per row."""
-    square = rows['angular_update_mean'] ** 2 + rows['angular_update_var']
-    return np.sqrt(square) / rows['angular_update_eq']
-
-
-def scalars(rows: dict[str, np.ndarray]) -> dict[str, float]:
-    """Window means by the names under which they are shown.
-
-    Args:
-        rows: Columns of the records, one row per layer.
-
-    Returns:
-        ``smd/<quantity>/<layer>`` to value; what is not finite is left out.
-    """
-    return {
-        f'smd/{quantity}/{layer}': float(value)
-        for quantity in QUANTITIES
-        for layer, value in zip(rows['layer'], rows[f'{quantity}_mean'], strict=True)
-        if np.isfinite(value)
-    }
 
 
 def _optimizer_of(runner: Runner):
@@ -332,38 +313,19 @@ def _optimizer_of(runner: Runner):
     return wrapper.optimizer
 
 
-def filterwise(model: nn.Module, entries: Sequence[ScaleInvariance]) -> list[str]:
-    """The weights each of whose output channels is scale-invariant by itself.
+def _stage_ends(runner: Runner) -> list[int]:
+    from mmengine.runner import EpochBasedTrainLoop
 
-    Those are the weights that batch norm follows, if their first dimension is the
-    output's, which a transposed convolution's is not.
-    """
-    transposed = {
-        f'{name}.weight'
-        for name, module in model.named_modules()
-        if isinstance(module, _ConvTransposeNd)
-    }
-    return [
-        entry.name
-        for entry in entries
-        if entry.norm is not None
-        and isinstance(model.get_submodule(entry.norm), _BatchNorm)
-        and entry.name not in transposed
-    ]
-
-
-def _facts(entry) -> dict:
-    return {'invariant': entry.invariant, 'norm': entry.norm, 'reason': entry.reason}
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = 'not installed'
-    return versions
+    try:
+        return stage_ends(
+            runner.cfg,
+            iterations=runner.max_iters,
+            iters_per_epoch=len(runner.train_dataloader),
+            by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
+        )
+    except Exception as fault:  # a scheduler of the user's own, say
+        runner.logger.warning(f'smd: the stages to come are not known: {fault}')
+        return []
 
 
 def _unknown_setting(key: str) -> str:

@@ -5,6 +5,8 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from smd_mmdet.invariance import ScaleInvariance, find_scale_invariant
 
@@ -61,6 +63,26 @@ def choose_layers(
     wanted |= _matching('include', include, names)
     wanted -= _matching('exclude', exclude, names)
     return [entry for entry in entries if entry.name in wanted]
+
+
+def filterwise(model: nn.Module, entries: Sequence[ScaleInvariance]) -> list[str]:
+    """The weights each of whose output channels is scale-invariant by itself.
+
+    Those are the weights that batch norm follows, if their first dimension is the
+    output's, which a transposed convolution's is not.
+    """
+    transposed = {
+        f'{name}.weight'
+        for name, module in model.named_modules()
+        if isinstance(module, _ConvTransposeNd)
+    }
+    return [
+        entry.name
+        for entry in entries
+        if entry.norm is not None
+        and isinstance(model.get_submodule(entry.norm), _BatchNorm)
+        and entry.name not in transposed
+    ]
 
 
 def check_patterns(key: str, patterns: Sequence[str] | str | None) -> list[str]:

@@ -180,7 +180,7 @@ def _plan_table(plan: dict) -> Table:
     table = _table(
         'Stages',
         *('stage', 'iterations', 'lr', 'Δ*', '1/e of ‖w‖⁴'),
-        *('needed', 'Δ/Δ*', 'rescaled'),
+        *('Δ to within 10 %', 'Δ/Δ*', 'rescaled'),
     )
     for stage in plan['stages']:
         lr = f'{stage["lr_start"]:.3g}'

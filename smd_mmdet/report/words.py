@@ -10,8 +10,8 @@ __all__ = ['CHECKS', 'FIGURES', 'advice', 'plural']
 FIGURES = {
     'equilibrium': (
         'Who is in equilibrium',
-        'Δ/Δ* of every layer over the run: pale is the angle the theory predicts, blue '
-        'turns too slowly (its norm is too large), red too fast.',
+        'Δ/Δ* of every layer over the run: colourless where it turns as predicted, blue '
+        'where too slowly (its norm is too large), red where too fast.',
     ),
     'angular_update': (
         'Angular update of every layer',

@@ -1,0 +1,81 @@
+"""Facts about a run that are kept beside its records."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from smd_mmdet.invariance import ScaleInvariance
+from smd_mmdet.monitor import SphericalMotionMonitor
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+PACKAGES = ('smd_mmdet', 'torch', 'mmengine', 'mmcv', 'mmdet', 'numpy', 'pyarrow')
+
+
+def run_metadata(
+    runner: Runner,
+    model: nn.Module,
+    entries: Sequence[ScaleInvariance],
+    monitor: SphericalMotionMonitor,
+) -> dict:
+    """Everything known of a run when it begins, as plain values.
+
+    Args:
+        runner: The run.
+        model: Its model, without a DDP wrapper.
+        entries: The measured weights.
+        monitor: What measures them.
+
+    Returns:
+        The metadata as docs/records.md lists them.
+    """
+    return {
+        'theory': monitor.theory,
+        'window': monitor.window,
+        'max_iters': runner.max_iters,
+        'layers': {entry.name: _layer(model, entry) for entry in entries},
+        'config': runner.cfg.pretty_text,
+        'packages': {package: _version(package) for package in PACKAGES},
+    }
+
+
+def output_variances(
+    model: nn.Module, entries: Sequence[ScaleInvariance]
+) -> dict[str, float]:
+    """Variance of each weight's output, as batch norm keeps it: the channels' median.
+
+    Where it comes near the norm's ε, scale invariance ends. Reading it waits for the
+    device, so it is for moments that wait anyway.
+    """
+    return {
+        entry.name: float(norm.running_var.median())
+        for entry in entries
+        if isinstance(norm := _norm(model, entry), _BatchNorm)
+        and norm.running_var is not None
+    }
+
+
+def _layer(model: nn.Module, entry: ScaleInvariance) -> dict:
+    return {
+        'invariant': entry.invariant,
+        'norm': entry.norm,
+        'reason': entry.reason,
+        'eps': getattr(_norm(model, entry), 'eps', None),
+    }
+
+
+def _norm(model: nn.Module, entry: ScaleInvariance) -> nn.Module | None:
+    return None if entry.norm is None else model.get_submodule(entry.norm)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return 'not installed'

@@ -1,0 +1,81 @@
+"""What a schedule leads to, before it is trained: `smd plan`.
+
+Without measurements the plan is relative to equilibrium, which needs no norm:
+Δ/Δ* = (w*/‖w‖)², and w*⁴ ∝ η.
+"""
+
+from mmengine.config import Config
+
+from smd_mmdet.engine.launch import load_config
+from smd_mmdet.engine.schedule import learning_rates, spans
+
+from .course import Course
+from .layers import layers_ahead
+from .length import run_length
+from .optimizer import read_optimizer
+from .words import verdict, warnings
+
+__all__ = ['plan']
+
+
+def plan(
+    config: Config | str,
+    iters_per_epoch: int | None = None,
+    work_dir: str | None = None,
+    gpus: int | None = None,
+) -> dict:
+    """Forecast the angular update of every stage of a config's schedule.
+
+    Args:
+        config: A config, its file, or ``mmdet::folder/name.py``.
+        iters_per_epoch: Training iterations per epoch; None takes them from the
+            data set.
+        work_dir: A run of the same model that was measured, if only for some
+            hundred iterations: adds a forecast per layer from its ‖w‖ and L.
+        gpus: Training processes; None takes the config's base batch size on COCO,
+            else 1.
+
+    Returns:
+        Plain data: ``stages`` (a list), ``layers``, ``assumptions``, ``warnings``,
+        ``verdict``, ``exit_code`` (1 if a stage cannot reach equilibrium), and the
+        settings they rest on.
+
+    Raises:
+        SettingError: If the config cannot be planned, with the setting to change.
+        RecordsError: If ``work_dir`` has no records.
+    """
+    name = config if isinstance(config, str) else None
+    if isinstance(config, str):
+        config = load_config(config)
+    assumptions: list[str] = []
+    optimizer = read_optimizer(config, assumptions)
+    length = run_length(config, iters_per_epoch, gpus, optimizer, assumptions)
+    lr, momentum = learning_rates(
+        config, length.iterations, length.per_epoch, length.by_epoch, optimizer.lr
+    )
+    every = int(config.optim_wrapper.get('accumulative_counts', 1))
+    if every > 1:
+        assumptions.append(
+            f'gradients accumulate over {every} iterations: iterations below are '
+            'optimizer steps'
+        )
+        lr, momentum = lr[every - 1 :: every], momentum[every - 1 :: every]
+    course = Course(lr, momentum, optimizer, spans(lr, momentum))
+    result = {
+        'config': name,
+        'optimizer': optimizer.name,
+        'theory': optimizer.theory,
+        'lr': optimizer.lr,
+        'weight_decay': optimizer.weight_decay,
+        'momentum': optimizer.momentum,
+        'iterations': len(lr),
+        'iters_per_epoch': length.per_epoch,
+    }
+    result['stages'] = course.stages(assumptions)
+    result['layers'] = layers_ahead(course, work_dir) if work_dir else []
+    result['assumptions'] = assumptions
+    result['warnings'] = warnings(config, result['stages'], result['layers'], optimizer)
+    unreached = [s['stage'] for s in result['stages'] if s['reaches'] is False]
+    result['verdict'] = verdict(result['stages'], unreached, optimizer)
+    result['exit_code'] = int(bool(unreached))
+    return result

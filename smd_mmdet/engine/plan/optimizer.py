@@ -1,0 +1,88 @@
+"""What of a config's optimizer the theory asks for."""
+
+import math
+from dataclasses import dataclass
+
+from mmengine.config import Config
+
+from smd_mmdet import theory
+from smd_mmdet.engine.schedule import optimizer_settings, type_name
+
+
+@dataclass
+class Optimizer:
+    """What of the optimizer the theory asks for."""
+
+    name: str
+    theory: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    custom_keys: dict[str, dict]
+
+    def multipliers(self, layer: str) -> tuple[float, float]:
+        """lr_mult and decay_mult of a parameter, by MMEngine's rule."""
+        keys = sorted(sorted(self.custom_keys), key=len, reverse=True)
+        for key in keys:
+            if key in layer:
+                found = self.custom_keys[key]
+                return found.get('lr_mult', 1.0), found.get('decay_mult', 1.0)
+        return 1.0, 1.0
+
+
+def read_optimizer(config: Config, assumptions: list[str]) -> Optimizer:
+    """The optimizer of a config, with the keys of our constructor applied.
+
+    Args:
+        config: The config.
+        assumptions: Gets a line for what the plan leaves out.
+
+    Raises:
+        SettingError: If there is none with a learning rate, or several.
+    """
+    wrapper = config.get('optim_wrapper') or {}
+    found = optimizer_settings(config)
+    kind = type_name(found)
+    paramwise = wrapper.get('paramwise_cfg') or {}
+    known = {'SGD': 'sgd', 'AdamW': 'adamw'}.get(kind, 'none')
+    if any(found.get(key) for key in ('nesterov', 'dampening', 'amsgrad')):
+        known = 'none'
+    default = 0.01 if kind == 'AdamW' else 0.0
+    momentum = float(found.get('momentum', 0.0))
+    if kind == 'AdamW':
+        momentum = float(found.get('betas', (0.9, 0.999))[0])
+    optimizer = Optimizer(
+        name=kind,
+        theory=known,
+        lr=float(found['lr']),
+        weight_decay=float(found.get('weight_decay', default)),
+        momentum=momentum,
+        custom_keys=dict(paramwise.get('custom_keys') or {}),
+    )
+    _apply_paramwise(optimizer, wrapper, paramwise, assumptions)
+    return optimizer
+
+
+def _apply_paramwise(
+    optimizer: Optimizer, wrapper: dict, paramwise: dict, assumptions: list[str]
+) -> None:
+    constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
+    if constructor == 'SMDOptimWrapperConstructor':
+        if (factor := paramwise.get('scale_invariant_decay_mult')) is not None:
+            optimizer.weight_decay *= factor
+        if (angle := paramwise.get('angular_update')) is not None:
+            optimizer.weight_decay = float(
+                theory.weight_decay_for(angle, optimizer.lr, optimizer.momentum)
+            )
+    elif constructor != 'DefaultOptimWrapperConstructor':
+        assumptions.append(
+            f'{constructor} may give layers rates of their own: the plan is for those '
+            'with the rate of the config'
+        )
+    for key, found in optimizer.custom_keys.items():
+        rate, decay = found.get('lr_mult', 1.0), found.get('decay_mult', 1.0)
+        if rate * decay != 1:
+            assumptions.append(
+                f'layers named {key!r} have lr × {rate:g} and weight decay × {decay:g}:'
+                f' their Δ* is {math.sqrt(rate * decay):.3g} times that below'
+            )
