@@ -102,26 +102,26 @@ def _report(work_dir: str, channel) -> None:
     paths = write_report(work_dir)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    channel.send((seconds, peak, [str(path) for path in paths]))
+    channel.send((seconds, time.process_time(), peak, [str(path) for path in paths]))
 
 
-def measure(work_dir: Path) -> tuple[float, float, list[Path]]:
+def measure(work_dir: Path) -> tuple[float, float, float, list[Path]]:
     """Report in a process of its own.
 
     Args:
         work_dir: Folder of the run.
 
     Returns:
-        Seconds with imports, peak memory in MB, the files written.
+        Seconds with imports, seconds of CPU, peak memory in MB, the files written.
     """
     context = multiprocessing.get_context('spawn')
     ours, theirs = context.Pipe()
     process = context.Process(target=_report, args=(str(work_dir), theirs))
     process.start()
     theirs.close()
-    seconds, peak, paths = ours.recv()
+    seconds, busy, peak, paths = ours.recv()
     process.join()
-    return seconds, peak, [Path(path) for path in paths]
+    return seconds, busy, peak, [Path(path) for path in paths]
 
 
 def main() -> None:
@@ -134,9 +134,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work_dir = args.keep or Path(temporary)
         synthetic_run(work_dir, args.layers, args.windows)
-        seconds, peak, paths = measure(work_dir)
+        seconds, busy, peak, paths = measure(work_dir)
         print(f'{args.layers} layers x {args.windows} windows')
-        print(f'report: {seconds:.1f} s')
+        print(f'report: {seconds:.1f} s, {busy:.1f} s of CPU')
         print(f'peak memory: {peak:.0f} MB')
         for path in paths:
             print(f'{path.name}: {path.stat().st_size / 1e6:.2f} MB')
@@ -150,8 +150,8 @@ def main() -> None:
             )
 
 
-def load_times(page: Path) -> tuple[float, float]:
-    """Seconds until all figures are drawn, in a browser just started and again."""
+def load_times(page: Path) -> dict[str, tuple[float, float]]:
+    """Seconds until there is text, and until all figures are drawn."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -161,19 +161,23 @@ def load_times(page: Path) -> tuple[float, float]:
     for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage'):
         options.add_argument(flag)
     browser = webdriver.Chrome(options, Service(shutil.which('chromedriver')))
-    times = []
+    times = {}
+    script = (
+        'return [performance.getEntriesByName("first-contentful-paint")[0]'
+        '?.startTime ?? NaN, window.smdReady]'
+    )
     try:
         browser.get('about:blank')
         time.sleep(1)
-        for _ in range(2):
+        for name in ('browser just started', 'again'):
             browser.get(page.resolve().as_uri())
             WebDriverWait(browser, 30).until(
                 lambda b: b.execute_script('return window.smdReady')
             )
-            times.append(browser.execute_script('return window.smdReady') / 1000)
+            times[name] = tuple(t / 1000 for t in browser.execute_script(script))
     finally:
         browser.quit()
-    return times[0], times[1]
+    return times
 
 
 if __name__ == '__main__':

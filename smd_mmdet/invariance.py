@@ -1281,8 +1281,9 @@ def verify_scale_invariance(
         seed: Seed of the random generators, factors and displacement.
         double: Compute in float64, if the model can; else in float32, with the
             thresholds that this needs.
-        alone: Scale every parameter alone too (one forward pass for each). None:
-            only where there are few, or where the others leave a doubt.
+        alone: Scale every parameter alone too (two forward passes for each). False:
+            only where the other figures leave a doubt. None: also where there are
+            few, or a few have failed.
 
     Returns:
         One proof per name.
@@ -1298,7 +1299,6 @@ def verify_scale_invariance(
         raise ValueError(f'the model has no parameter {unknown[0]!r}')
     if not names:
         return {}
-    alone = len(names) <= _FEW if alone is None else alone
     with kept_rng(), torch.inference_mode(False):
         if double:
             try:
@@ -1320,7 +1320,9 @@ class _Figures:
     joint_change: float | None = None
 
 
-def _prove(experiment: _Experiment, seed: int, alone: bool) -> dict[str, ScaleProof]:
+def _prove(
+    experiment: _Experiment, seed: int, alone: bool | None
+) -> dict[str, ScaleProof]:
     loss, gradients = experiment.gradients()
     if not math.isfinite(loss):
         # Without ε a dead channel may divide 0 by 0.
@@ -1370,7 +1372,7 @@ def _tolerance(precision: _Precision, figure: _Figures) -> float:
     return max(floor, min(precision.loss, own))
 
 
-def _scale(experiment, loss: float, figures, seed: int, alone: bool) -> None:
+def _scale(experiment, loss: float, figures, seed: int, alone: bool | None) -> None:
     precision = experiment.precision
     decidable = {
         n: f for n, f in figures.items() if f.unit_gradient > precision.gradient
@@ -1379,8 +1381,12 @@ def _scale(experiment, loss: float, figures, seed: int, alone: bool) -> None:
     # A large cosine is decisive; scaling only puts a second figure beside it.
     doubtful = [n for n in decidable if n not in clean]
     doubtful.sort(key=lambda n: abs(decidable[n].cosine))
-    few = [n for n in doubtful if abs(decidable[n].cosine) <= precision.decisive]
-    for name in decidable if alone else doubtful[: max(_FEW, len(few))]:
+    few = sum(abs(decidable[n].cosine) <= precision.decisive for n in doubtful)
+    if alone or (alone is None and len(figures) <= _FEW):
+        chosen = list(decidable)
+    else:
+        chosen = doubtful[: few if alone is False else max(_FEW, few)]
+    for name in chosen:
         changes = [_change(experiment, loss, {name: factor}) for factor in _ALONE]
         decidable[name].loss_change = max(changes)
     choose = random.Random(seed)

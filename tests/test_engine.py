@@ -258,11 +258,11 @@ def test_resumed_training_gives_the_same_rows(tmp_path):
     expected = table(tmp_path / 'whole')
     short = tiny_config(tmp_path / 'parts', hook=dict(window=10))
     for checkpoint in ('iter_25.pth', 'iter_50.pth'):
-        MessageHubs_forget()
+        one_run_at_a_time.__wrapped__()
         train(short)
         short.resume = True
         short.load_from = str(tmp_path / 'parts' / checkpoint)
-        MessageHubs_forget()
+        one_run_at_a_time.__wrapped__()
         resumed = train(short)
         got = table(tmp_path / 'parts')
         for name in expected.columns:
@@ -273,31 +273,55 @@ def test_resumed_training_gives_the_same_rows(tmp_path):
         assert torch.equal(value, weights(resumed)[name])
 
 
-def MessageHubs_forget():
+def stock_config(work_dir, **changes):
+    config = tiny_config(work_dir, **changes)
+    del config.optim_wrapper['constructor']
+    return config
+
+
+@pytest.mark.parametrize('first', ['stock', 'monitored'])
+def test_a_run_may_gain_or_lose_the_monitor_at_a_resume(tmp_path, first):
+    """Cut at 25, resumed the other way round; the weights are those of one run."""
+    whole = weights(train(stock_config(tmp_path / 'whole')))
+    make = {
+        'stock': stock_config,
+        'monitored': lambda *args, **kw: tiny_config(*args, hook=dict(window=10), **kw),
+    }
+    [second] = make.keys() - {first}
     one_run_at_a_time.__wrapped__()
+    config = make[first](tmp_path / 'parts')
+    train(config)
+    one_run_at_a_time.__wrapped__()
+    checkpoint = str(tmp_path / 'parts' / 'iter_25.pth')
+    changes = dict(resume=True, load_from=checkpoint)
+    runner = train(make[second](tmp_path / 'parts', **changes))
+    for name, value in weights(runner).items():
+        assert torch.equal(value, whole[name]), name
+    if second == 'monitored':
+        rows = table(tmp_path / 'parts')
+        first = rows[rows['layer'] == SCALE_INVARIANT[0]]
+        spans = first[['iter', 'count', 'stage']].values.tolist()
+        assert spans == [[35, 10, 0], [40, 5, 0], [50, 10, 1], [60, 10, 1]]
 
 
-def test_resuming_a_run_that_was_not_monitored(tmp_path):
-    train(tiny_config(tmp_path, max_iters=25))
-    MessageHubs_forget()
-    train(tiny_config(tmp_path, hook=dict(window=10), resume=True))
-    rows = table(tmp_path)
-    first = rows[rows['layer'] == SCALE_INVARIANT[0]]
-    assert first[['iter', 'count']].values.tolist() == [
-        *[[35, 10], [40, 5], [50, 10], [60, 10]]
-    ]
-
-
-def test_a_run_without_the_hook_resumes_one_with_it(tmp_path):
-    train(tiny_config(tmp_path, max_iters=25, hook=dict(window=10)))
-    MessageHubs_forget()
-    runner = train(tiny_config(tmp_path, resume=True))
-    assert runner.iter == 60
+def test_groups_that_differ_in_a_setting_stay_apart_in_the_checkpoint(tmp_path):
+    paramwise_cfg = dict(scale_invariant_decay_mult=2.0)
+    changes = {'optim_wrapper.paramwise_cfg': paramwise_cfg}
+    config = tiny_config(tmp_path, hook=dict(window=10), **changes)
+    train(config)
+    saved = torch.load(tmp_path / 'iter_25.pth', weights_only=True)
+    decays = [group['weight_decay'] for group in saved['optimizer']['param_groups']]
+    assert sorted(decays) == [5e-3, 1e-2]
+    one_run_at_a_time.__wrapped__()
+    config.resume, config.load_from = True, str(tmp_path / 'iter_25.pth')
+    runner = train(config)
+    decays = [group['weight_decay'] for group in runner.optim_wrapper.param_groups]
+    assert sorted(decays) == [5e-3, 1e-2]
 
 
 def test_loading_weights_is_not_resuming(tmp_path):
     train(tiny_config(tmp_path / 'one', max_iters=25, hook=dict(window=10)))
-    MessageHubs_forget()
+    one_run_at_a_time.__wrapped__()
     config = tiny_config(tmp_path / 'two', hook=dict(window=10))
     config.load_from = str(tmp_path / 'one' / 'iter_25.pth')
     train(config)

@@ -2,6 +2,10 @@
 
 import io
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +18,16 @@ from rich.console import Console
 from simulation import Walk, records_of
 from torch import nn
 
+from smd_mmdet import theory
 from smd_mmdet.checks import check
+from smd_mmdet.datasets import write_shapes
 from smd_mmdet.engine import SettingError
 from smd_mmdet.engine.plan import plan
 from smd_mmdet.engine.schedule import learning_rates
-from smd_mmdet.records import FOLDER, RecordWriter
+from smd_mmdet.records import FOLDER, RecordWriter, read_records
 from smd_mmdet.report.tables import render_plan
 
+ROOT = Path(__file__).parents[1]
 MASK_RCNN_1X = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 STEP = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
 WARM = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7)
@@ -106,6 +113,15 @@ SCHEDULES = {
         dict(type='PolyLR', by_epoch=False, begin=7, end=14, eta_min=1e-3),
         dict(type='ExponentialLR', by_epoch=True, begin=3, end=4, gamma=0.5),
     ],
+    'steps by iteration': [
+        WARM,
+        dict(type='MultiStepLR', by_epoch=False, milestones=[8, 9, 15], gamma=0.1),
+        dict(type='StepLR', by_epoch=False, begin=4, end=17, step_size=5, gamma=0.5),
+    ],
+    'steps of epochs by iteration': [
+        STEP | dict(convert_to_iter_based=True),
+        dict(type='ConstantLR', by_epoch=False, begin=2, end=12, factor=0.5),
+    ],
     'momentum too': [
         STEP,
         dict(type='StepMomentum', by_epoch=True, step_size=2, gamma=0.5),
@@ -134,6 +150,22 @@ def test_a_long_schedule_is_planned_in_seconds():
     schedule = [WARM, dict(type='CosineAnnealingLR', by_epoch=False, T_max=360_000)]
     found = plan(_iter_config(schedule, 360_000))
     assert found['stages'][-1]['last_iter'] == 360_000
+
+
+def test_stages_end_where_the_rate_changes():
+    config = _config([WARM, STEP])
+    assert stage_ends(config, 20, 5, by_epoch=True) == [6, 10, 15, 20]
+    assert stage_ends(config, 20, None, by_epoch=False) == [6, 20]
+    assert stage_ends(_config([]), 20, 5, by_epoch=True) == [20]
+
+
+def test_a_long_schedule_of_steps_takes_no_stepping():
+    steps = dict(type='MultiStepLR', by_epoch=False, milestones=[300_000, 340_000])
+    start = time.process_time()
+    assert stage_ends(_config([WARM, steps]), 360_000, 7330, by_epoch=False) == [
+        *(6, 300_000, 340_000, 360_000),
+    ]
+    assert time.process_time() - start < 1.5
 
 
 # ------------------------------------------------------------------ the plan
@@ -168,6 +200,27 @@ def test_the_plan_says_on_what_start_it_rests():
     assert any('norm is at its equilibrium' in line for line in found['assumptions'])
     assert found['stages'][1]['reachable_from'] == pytest.approx(2.2, abs=0.05)
     assert 'from 3 times, usual under default' in found['stages'][1]['warning']
+
+
+def test_a_warning_says_once_what_each_number_is():
+    text = plan(MASK_RCNN_1X)['stages'][2]['warning']
+    within = theory.iterations_to_tolerance(9, 2e-3, 1e-4, 0.9, 0.2)
+    bound = theory.iterations_to_equilibrium(2e-3, 1e-4, 10, 0.9)
+    assert f'within 10% of its equilibrium after {within:,.0f}, ' in text
+    assert f'itself after {bound:,} at least (Corollary 3.1)' in text
+
+
+def test_frozen_norms_are_told():
+    def told(**backbone) -> bool:
+        config = _config([])
+        config.model = dict(type='MaskRCNN', backbone=backbone)
+        found = plan(config, iters_per_epoch=5000)['warnings']
+        return any('norms are frozen' in line for line in found)
+
+    assert told(norm_eval=True)
+    assert told(norm_eval=False, frozen_stages=1)
+    assert not told(norm_eval=False, frozen_stages=-1)
+    assert not told(depth=50)
 
 
 def test_enough_iterations_need_no_warning():
@@ -318,6 +371,76 @@ def test_layers_are_forecast_from_a_probe_run(tmp_path):
             assert seen.angular_update_ratio == pytest.approx(expected, rel=0.1)
     assert any('measured: 2 of 2 layers' in line for line in found['warnings'])
     json.dumps(found, allow_nan=False)
+
+
+SHAPES = f"""
+_base_ = ['{ROOT}/configs/shapes/mask-rcnn_r18_fpn_shapes.py']
+optim_wrapper = dict(paramwise_cfg=dict(scale_invariant_decay_mult=50.0))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
+    dict(type='MultiStepLR', by_epoch=False, milestones=[600], gamma=0.1, end=1000),
+]
+train_cfg = dict(max_iters=1000, val_interval=1000)
+default_hooks = dict(checkpoint=dict(interval=300))
+image_scale = (64, 64)
+val_cfg = val_dataloader = val_evaluator = None
+test_cfg = test_dataloader = test_evaluator = None
+"""
+
+
+def _train_shapes(config: Path, data: Path, *arguments: str | Path) -> None:
+    command = ['tools/train.py', config, '--work-dir', config.parent / 'run']
+    options = [f'train_dataloader.dataset.data_root={data}/', 'image_scale=(64,64)']
+    done = subprocess.run(
+        [sys.executable, *command, *arguments, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _measured(columns: dict, first: int, last: int) -> tuple[float, float]:
+    """‖w‖ and the root mean square of Δ over some iterations."""
+    chosen = (columns['iter'] > first) & (columns['iter'] <= last)
+    weights = columns['count'][chosen]
+    mean, var = (columns[f'angular_update_{s}'][chosen] for s in ('mean', 'var'))
+    angle = np.sqrt(np.average(mean**2 + var, weights=weights))
+    return np.average(columns['weight_norm_mean'][chosen], weights=weights), angle
+
+
+@pytest.mark.slow
+def test_a_plan_from_a_probe_meets_what_training_on_measures(tmp_path):
+    """Mask R-CNN on shapes: 300 iterations foretell the 700 after them."""
+    write_shapes(tmp_path / 'shapes', train=200, val=4, size=64)
+    config, run = tmp_path / 'config.py', tmp_path / 'run'
+    config.write_text(SHAPES)
+    length = ['--cfg-options', 'train_cfg.max_iters=300']
+    _train_shapes(config, tmp_path / 'shapes', *length)
+    ahead = plan(str(config), work_dir=str(run))
+    assert [s['last_iter'] for s in ahead['stages']] == [49, 600, 1000]
+
+    resume = ['--resume', run / 'iter_300.pth', '--cfg-options']
+    _train_shapes(config, tmp_path / 'shapes', *resume)
+    seen = dict(read_records(run).by_layer())
+    spans = {'end of stage 0': (500, 600), 'start of stage 1': (610, 660)}
+    spans['end of stage 1'] = (900, 1000)
+    for name, span in spans.items():
+        edge, _, _, number = name.split()
+        pairs = [
+            (
+                layer['stages'][1 + int(number)]['plain'],
+                _measured(seen[layer['layer']], *span),
+            )
+            for layer in ahead['layers']
+        ]
+        norm = np.array([p[f'{edge}_norm'] / m[0] for p, m in pairs]) - 1
+        angle = np.array([p[edge] / m[1] for p, m in pairs]) - 1
+        for what, error in (('norm', norm), ('angle', angle)):
+            print(
+                f'{name} {what} {len(error)}: median |e| {np.median(abs(error)):.3f}, '
+                f'{np.quantile(error, 0.1):.3f} to {np.quantile(error, 0.9):.3f}'
+            )
 
 
 def test_a_plan_renders(tmp_path):

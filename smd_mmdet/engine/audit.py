@@ -177,7 +177,7 @@ def _prove(
             return detector_loss(replica, data, economical=True)
 
         try:
-            return verify_scale_invariance(model, loss, names)
+            return verify_scale_invariance(model, loss, names, alone=False)
         except Exception as failure:  # whatever a foreign model may raise
             error = error or failure
     raise ValueError(f'{name}: the proof cannot run: {_line(error)}') from error

@@ -7,11 +7,11 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.optim import Optimizer
 
 from smd_mmdet import theory
 
 from .errors import SettingError
+from .groups import split_groups
 from .layers import choose_layers, find_layers
 
 _KEYS = ('scale_invariant_decay_mult', 'angular_update', 'include', 'exclude')
@@ -64,7 +64,9 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
         wrapper.scale_invariance = _as_chosen(entries, chosen)
         parameters = dict(model.named_parameters())
-        split_groups(wrapper.optimizer, [parameters[entry.name] for entry in chosen])
+        wrapper.split = split_groups(
+            wrapper.optimizer, [parameters[entry.name] for entry in chosen]
+        )
         for group in wrapper.optimizer.param_groups:
             if group['scale_invariant']:
                 self._set_decay(group)
@@ -119,23 +121,3 @@ def _as_chosen(entries: list, chosen: list) -> list:
         else replace(entry, invariant=not entry.invariant, norm=None, reason=said)
         for entry in entries
     ]
-
-
-def split_groups(optimizer: Optimizer, scale_invariant: list[nn.Parameter]) -> None:
-    """Split each parameter group in place, before the first step.
-
-    Args:
-        optimizer: Any torch optimizer without state yet.
-        scale_invariant: Parameters to put into groups of their own. Each group is
-            marked by its key ``scale_invariant``.
-    """
-    chosen = {id(parameter) for parameter in scale_invariant}
-    groups = []
-    for group in optimizer.param_groups:
-        for invariant in (True, False):
-            members = [p for p in group['params'] if (id(p) in chosen) is invariant]
-            if members:
-                groups.append(
-                    {**group, 'params': members, 'scale_invariant': invariant}
-                )
-    optimizer.param_groups[:] = groups

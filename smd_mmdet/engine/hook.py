@@ -21,6 +21,7 @@ from smd_mmdet.monitor import SphericalMotionMonitor
 from smd_mmdet.records import RecordWriter
 
 from .errors import SettingError
+from .groups import join_checkpoint, split_checkpoint
 from .layers import (
     FROZEN_ADVICE,
     check_patterns,
@@ -133,6 +134,8 @@ class SMDHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the window under way of the run that is resumed."""
         self._saved_monitor = checkpoint.get(CHECKPOINT_KEY)
+        if (split := getattr(runner.optim_wrapper, 'split', None)) is not None:
+            split_checkpoint(checkpoint, split)
 
     def before_train(self, runner: Runner) -> None:
         """Choose the layers, attach the monitor, open the records."""
@@ -183,9 +186,14 @@ class SMDHook(Hook):
         if self.every_n_train_iters(runner, self._interval):
             self._tell(runner)
 
-    @_survive
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the window under way into the checkpoint."""
+        """Make a checkpoint that a run without the hook can resume as well."""
+        if (split := getattr(runner.optim_wrapper, 'split', None)) is not None:
+            join_checkpoint(checkpoint, split)
+        self._save_window(runner, checkpoint)
+
+    @_survive
+    def _save_window(self, runner: Runner, checkpoint: dict) -> None:
         self._note_variances()
         self._store(runner, self.monitor.collect(wait=False))
         checkpoint[CHECKPOINT_KEY] = self.monitor.state_dict()

@@ -138,7 +138,8 @@ def draw_line(
         style: Of the line.
     """
     if len(y) <= 2 * points:
-        axes.plot(x, y, **style)
+        # A run that has just begun has no lines yet.
+        axes.plot(x, y, marker='o' if len(y) < 3 else None, ms=3, **style)
         return
     edges = split_points(x, points)
     middle = (edges[1:] + edges[:-1]) / 2

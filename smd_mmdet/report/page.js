@@ -32,6 +32,9 @@
     };
   }
 
+  // A run that has just begun has no lines yet.
+  const mode = (points) => (points.x.length < 3 ? 'markers' : 'lines');
+
   // Δ* holds from one of its points to the next.
   function ratio(layer) {
     const angle = line(layer, 'angle');
@@ -147,7 +150,8 @@
       colorbar: {
         tickvals: ticks.map(Math.log10), ticktext: ticks.map(String), outlinewidth: 0,
         thickness: 12, title: { text: 'Δ/Δ*', side: narrow() ? 'top' : 'right' },
-        ...(narrow() ? { orientation: 'h', y: -0.12, yanchor: 'top', len: 1 } : { len: 1 }),
+        ...(narrow() ? { orientation: 'h', y: -0.12, yanchor: 'top', len: 1 }
+          : { len: 0.94, y: 0, yanchor: 'bottom' }),
       },
     };
     const row = names.length > 80 ? 8 : 13;
@@ -189,7 +193,8 @@
     const traces = [];
     data.layers.forEach((layer, i) => {
       const points = take(layer);
-      if (points) traces.push({ ...style(layer, i), x: points.x, y: points.y, meta: i });
+      if (!points) return;
+      traces.push({ ...style(layer, i), mode: mode(points), x: points.x, y: points.y, meta: i });
     });
     // The chosen layer is drawn over the others.
     traces.sort((a, b) => (a.meta === state.layer) - (b.meta === state.layer));
@@ -265,7 +270,7 @@
         const text = label || layer.unit;
         const ink = tone === null ? css('--ink') : colour(tone);
         traces.push({
-          type: 'scatter', mode: 'lines', x: points.x, y: points.y, name: text,
+          type: 'scatter', mode: mode(points), x: points.x, y: points.y, name: text,
           yaxis: row ? `y${row + 1}` : 'y', hoverinfo: 'name+x+y',
           line: { color: ink, width: tone === 4 ? 1 : 1.8,
             dash: series === 'guaranteed' || series === 'angle_eq' ? 'dash' : 'solid',
@@ -307,6 +312,8 @@
   async function draw(...names) {
     for (const name of names) {
       const made = graphs[name]();
+      // When the window changes, plotly takes its height from the element.
+      if (made) find(name).style.height = `${made[1].height}px`;
       if (made) await Plotly.react(find(name), ...made, config());
       await new Promise((done) => { setTimeout(done); });
     }

@@ -12,6 +12,10 @@ from smd_mmdet.checks import IN_EQUILIBRIUM, Check, LayerReport, Report, StageRe
 _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
 # A terminal is not a file: the rest is told by --verbose and --json.
 _MOST_LAYERS = 20
+_PLAN_CAPTION = (
+    'Δ to within 10 %: iterations from the start of the stage (of the first: from 3 w*) '
+    'until Δ is within 10 % of Δ*; Corollary 3.1 bounds those to Δ* itself'
+)
 
 
 def render_report(report: Report, verbose: bool = False) -> RenderableType:
@@ -196,6 +200,7 @@ def _plan_table(plan: dict) -> Table:
             _course(stage['plain']),
             _course(stage['rescaled']),
         )
+    table.caption_justify, table.caption = 'left', _PLAN_CAPTION
     return table
 
 

@@ -10,8 +10,8 @@ __all__ = ['CHECKS', 'FIGURES', 'advice', 'plural']
 FIGURES = {
     'equilibrium': (
         'Who is in equilibrium',
-        'Δ/Δ* of every layer over the run: colourless where it turns as predicted, blue '
-        'where too slowly (its norm is too large), red where too fast.',
+        'Δ/Δ* of every layer over the run: colourless where it turns as predicted, '
+        'blue where too slowly (its norm is too large), red where too fast.',
     ),
     'angular_update': (
         'Angular update of every layer',
@@ -162,9 +162,11 @@ def _moves(name: str, layers: list[tuple[str, StageReport]]) -> str:
     return f'In {name}, {layers[0][1].note}; the transient law is what to read there.'
 
 
-def _too_short(name: str, layers: list[tuple[str, StageReport]]) -> str:
-    count = plural(len(layers), 'layer')
-    return f'No verdict on {count} in {name}: {layers[0][1].note}.'
+def _undecided(name: str, layers: list[tuple[str, StageReport]]) -> str:
+    _, stage = layers[0]
+    reasons = [check.reason for check in stage.checks if check.name == 'angular_update']
+    why = stage.note or (reasons[0] if reasons else 'too noisy to tell')
+    return f'No verdict on {plural(len(layers), "layer")} in {name}: {why}.'
 
 
 _ADVICE = [
@@ -176,5 +178,5 @@ _ADVICE = [
     ((checks.NO_GRADIENT,), _first_note),
     ((checks.UNREACHABLE, checks.FROM_ABOVE, checks.FROM_BELOW), _too_slow),
     ((checks.MOVING,), _moves),
-    ((checks.TOO_SHORT,), _too_short),
+    ((checks.TOO_SHORT, checks.UNCLEAR), _undecided),
 ]

@@ -57,7 +57,7 @@ def _forecast_layers(
 ) -> None:
     """Add the stages to layers with the same multipliers of rate and decay."""
     edges = [t for span in course.spans for t in (span.start, span.end - 1)]
-    ratios = {}
+    norms, ratios = {}, {}
     for kind in ('plain', 'rescaled'):
         ahead = forecast(
             course.lr * rate,
@@ -68,6 +68,7 @@ def _forecast_layers(
             rescale=kind == 'rescaled',
             at=edges,
         )
+        norms[kind] = ahead.weight_norm
         ratios[kind] = (ahead.weight_norm_eq / ahead.weight_norm) ** 2
     angles = [
         math.sqrt(rate * decay) * course.angle(course.lr[t], course.momentum[t])
@@ -79,7 +80,10 @@ def _forecast_layers(
             stage: dict[str, Any] = {'stage': span.stage.number}
             for kind in ('plain', 'rescaled'):
                 start, end = ratios[kind][2 * i : 2 * i + 2, column].tolist()
+                first, last = norms[kind][2 * i : 2 * i + 2, column].tolist()
                 stage[kind] = {
+                    'start_norm': first,
+                    'end_norm': last,
                     'start_ratio': start,
                     'end_ratio': end,
                     'start': start * angles[2 * i],

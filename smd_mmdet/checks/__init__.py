@@ -1,0 +1,138 @@
+"""Does a run obey Spherical Motion Dynamics? Records in, verdicts out.
+
+Per layer and stage the assumptions and the conclusions of the theory (Wan et al.,
+arXiv 2006.08419) are each held against what was measured. What the verdicts mean:
+
+* Deviations are judged by ratios of batch means. Their standard error is that of
+  the batches (autocorrelation inside a batch does not matter) or that from the slow
+  wandering of the norm about its equilibrium which the theory predicts, and which
+  the batches of a short stage cannot show; whichever is larger.
+* ``holds``: the confidence interval (:data:`CONFIDENCE`, so two one-sided tests at
+  :data:`LEVEL`) lies within the tolerance.
+* ``fails``: the deviation exceeds the tolerance *significantly*, over all layers,
+  stages and checks of the report together (Holm, family-wise :data:`LEVEL`), and
+  for an equilibrium: the layer could have reached it, from its norm at the start
+  of the stage and the unit gradients measured since.
+* ``undecided``: neither; the reason says what is missing.
+* ``not applicable``: the theory says nothing here; the reason says why.
+
+A check is a function in :mod:`assumptions`, :mod:`motion` or :mod:`equilibrium`, an
+entry in the table at that module's end, and its words in ``report/words.py``.
+"""
+
+import numpy as np
+
+from smd_mmdet.records import Records
+
+from .case import ANGLE_TOLERANCE, NORM_TOLERANCE
+from .motion import COSINE_LEFT, COSINE_ROUNDING
+from .report import (
+    DIVERGED,
+    FAILS,
+    FROM_ABOVE,
+    FROM_BELOW,
+    HOLDS,
+    IN_EQUILIBRIUM,
+    LEFT_REGIME,
+    LEVEL,
+    MOVING,
+    NO_DECAY,
+    NO_GRADIENT,
+    NO_THEORY,
+    NOT_APPLICABLE,
+    NOT_INVARIANT,
+    OFF,
+    TOO_SHORT,
+    UNCLEAR,
+    UNDECIDED,
+    UNREACHABLE,
+    Check,
+    LayerReport,
+    Report,
+    StageReport,
+    StageSummary,
+)
+from .series import MIN_ITERATIONS, Series
+from .stage import check_stage, diagnose, settle_state
+from .summary import correct_for_multiplicity, summarize
+
+__all__ = [
+    'ANGLE_TOLERANCE',
+    'COSINE_LEFT',
+    'COSINE_ROUNDING',
+    'DIVERGED',
+    'FAILS',
+    'FROM_ABOVE',
+    'FROM_BELOW',
+    'HOLDS',
+    'IN_EQUILIBRIUM',
+    'LEFT_REGIME',
+    'LEVEL',
+    'MIN_ITERATIONS',
+    'MOVING',
+    'NORM_TOLERANCE',
+    'NOT_APPLICABLE',
+    'NOT_INVARIANT',
+    'NO_DECAY',
+    'NO_GRADIENT',
+    'NO_THEORY',
+    'OFF',
+    'TOO_SHORT',
+    'UNCLEAR',
+    'UNDECIDED',
+    'UNREACHABLE',
+    'Check',
+    'LayerReport',
+    'Report',
+    'StageReport',
+    'StageSummary',
+    'check',
+]
+
+
+def check(records: Records) -> Report:
+    """Hold a run's records against the theory.
+
+    Args:
+        records: As :func:`smd_mmdet.records.read_records` reads them.
+
+    Returns:
+        The verdicts. A run of no layers gives an empty report.
+    """
+    known = records.metadata.get('theory') or 'sgd'
+    facts = records.metadata.get('layers') or {}
+    shapes = _shapes(records)
+    layers = []
+    for name, columns in records.by_layer():
+        layer = LayerReport(name, shapes.get(name, []))
+        previous = None
+        for number in np.unique(columns['stage']):
+            chosen = columns['stage'] == number
+            series = Series({key: column[chosen] for key, column in columns.items()})
+            if previous is not None:
+                series.first = previous.last + 1
+            layer.stages.append(
+                check_stage(series, previous, known, facts.get(name) or {})
+            )
+            previous = series
+        layers.append(layer)
+    correct_for_multiplicity(layers)
+    for layer in layers:
+        for stage in layer.stages:
+            settle_state(stage)
+            diagnose(stage)
+    return summarize(layers, known)
+
+
+def _shapes(records: Records) -> dict[str, list[int]]:
+    """Shape of each layer, from its first row."""
+    table, shapes = records.table, {}
+    if 'shape' not in table.column_names:
+        return shapes
+    # The first window holds every layer, so a few rows tell.
+    head = table.slice(0, 4096)
+    for name, shape in zip(
+        head['layer'].to_pylist(), head['shape'].to_pylist(), strict=True
+    ):
+        shapes.setdefault(name, shape)
+    return shapes

@@ -1,0 +1,186 @@
+"""The assumptions of the theorems, each held against a layer's stage."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from smd_mmdet import theory
+
+from .case import Case
+from .findings import Finding, undecided
+from .report import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
+from .series import MIN_ITERATIONS, Series
+from .statistics import MIN_BATCHES, quantile, t_below, tail_index
+
+
+def small_step(case: Case) -> Finding:
+    """λη is far below 1, and with momentum below (1 − √α)²."""
+    series = case.series
+    momentum = float(series.momentum.max())
+    step = float((series.lr * series.decay).max())
+    limit = float(theory.small_step_limit(momentum))
+    reason = f'λη is {step:.2g}, its limit {limit:.2g}'
+    found = Finding(HOLDS, reason, step, limit, 1 - step / limit)
+    if momentum == 0 and limit / 10 <= step < limit:
+        found.verdict = UNDECIDED
+        found.reason += ', and it should be far below'
+    elif step >= limit:
+        found.verdict = FAILS
+    elif 0 < momentum <= 0.5:
+        found.verdict = NOT_APPLICABLE
+        found.reason += f'; the theorem wants a momentum over ½, not {momentum:g}'
+    return found
+
+
+def bounded_noise(case: Case) -> Finding:
+    """Whether V exists: no single iteration may dominate its estimate."""
+    series = case.series
+    if series.mean_h <= 0:
+        return undecided('the mean of h̃ is not positive')
+    value = series.variance / series.mean_h**2
+    found = Finding(UNDECIDED, f'V/L² is {value:.2g}', value)
+    if series.iterations < MIN_ITERATIONS:
+        found.reason += f', from {series.iterations} iterations only'
+        return found
+    highest = series.columns['unit_h_max']
+    largest = np.maximum(highest - series.h, series.h - series.h_min)
+    total = (series.h_var * series.count).sum()
+    share = float(largest.max() ** 2 / total) if total > 0 else 0.0
+    index, error = tail_index(np.maximum(highest, 0.0))
+    found.reason += f'; one iteration makes up {share:.0%} of it'
+    if share > 0.5 or (share > 0.1 and index - 1.645 * error > 0.5):
+        found.verdict = FAILS
+        found.reason += ': the noise is heavy-tailed, V may not exist'
+    elif share < 0.1:
+        found.verdict = HOLDS
+        found.margin = 1 - share / 0.1
+    else:
+        found.reason += ': more iterations would tell whether V exists'
+    return found
+
+
+def slow_drift(case: Case) -> Finding:
+    """The slope of L over the stage, its halves and its quarters."""
+    series = case.series
+    settings = series.lr[-1], series.decay[-1]
+    bound = float(theory.drift_limit(*settings, series.variance))
+    number = len(series)
+    parts = [
+        slice(number * i // pieces, number * (i + 1) // pieces)
+        for pieces in (1, 2, 4)
+        for i in range(pieces)
+    ]
+    slopes = [slope for part in parts if (slope := _slope(series, part))]
+    if not slopes or bound == 0:
+        return undecided(case.too_few or 'too few windows for a slope')
+    tail = LEVEL / len(slopes)
+    far = [abs(slope) + quantile(1 - tail, free) * err for slope, err, free in slopes]
+    tested = [
+        sum(t_below(free, (side * bound - abs(slope)) / err) for side in (1, -1))
+        for slope, err, free in slopes
+    ]
+    tested = [min(1.0, p_value * len(slopes)) for p_value in tested]
+    worst = int(np.argmin(tested))
+    slope, error, _ = slopes[worst]
+    found = Finding(
+        UNDECIDED,
+        f'L moves by {slope:.2g} ± {error:.2g} per iteration, its limit is {bound:.2g}',
+        *(abs(slope), bound, 1 - abs(slope) / bound),
+        p_value=tested[worst],
+    )
+    if max(far) < bound:
+        found.verdict = HOLDS
+    elif found.p_value < LEVEL:
+        found.verdict = FAILS
+    else:
+        longer = series.iterations * max(2.0, (error / bound) ** (2 / 3))
+        found.reason += f'; about {longer:,.0f} iterations at one rate would decide'
+    return found
+
+
+def _slope(series: Series, part: slice) -> tuple[float, float, int] | None:
+    """Slope of the batch means of h̃ per iteration, its error, its freedom."""
+    groups = series.groups(part, 2 * series.memory)
+    if len(groups) < MIN_BATCHES + 1 or series.count[part].sum() < MIN_ITERATIONS:
+        return None
+    counts = series.totals(1.0, groups)
+    middle = series.totals(series.end - series.count / 2, groups) / counts
+    mean = series.totals(series.h, groups) / counts
+    time = middle - np.average(middle, weights=counts)
+    square = (counts * time**2).sum()
+    slope = (counts * time * mean).sum() / square
+    level = np.average(mean, weights=counts)
+    freedom = len(groups) - 2
+    residual = (counts * (mean - level - slope * time) ** 2).sum() / freedom
+    error = float(np.sqrt(residual / square))
+    return (float(slope), error, freedom) if error > 0 else None
+
+
+def _lower_bound(case: Case) -> tuple[float, str]:
+    """The bound on h̃/L under assumption 4, and why it cannot be met if so."""
+    series = case.series
+    settings = series.lr.max(), series.decay.max(), series.momentum.max()
+    share = float(theory.lower_bound_share(*settings))
+    if np.isinf(share):
+        step = settings[0] * settings[1]
+        return share, f'λη = {step:.2g} is too large for any bound at this momentum'
+    if not series.mean_h > 0:
+        return share, 'the mean of h̃ is not positive'
+    return share, ''
+
+
+def lower_bound_strict(case: Case) -> Finding:
+    """Assumption 4 as it is written: at every iteration."""
+    series = case.series
+    bound, why = _lower_bound(case)
+    if why:
+        return Finding(FAILS, why, bound=bound)
+    least = float(series.h_min.min() / series.mean_h)
+    under = series.h_min < bound * series.mean_h
+    reason = f'the lowest h̃ is {least:.2g} L, it should exceed {bound:.2g} L'
+    if under.any():
+        reason += (
+            f'; it is lower in {under.mean():.0%} of windows (at least '
+            f'{under.sum() / series.iterations:.1%} of iterations)'
+        )
+    verdict = FAILS if under.any() else HOLDS
+    return Finding(verdict, reason, least, bound, least / bound - 1)
+
+
+def lower_bound_windowed(case: Case) -> Finding:
+    """Assumption 4 as the paper shows it: for means over 200 iterations."""
+    series = case.series
+    bound, why = _lower_bound(case)
+    if why:
+        return Finding(FAILS, why, bound=bound)
+    if series.iterations < MIN_ITERATIONS:
+        return undecided(case.too_few)
+    number = max(1, int(series.iterations // MIN_ITERATIONS))
+    groups = [g for g in np.array_split(np.arange(len(series)), number) if len(g)]
+    counts = series.totals(1.0, groups)
+    means = series.totals(series.h, groups) / counts / series.mean_h
+    error = np.sqrt(series.long_run_variance(slice(None)) / counts) / series.mean_h
+    lowest = int(np.argmin(means))
+    value, reach = float(means[lowest]), quantile(1 - LEVEL / len(groups), np.inf)
+    reach *= float(error[lowest])
+    verdict = UNDECIDED
+    if value > bound:
+        verdict = HOLDS
+    elif value + reach < bound:
+        verdict = FAILS
+    reason = (
+        f'the lowest mean of h̃ over {counts[lowest]:.0f} iterations is {value:.2g} L, '
+        f'it should exceed {bound:.2g} L'
+    )
+    if bound >= 1:
+        reason += ', which no mean can: λη is too large for it at this momentum'
+    return Finding(verdict, reason, value, bound, value / bound - 1)
+
+
+ASSUMPTIONS: dict[str, Callable[[Case], Finding]] = {
+    'small_step': small_step,
+    'bounded_noise': bounded_noise,
+    'slow_drift': slow_drift,
+    'lower_bound_strict': lower_bound_strict,
+    'lower_bound_windowed': lower_bound_windowed,
+}

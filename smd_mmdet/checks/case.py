@@ -1,0 +1,146 @@
+"""A layer's stage with what several checks ask of it."""
+
+from functools import cached_property
+
+import numpy as np
+
+from .series import MIN_ITERATIONS, Series
+from .statistics import MIN_BATCHES, Estimate
+
+ANGLE_TOLERANCE = 0.10  # of Δ/Δ* and of the transient law
+NORM_TOLERANCE = 0.05  # of ‖w‖/w*: Δ goes with its square
+
+
+class Case:
+    """A layer's stage, with the estimates that several checks share."""
+
+    def __init__(self, series: Series, previous: Series | None, facts: dict) -> None:
+        self.series, self.previous, self.facts = series, previous, facts
+        self.part = series.tail()
+
+    @cached_property
+    def angle(self) -> Estimate:
+        """Δ_rms/Δ* at the end of the stage."""
+        series, part = self.series, self.part
+        slow = 0.0
+        if np.isfinite(series.h).all():
+            slow = series.slow_variance_of_angle(part)
+        return series.ratio(series.angle_sq, series.angle_sq_eq, part, slow).root()
+
+    @cached_property
+    def norm(self) -> Estimate:
+        """‖w‖/w* at the end of the stage."""
+        series, part = self.series, self.part
+        slow = series.slow_variance_of_norm4(part)
+        return series.ratio(series.norm4, series.norm4_eq, part, slow).root(0.25)
+
+    @cached_property
+    def law(self) -> Estimate:
+        """Δ_rms/Δ*·(‖w‖/w*)² at the end of the stage."""
+        return transient(self.series, self.part)
+
+    @cached_property
+    def forecast(self) -> float:
+        """Δ_rms/Δ* at the end, from the norm at the start and the measured h̃."""
+        series, part = self.series, self.part
+        path = series.predicted_norm4[part]
+        if not (path > 0).all():
+            return np.nan
+        angle_sq = series.angle_sq_eq[part] * series.norm4_eq[part] / path
+        weights = series.count[part]
+        share = (angle_sq @ weights) / (series.angle_sq_eq[part] @ weights)
+        return float(np.sqrt(share)) if share > 0 else np.nan
+
+    @cached_property
+    def cosine(self) -> float:
+        """Root mean square of the cosine of w and g in a window at the stage's end.
+
+        The median window: one iteration of nearly no gradient may be all rounding.
+        """
+        return float(np.sqrt(np.median(self.series.cosine_sq[self.part])))
+
+    @cached_property
+    def lowest_cosine(self) -> float:
+        """The lowest such mean in this stage and the one before."""
+        stages = [self.series]
+        if self.previous is not None and len(self.previous):
+            stages.append(self.previous)
+        return float(np.sqrt(min(stage.lowest_cosine_sq for stage in stages)))
+
+    @cached_property
+    def lag(self) -> float:
+        """How far Δ trails an equilibrium that moves with the rate, as a share."""
+        series, part = self.series, self.part
+        if series.steady:
+            return 0.0
+        lr, rate = series.lr[part], series.rate[part]
+        if len(lr) < 2:
+            return np.inf
+        drift = np.abs(np.diff(np.log(lr))) / series.step[part.start :][: len(lr) - 1]
+        return float((drift / rate[1:]).max() / 2)
+
+    @cached_property
+    def too_few(self) -> str:
+        """What is missing for a verdict on the end of the stage, or nothing."""
+        series = self.series
+        if series.iterations < MIN_ITERATIONS:
+            return (
+                f'the stage has {series.iterations} measured iterations, a verdict '
+                f'needs {MIN_ITERATIONS}'
+            )
+        batches = len(series.groups(self.part, 2 * series.memory))
+        if batches < MIN_BATCHES:
+            return (
+                f'its end has {batches} independent batches of windows, a verdict '
+                f'needs {MIN_BATCHES}: use a smaller window or a longer stage'
+            )
+        return ''
+
+    @cached_property
+    def unreachable(self) -> str:
+        """Why equilibrium could not have been reached, or nothing."""
+        if self.lag > ANGLE_TOLERANCE:
+            trail = f'about {self.lag:.0%}' if self.lag < 1 else 'more than 100%'
+            return (
+                'the learning rate moves faster than the norm can follow (Δ trails '
+                f'its moving equilibrium by {trail})'
+            )
+        if np.isnan(self.forecast):
+            return 'the mean of h̃ is not positive, so no equilibrium norm exists'
+        if abs(self.forecast - 1) > ANGLE_TOLERANCE:
+            if self.drifting:
+                return (
+                    'L drifts, and the norm trails the equilibrium that moves with it: '
+                    f'Δ/Δ* is forecast at {self.forecast:.2f}'
+                )
+            return (
+                'from its norm at the start of the stage Δ/Δ* could only come to '
+                f'{self.forecast:.2f}'
+            )
+        return ''
+
+    @cached_property
+    def drifting(self) -> bool:
+        """Whether equilibrium would have been reached, had L been constant."""
+        series = self.series
+        target = series.mean(series.norm4_eq, self.part)
+        if not target > 0:
+            return False
+        folds = float((series.rate * series.count)[: self.part.start].sum())
+        distance = abs(series.norm4[0] / target - 1) * np.exp(-folds)
+        return bool(distance <= 2 * ANGLE_TOLERANCE)
+
+
+def transient(series: Series, part: slice) -> Estimate:
+    """Δ_rms/Δ*·(‖w‖/w*)², over windows in which rate and memory hold still.
+
+    A ratio of sums, so that windows whose mean h̃ is negative may take part.
+    """
+    usable = series.quiet[part]
+    index = np.arange(len(series))[part][usable]
+    if not len(index):
+        return Estimate(np.nan, np.nan, 0, 0)
+    kept = series.take(index)
+    return kept.ratio(
+        kept.angle_sq * kept.norm4, kept.angle_sq_eq * kept.norm4_eq, slice(None)
+    ).root()

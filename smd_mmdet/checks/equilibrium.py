@@ -1,0 +1,186 @@
+"""What the theorems say of a layer in equilibrium."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from smd_mmdet import theory
+
+from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
+from .findings import Finding, not_applicable, undecided, within
+from .report import FAILS, HOLDS, UNDECIDED
+from .statistics import Estimate
+
+
+def _equilibrium(
+    case: Case, what: str, estimate: Estimate, power: float, tolerance: float
+) -> Finding:
+    """Verdict on Δ/Δ* or ‖w‖/w*, which only counts where equilibrium is reachable.
+
+    Args:
+        case: The layer's stage.
+        what: The ratio in words.
+        estimate: The ratio at the end of the stage.
+        power: Of the forecast of Δ/Δ* that gives the forecast of this ratio.
+        tolerance: Deviation that does not matter in practice.
+    """
+    if case.unreachable and len(case.series) > 1:
+        found = not_applicable(case.unreachable, estimate.value)
+        found.bound, found.interval = 1.0, estimate.interval
+        found.margin = (tolerance - abs(estimate.value - 1)) / tolerance
+        return found
+    expected = case.forecast**power
+    allowed = min(1, expected) * (1 - tolerance), max(1, expected) * (1 + tolerance)
+    return within(what, estimate, tolerance, allowed, case.too_few)
+
+
+def angular_update(case: Case) -> Finding:
+    """Δ comes to Δ*."""
+    return _equilibrium(case, 'Δ_rms/Δ*', case.angle, 1.0, ANGLE_TOLERANCE)
+
+
+def weight_norm(case: Case) -> Finding:
+    """‖w‖ comes to w*."""
+    return _equilibrium(case, '‖w‖/w*', case.norm, -0.5, NORM_TOLERANCE)
+
+
+def adamw_angle(case: Case) -> Finding:
+    """Δ comes to AdamW's Δ*."""
+    missing = case.too_few
+    if case.lag or not case.series.steady:
+        missing = 'the learning rate moves, and AdamW has no formula for the way there'
+    found = within('Δ_rms/Δ*', case.angle, ANGLE_TOLERANCE, missing=missing)
+    if found.verdict == FAILS:
+        # How far AdamW has come on its way is not derived, so it may still come.
+        found.verdict, found.p_value = UNDECIDED, None
+        found.reason += '; whether it had time to get there is not derived for AdamW'
+    return found
+
+
+def norm_spread(case: Case) -> Finding:
+    """Stationary spread of ‖w‖² (Theorem 1), as a share of w*²."""
+    series, part = case.series, case.part
+    if why := case.unreachable or case.too_few:
+        return not_applicable(why) if case.unreachable else undecided(why)
+    target = np.sqrt(series.mean(series.norm4_eq, part))
+    norm_var = series.columns['weight_norm_var']
+    spread = (series.norm_sq - target) ** 2 + 4 * series.norm_sq * norm_var
+    value = float(np.sqrt(series.mean(spread, part)) / target)
+    if series.momentum[-1] > 0:
+        linear = np.sqrt(series.wander(part))
+        reason = (
+            f'‖w‖² spreads {value:.1%} about w*² (linearized: {linear:.1%}); the bound '
+            'of Theorem 2 has a constant C(α) that is not stated'
+        )
+        return not_applicable(reason, value)
+    least = float(series.h_min.min())
+    if not least > 0:
+        return not_applicable('the unit gradient touched 0: the theorem has no l')
+    settings = series.lr[-1], series.decay[-1]
+    limit = theory.norm_spread_limit(*settings, series.variance, least)
+    bound = float(np.sqrt(limit) / target)
+    verdict = HOLDS if value <= bound else UNDECIDED
+    reason = f'‖w‖² spreads {value:.1%} about w*², the theorem allows {bound:.1%}'
+    if verdict == UNDECIDED:
+        reason += '; a spread about a target that is itself estimated proves nothing'
+    return Finding(verdict, reason, value, bound, 1 - value / bound)
+
+
+def angle_probability(case: Case) -> Finding:
+    """Share of iterations with Δ off Δ* by more than Theorem 3's tolerance.
+
+    The theorem: |Δ/Δ* − 1| exceeds (V/(Ll))^{1/3} with at most that probability.
+    Records hold windows, so the share itself is known between two bounds.
+    """
+    series, part = case.series, case.part
+    if case.unreachable:
+        return not_applicable(case.unreachable)
+    if case.too_few:
+        return undecided(case.too_few)
+    least = float(series.h_min[part].min())
+    probability = np.inf
+    if least > 0:
+        probability = float((series.variance / series.mean_h / least) ** (1 / 3))
+    if probability >= 1:
+        return not_applicable(
+            'V/(Ll) is over 1: the theorem allows any share of iterations'
+        )
+    target = np.sqrt(series.angle_sq_eq[part])
+    columns = {
+        k: series.columns[f'angular_update_{k}'][part]
+        for k in ('mean', 'var', 'min', 'max')
+    }
+    count, reach = series.count[part], probability * target
+    below = columns['min'] < target - reach
+    above = columns['max'] > target + reach
+    spread = columns['var'] + (columns['mean'] - target) ** 2
+    surely = float((below.astype(float) + above).sum() / count.sum())
+    chebyshev = np.minimum(spread / reach**2, 1.0) * count
+    perhaps = float(np.where(below | above, chebyshev, 0.0).sum() / count.sum())
+    reason = (
+        f'between {surely:.1%} and {perhaps:.1%} of iterations have Δ off Δ* by more '
+        f'than {probability:.0%}; the theorem allows {probability:.0%}'
+    )
+    verdict = UNDECIDED
+    if perhaps <= probability:
+        verdict = HOLDS
+    elif surely > probability:
+        verdict = FAILS
+    margin = 1 - perhaps / probability
+    return Finding(verdict, reason, perhaps, probability, margin)
+
+
+def corollary(case: Case) -> Finding:
+    """Iterations to the new equilibrium after the rate fell, in a plain run."""
+    series, before = case.series, case.previous
+    if before is None or not len(before) or not before.decaying:
+        return not_applicable('no stage precedes this one')
+    drop = before.lr[-1] / series.lr[0]
+    if not (series.steady and before.steady and drop > 1.01):
+        return not_applicable('it is about a constant rate that falls to another')
+    settings = series.lr[0], series.decay[0], series.momentum[0]
+    gone = (series.count[0] + before.count[-1]) / 2
+    least = np.exp(-gone * max(series.rate[0], before.rate[-1]))
+    if series.norm4[0] < 0.8 * least * before.norm4[-1]:
+        return not_applicable('the weights were rescaled with the rate')
+    target = series.mean(series.norm4_eq, case.part)
+    if not target > 0:
+        return undecided('the mean of h̃ is not positive')
+    actual = before.norm4[-1] / target
+    needed = theory.iterations_to_equilibrium(*settings[:2], drop, settings[2])
+    if actual < 1 + 4 * ANGLE_TOLERANCE or not 0.6 < actual / drop < 1.7:
+        return not_applicable(
+            f'‖w‖⁴ was {actual:.2g} times its new equilibrium, not {drop:.2g} times: L '
+            'changed with the rate, or the stage before did not reach equilibrium'
+        )
+    near = np.abs(series.norm4 / target - 1) < ANGLE_TOLERANCE
+    spent = series.iterations
+    if not near.any():
+        reason = f'equilibrium was not reached in {spent:,} iterations'
+        return Finding(HOLDS, reason, spent, needed)
+    taken = float(series.end[np.argmax(near)])
+    # Without any gradient, decay alone would take this long to within tolerance.
+    surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
+    margin = taken / needed - 1
+    reason = (
+        f'‖w‖⁴ came within {ANGLE_TOLERANCE:.0%} of its new equilibrium after '
+        f'{taken:,.0f} iterations; the corollary says at least {needed:,}'
+    )
+    verdict = UNDECIDED
+    if taken >= (1 - ANGLE_TOLERANCE) * needed:
+        verdict = HOLDS
+    elif taken < (1 - ANGLE_TOLERANCE) * surely:
+        verdict = FAILS
+        reason += f', and decay alone takes {surely:,.0f}'
+    else:
+        reason += ', which the noise of the norm and of L can explain'
+    return Finding(verdict, reason, taken, needed, margin)
+
+
+EQUILIBRIUM: dict[str, Callable[[Case], Finding]] = {
+    'weight_norm': weight_norm,
+    'weight_norm_spread': norm_spread,
+    'angular_update': angular_update,
+    'angular_update_probability': angle_probability,
+    'corollary_3_1': corollary,
+}

@@ -1,0 +1,67 @@
+"""What a check finds, and the verdict on a ratio that should be 1."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .report import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
+from .statistics import CONFIDENCE, Estimate
+
+
+@dataclass
+class Finding:
+    """A :class:`Check` before it has a name."""
+
+    verdict: str
+    reason: str
+    value: float | None = None
+    bound: float | None = None
+    margin: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+
+
+def undecided(reason: str) -> Finding:
+    """Nothing was measured that could tell."""
+    return Finding(UNDECIDED, reason)
+
+
+def not_applicable(reason: str, value: float | None = None) -> Finding:
+    """The theory says nothing here."""
+    return Finding(NOT_APPLICABLE, reason, value)
+
+
+def within(
+    what: str,
+    estimate: Estimate,
+    tolerance: float,
+    allowed: tuple[float, float] | None = None,
+    missing: str = '',
+) -> Finding:
+    """Verdict on a ratio that the theory says is 1.
+
+    Args:
+        what: The ratio in words.
+        estimate: The ratio.
+        tolerance: Deviation that does not matter in practice.
+        allowed: Range within which it does not fail; by default the tolerance.
+        missing: What speaks against any verdict.
+    """
+    low, high = estimate.interval if estimate.decidable else (np.nan, np.nan)
+    margin = (tolerance - abs(estimate.value - 1)) / tolerance
+    found = Finding(UNDECIDED, missing, estimate.value, 1.0, margin, (low, high))
+    if missing or not estimate.decidable:
+        found.reason = missing or f'{what}: too few batches for a confidence interval'
+        return found
+    allowed = allowed or (1 - tolerance, 1 + tolerance)
+    found.p_value = estimate.beyond(*allowed)
+    span = f'{what} is {estimate.value:.3f} ({CONFIDENCE:.0%}: {low:.3f} to {high:.3f})'
+    if 1 - tolerance <= low and high <= 1 + tolerance:
+        found.verdict = HOLDS
+        found.reason = f'{span}, within {tolerance:.0%} of 1'
+    elif found.p_value < LEVEL:
+        found.verdict = FAILS
+        found.reason = f'{span}, beyond {tolerance:.0%} of 1'
+    else:
+        found.reason = f'{span}: too noisy to tell from 1 ± {tolerance:.0%}'
+    return found

@@ -1,0 +1,236 @@
+"""The windows of one layer in one stage."""
+
+from functools import cached_property
+
+import numpy as np
+
+from smd_mmdet import theory
+
+from .statistics import MIN_BATCHES, Estimate, ratio_of_sums
+
+MIN_ITERATIONS = 200
+MAX_BATCHES = 16
+
+
+class Series:
+    """The windows of one layer in one stage, in which it had gradients.
+
+    Quantities that enter a balance are means of squares, so that windows add up:
+    ``angle_sq`` = E Δ², ``norm4`` = E‖w‖⁴, ``h`` = E h̃ (which may be negative in a
+    window), ``angle_sq_eq`` = Δ*², ``norm4_eq`` = w*⁴ ∝ ``h``.
+    """
+
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self.first = max(1, int(columns['iter'][0] - columns['count'][0]) + 1)
+        self.last = int(columns['iter'][-1])
+        self.number = int(columns['stage'][0])
+        used = (columns['count'] > 0) & (columns['lr'] > 0)
+        measured = [columns[name] for name in ('angular_update_mean', 'cosine_mean')]
+        if np.isfinite(columns['unit_h_mean']).any():  # h̃ is defined for SGD only
+            measured += [columns['unit_h_mean'], columns['unit_h_var']]
+        finite = np.isfinite(measured).all(axis=0)
+        self.diverged = bool((used & ~finite).any())
+        used &= finite
+        self.columns = {key: column[used] for key, column in columns.items()}
+        get = self.columns.__getitem__
+        self.count = get('count').astype(float)
+        # A weight moves, and decays, only in the steps in which it had a gradient.
+        self.end = np.cumsum(self.count)
+        self.lr, self.decay = get('lr'), get('weight_decay')
+        self.momentum = get('momentum')
+        self.angle_sq = get('angular_update_mean') ** 2 + get('angular_update_var')
+        self.cosine_sq = get('cosine_mean') ** 2 + get('cosine_var')
+        norm, spread = get('weight_norm_mean'), get('weight_norm_var')
+        self.norm_sq = norm**2 + spread
+        self.norm4 = norm**4 + 6 * norm**2 * spread
+        self.h, self.h_var, self.h_min = (
+            get(f'unit_h_{statistic}') for statistic in ('mean', 'var', 'min')
+        )
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    def take(self, index: np.ndarray) -> 'Series':
+        """The series of some of its windows."""
+        return Series({key: column[index] for key, column in self.columns.items()})
+
+    @property
+    def iterations(self) -> int:
+        return int(self.count.sum())
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether the settings hold still."""
+        settings = self.lr, self.decay, self.momentum
+        return self.number >= 0 and all(np.ptp(values) == 0 for values in settings)
+
+    @cached_property
+    def decaying(self) -> bool:
+        step = self.lr * self.decay
+        return bool(len(self) and (step > 0).all() and (step < 2).all())
+
+    @cached_property
+    def angle_sq_eq(self) -> np.ndarray:
+        return self.columns['angular_update_eq'] ** 2
+
+    @cached_property
+    def norm4_eq(self) -> np.ndarray:
+        unit = theory.equilibrium_norm(self.lr, self.decay, 1.0, self.momentum)
+        return unit**4 * self.h
+
+    @cached_property
+    def rate(self) -> np.ndarray:
+        """Relaxation rate of the mean of ‖w‖⁴, per iteration: 4λη/(1−α)."""
+        return 2 * theory.relaxation_rate(self.lr, self.decay, self.momentum)
+
+    @cached_property
+    def memory(self) -> float:
+        """Iterations that the momentum buffer remembers."""
+        return 1 / (1 - float(self.momentum.max(initial=0)))
+
+    @cached_property
+    def step(self) -> np.ndarray:
+        """Steps from the centre of a window to that of the next."""
+        return np.diff(self.end - self.count / 2)
+
+    @cached_property
+    def quiet(self) -> np.ndarray:
+        """Windows fit for a local law.
+
+        The rate barely moves, angles are small, and the momentum buffer has forgotten
+        what was before the stage.
+        """
+        change = np.abs(np.gradient(self.lr)) if len(self) > 1 else np.zeros(len(self))
+        fresh = self.end - self.count < 3 * self.memory
+        quiet = (change < 0.1 * self.lr) & (self.angle_sq < 0.1)
+        return quiet & ~fresh if (quiet & ~fresh).any() else quiet
+
+    @cached_property
+    def lowest_cosine_sq(self) -> float:
+        """Lowest mean of the squared cosine; one iteration may be 0 by chance."""
+        groups = self.groups(slice(None), 20)
+        counts = self.totals(1.0, groups)
+        return float((self.totals(self.cosine_sq, groups) / counts).min())
+
+    @cached_property
+    def mean_h(self) -> float:
+        """L, as far as the whole stage tells."""
+        return self.mean(self.h)
+
+    @cached_property
+    def variance(self) -> float:
+        """V, the variance of h̃ about the mean of its window."""
+        return self.mean(self.h_var)
+
+    def mean(self, values: np.ndarray, part: slice = slice(None)) -> float:
+        """Mean over the iterations of a part."""
+        return float(np.average(values[part], weights=self.count[part]))
+
+    def long_run_variance(self, part: slice) -> float:
+        """Variance of a sum of h̃ per iteration, which sees autocorrelation."""
+        groups = self.groups(part, 2 * self.memory)
+        if len(groups) < MIN_BATCHES:
+            return self.mean(self.h_var, part)
+        sums, counts = self.totals(self.h, groups), self.totals(1.0, groups)
+        deviation = sums - sums.sum() / counts.sum() * counts
+        # Neighbours share the drift of L, their difference does not.
+        return float(np.mean(np.diff(deviation) ** 2) / 2 / counts.mean())
+
+    def tail(self) -> slice:
+        """The end of the stage: its last third, up to its half to be long enough."""
+        spent = np.cumsum(self.count[::-1])
+        wanted = max(spent[-1] / 3, min(MIN_ITERATIONS, spent[-1] / 2))
+        windows = int(np.searchsorted(spent, wanted - 0.5) + 1)
+        return slice(len(self) - min(windows, len(self)), len(self))
+
+    def groups(self, part: slice, shortest: float) -> list[np.ndarray]:
+        """Windows of a part, gathered into at most MAX_BATCHES batches."""
+        index = np.arange(len(self))[part]
+        total = self.count[index].sum()
+        number = int(min(MAX_BATCHES, len(index), total // max(shortest, 1)))
+        return [g for g in np.array_split(index, max(number, 1)) if len(g)]
+
+    def totals(self, values: np.ndarray | float, groups: list[np.ndarray]):
+        """Sum over the iterations of each batch."""
+        weighted = np.broadcast_to(values, self.count.shape) * self.count
+        return np.array([weighted[group].sum() for group in groups])
+
+    def ratio(
+        self, above: np.ndarray, below: np.ndarray, part: slice, slow: float = 0.0
+    ) -> Estimate:
+        """Ratio of the means of two series, with the error of its batches.
+
+        Args:
+            above: Numerator, one value per window.
+            below: Denominator.
+            part: The windows to use.
+            slow: Relative variance of the ratio from motion slower than the part.
+        """
+        groups = self.groups(part, 2 * self.memory)
+        top, bottom = self.totals(above, groups), self.totals(below, groups)
+        if not len(groups) or not bottom.sum() > 0:
+            return Estimate(np.nan, np.nan, 0, 0)
+        found = ratio_of_sums(top, bottom)
+        if slow * found.value**2 > found.error**2:
+            found.error, found.freedom = float(np.sqrt(slow) * found.value), np.inf
+        return found
+
+    def wander(self, part: slice) -> float:
+        """Relative variance of ‖w‖² about its equilibrium, from the noise of h̃.
+
+        Linearized mean recurrence driven by noise: λη/(1−α) · V/(2L²).
+        """
+        mean = self.mean(self.h, part)
+        if not mean > 0:
+            return np.inf
+        slow = float(self.rate[-1]) / 4
+        return slow * self.long_run_variance(part) / (2 * mean**2)
+
+    def slow_variance_of_angle(self, part: slice) -> float:
+        """Relative variance of the mean of Δ² over a part, from that wandering.
+
+        Growth by gradients is Δ²(1+α)/(1−α) and decay 2λη/(1−α): their difference,
+        over a time T, is what ln‖w‖² changed by. So the mean of Δ² is off Δ*² by
+        that change over 2λη/(1−α)·T, and averages out faster than other means.
+        """
+        length = self.count[part].sum()
+        decay, rate = self.rate[-1] / 2, self.rate[-1]
+        change = 2 * self.wander(part) * -np.expm1(-rate * length)
+        return change / (decay * length) ** 2
+
+    def slow_variance_of_norm4(self, part: slice) -> float:
+        """Relative variance of the mean of ‖w‖⁴ over a part, from that wandering."""
+        u = max(self.rate[-1] * self.count[part].sum(), 1e-12)
+        return 4 * self.wander(part) * 2 * (u + np.expm1(-u)) / u**2
+
+    @cached_property
+    def predicted_norm4(self) -> np.ndarray:
+        """‖w‖⁴ by the theory from the first window's, driven by the measured h̃.
+
+        The mean recurrence d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴), exact for a w* that holds
+        still between the centres of two windows.
+        """
+        path = self.norm4.copy()
+        keep, target = self._recurrence
+        for i in range(1, len(path)):
+            if not self.jumps[i - 1]:
+                ahead = target[i - 1] + keep[i - 1] * (path[i - 1] - target[i - 1])
+                # A few windows of negative h̃ must not take it below 0.
+                path[i] = max(ahead, 0.01 * path[i - 1])
+        return path
+
+    @cached_property
+    def _recurrence(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is kept of ‖w‖⁴ from window to window, and what it relaxes to."""
+        keep = np.exp(-self.step * (self.rate[1:] + self.rate[:-1]) / 2)
+        return keep, (self.norm4_eq[1:] + self.norm4_eq[:-1]) / 2
+
+    @cached_property
+    def jumps(self) -> np.ndarray:
+        """Where ‖w‖⁴ changed as no dynamics could: the weights were rescaled."""
+        keep, target = self._recurrence
+        expected = target + keep * (self.norm4[:-1] - target)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            surprise = np.abs(np.log(self.norm4[1:] / expected))
+        usual = np.nanmedian(surprise) if len(surprise) else 0.0
+        return surprise > max(0.25, 10 * usual)

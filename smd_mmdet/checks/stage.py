@@ -1,0 +1,173 @@
+"""All checks of one layer in one stage, and the state they show."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from smd_mmdet import theory
+
+from .assumptions import ASSUMPTIONS
+from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
+from .equilibrium import EQUILIBRIUM, adamw_angle
+from .findings import Finding, not_applicable
+from .motion import MOTION, scale_invariance
+from .report import (
+    DIVERGED,
+    FAILS,
+    FROM_ABOVE,
+    FROM_BELOW,
+    IN_EQUILIBRIUM,
+    MOVING,
+    NO_DECAY,
+    NO_GRADIENT,
+    NO_THEORY,
+    NOT_INVARIANT,
+    OFF,
+    TOO_SHORT,
+    UNCLEAR,
+    UNREACHABLE,
+    Check,
+    StageReport,
+)
+from .series import Series
+
+# In the order in which a failure explains those after it: the transient law contains
+# no weight decay, the rate of convergence no angle; equilibrium rests on both.
+CONCLUSIONS = MOTION | EQUILIBRIUM
+# What they say does not rest on unit gradients.
+_WITHOUT_UNIT_GRADIENT = ('small_step', 'lemma_1')
+
+
+def check_stage(
+    series: Series, previous: Series | None, known: str, facts: dict
+) -> StageReport:
+    """All checks on a layer in one stage, without regard to other layers.
+
+    Args:
+        series: The stage.
+        previous: The stage before, if there is one.
+        known: The theory of the optimizer: 'sgd', 'adamw' or 'none'.
+        facts: What the records' metadata say of the layer.
+    """
+    stage = _stage_facts(series)
+    if why := _no_theory(series, known, facts):
+        stage.state, stage.note = why
+        stage.checks = _checks(lambda name, examine: not_applicable(stage.note))
+        return stage
+    case = Case(series, previous, facts)
+    stage.angular_update_ratio = case.angle.value
+    if known == 'adamw':
+        found = adamw_angle(case)
+        stage.checks = [Check('angular_update', 'conclusion', **vars(found))]
+        return stage
+    stage.weight_norm_ratio = case.norm.value
+    stage.transient_ratio = case.law.value
+    stage.state, stage.note = scale_invariance(case) or (UNCLEAR, '')
+
+    def find(name: str, examine: Callable[[Case], Finding]) -> Finding:
+        if stage.note and name not in _WITHOUT_UNIT_GRADIENT:
+            return not_applicable(stage.note)
+        return examine(case)
+
+    stage.checks = _checks(find)
+    if stage.state == UNCLEAR:
+        stage.state, stage.note = _unsettled(case)
+    return stage
+
+
+def _checks(find: Callable[[str, Callable], Finding]) -> list[Check]:
+    """Every check with its finding."""
+    kinds = {'assumption': ASSUMPTIONS, 'conclusion': CONCLUSIONS}
+    return [
+        Check(name, kind, **vars(find(name, examine)))
+        for kind, checks in kinds.items()
+        for name, examine in checks.items()
+    ]
+
+
+def _stage_facts(series: Series) -> StageReport:
+    def mean(values: np.ndarray) -> float:
+        return float(np.mean(values)) if len(values) else float('nan')
+
+    return StageReport(
+        stage=series.number,
+        first_iter=series.first,
+        last_iter=series.last,
+        lr=mean(series.lr),
+        weight_decay=mean(series.decay),
+        momentum=mean(series.momentum),
+    )
+
+
+def _no_theory(series: Series, known: str, facts: dict) -> tuple[str, str] | None:
+    """State and reason where the theory says nothing about a layer's stage."""
+    if facts.get('invariant') is False:
+        reason = facts.get('reason') or 'no norm makes it scale-invariant'
+        return NOT_INVARIANT, f'measured as a control, not scale-invariant: {reason}'
+    if known not in ('sgd', 'adamw'):
+        return NO_THEORY, 'no formula is derived for this optimizer'
+    if series.diverged or (known == 'sgd' and not np.isfinite(series.h).all()):
+        return DIVERGED, 'weights or gradients were not finite: the training diverged'
+    if not len(series) or not series.columns['unit_grad_sq_max'].max() > 0:
+        return NO_GRADIENT, 'the layer had no gradient in this stage'
+    if not series.decaying:
+        return NO_DECAY, 'without weight decay, 0 < λη < 2, the norm has no equilibrium'
+    return None
+
+
+def _unsettled(case: Case) -> tuple[str, str]:
+    """State of a layer before its checks are corrected for their number."""
+    if case.unreachable and case.lag > ANGLE_TOLERANCE:
+        return MOVING, case.unreachable
+    if case.unreachable and np.isfinite(case.forecast):
+        return _on_its_way(case)
+    if case.too_few:
+        return TOO_SHORT, case.too_few
+    return UNCLEAR, case.unreachable
+
+
+def _on_its_way(case: Case) -> tuple[str, str]:
+    direction = FROM_ABOVE if case.forecast < 1 else FROM_BELOW
+    if case.drifting:
+        return direction, case.unreachable
+    series = case.series
+    target = series.mean(series.norm4_eq, case.part)
+    distance = abs(series.norm4[-1] / target - 1) if target > 0 else np.inf
+    settings = series.lr[-1], series.decay[-1], series.momentum[-1]
+    left = np.inf
+    if np.isfinite(distance):
+        left = theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
+    note = f'{case.unreachable}; about {float(left):,.0f} iterations more are needed'
+    if left == 0:
+        note = f'{case.unreachable} over its end; the last window is there'
+    return (UNREACHABLE if left > series.iterations else direction), note
+
+
+def settle_state(stage: StageReport) -> None:
+    """Draw the state from verdicts that are final."""
+    if stage.state not in (UNCLEAR, TOO_SHORT):
+        return
+    verdicts = [stage.verdict_of('angular_update'), stage.verdict_of('weight_norm')]
+    if FAILS not in verdicts and _is_there(stage):
+        stage.state = IN_EQUILIBRIUM
+    elif stage.failing:
+        stage.state = OFF
+
+
+def _is_there(stage: StageReport) -> bool:
+    """Every iteration was measured: where a layer has been is a fact.
+
+    The verdicts ask more, whether it would be there again.
+    """
+    if stage.state != UNCLEAR or stage.note:
+        return False
+    angle, norm = stage.angular_update_ratio, stage.weight_norm_ratio or 1.0
+    return abs(angle - 1) <= ANGLE_TOLERANCE and abs(norm - 1) <= NORM_TOLERANCE
+
+
+def diagnose(stage: StageReport) -> None:
+    """Name the conclusion whose failure explains the others."""
+    if stage.failing:
+        cause = stage.failing[0]  # they are in the order of CONCLUSIONS
+        stage.diagnosis = cause.name
+        stage.note = stage.note or cause.reason

@@ -1,0 +1,146 @@
+"""Scale-invariant weights in parameter groups of their own, and back for checkpoints.
+
+A checkpoint keeps the groups as MMEngine makes them, as long as the split changed no
+setting. So a run can be resumed with SMDOptimWrapperConstructor that began without it,
+and the other way round.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
+
+# Lists of a scheduler's state with one entry per parameter group.
+_PER_GROUP = ('base_values', '_last_value')
+
+
+@dataclass(frozen=True)
+class Split:
+    """How groups were split: the stock ones by position, and where members went.
+
+    Args:
+        sizes: Number of parameters of each stock group.
+        parents: The stock group of each group there is now.
+        members: Positions in that stock group of its parameters.
+        invariant: Whether they are scale-invariant.
+    """
+
+    sizes: tuple[int, ...]
+    parents: tuple[int, ...]
+    members: tuple[tuple[int, ...], ...]
+    invariant: tuple[bool, ...]
+
+
+def split_groups(
+    optimizer: Optimizer, scale_invariant: Sequence[nn.Parameter]
+) -> Split:
+    """Split each parameter group in place, before the first step.
+
+    Args:
+        optimizer: Any torch optimizer without state yet.
+        scale_invariant: Parameters to put into groups of their own. Each group is
+            marked by its key ``scale_invariant``.
+
+    Returns:
+        How the groups were split.
+    """
+    chosen = {id(parameter) for parameter in scale_invariant}
+    groups, parents, members = [], [], []
+    sizes = tuple(len(group['params']) for group in optimizer.param_groups)
+    for parent, group in enumerate(optimizer.param_groups):
+        params = group['params']
+        for invariant in (True, False):
+            where = [i for i, p in enumerate(params) if (id(p) in chosen) is invariant]
+            if where:
+                own = {
+                    'params': [params[i] for i in where],
+                    'scale_invariant': invariant,
+                }
+                groups.append({**group, **own})
+                parents.append(parent)
+                members.append(tuple(where))
+    optimizer.param_groups[:] = groups
+    invariant = tuple(group['scale_invariant'] for group in groups)
+    return Split(sizes, tuple(parents), tuple(members), invariant)
+
+
+def join_checkpoint(checkpoint: dict, split: Split) -> None:
+    """Put a checkpoint's groups as MMEngine makes them, if they differ in no setting.
+
+    Args:
+        checkpoint: As the Runner saves it; changed in place.
+        split: How the optimizer's groups were split.
+    """
+    groups = checkpoint.get('optimizer', {}).get('param_groups')
+    lengths = [len(members) for members in split.members]
+    if groups is None or [len(group['params']) for group in groups] != lengths:
+        return
+    stock: list[dict | None] = [None] * len(split.sizes)
+    for group, parent, members in zip(
+        groups, split.parents, split.members, strict=True
+    ):
+        own = {k: v for k, v in group.items() if k not in ('params', 'scale_invariant')}
+        if stock[parent] is None:
+            stock[parent] = {**own, 'params': [0] * split.sizes[parent]}
+        elif own != {k: v for k, v in stock[parent].items() if k != 'params'}:
+            return
+        for position, index in zip(members, group['params'], strict=True):
+            stock[parent]['params'][position] = index
+    # torch numbers parameters by the order of the groups.
+    order = [index for group in stock for index in group['params']]
+    _replace(checkpoint, stock, order)
+    first = [split.parents.index(parent) for parent in range(len(split.sizes))]
+    _pick_in_schedulers(checkpoint, len(split.parents), first)
+
+
+def split_checkpoint(checkpoint: dict, split: Split) -> None:
+    """Put the groups of a checkpoint, as MMEngine makes them, as they are split now.
+
+    Args:
+        checkpoint: As the Runner loads it; changed in place. One that is split
+            already is left as it is.
+        split: How the optimizer's groups were split.
+    """
+    groups = checkpoint.get('optimizer', {}).get('param_groups')
+    if groups is None or tuple(len(g['params']) for g in groups) != split.sizes:
+        return
+    now = [
+        {
+            **groups[parent],
+            'params': [groups[parent]['params'][i] for i in members],
+            'scale_invariant': invariant,
+        }
+        for parent, members, invariant in zip(
+            split.parents, split.members, split.invariant, strict=True
+        )
+    ]
+    order = [index for group in now for index in group['params']]
+    _replace(checkpoint, now, order)
+    _pick_in_schedulers(checkpoint, len(split.sizes), list(split.parents))
+
+
+def _replace(checkpoint: dict, groups: list[dict], order: list[int]) -> None:
+    number = {old: new for new, old in enumerate(order)}
+    for group in groups:
+        group['params'] = [number[index] for index in group['params']]
+    state = checkpoint['optimizer']['state']
+    state = {number.get(index, index): value for index, value in state.items()}
+    checkpoint['optimizer'] = {
+        **checkpoint['optimizer'],
+        'state': state,
+        'param_groups': groups,
+    }
+
+
+def _pick_in_schedulers(checkpoint: dict, count: int, picked: list[int]) -> None:
+    schedulers = checkpoint.get('param_schedulers')
+    if not isinstance(schedulers, list):
+        return
+    for i, scheduler in enumerate(schedulers):
+        schedulers[i] = {
+            key: [value[j] for j in picked]
+            if key in _PER_GROUP and isinstance(value, list) and len(value) == count
+            else value
+            for key, value in scheduler.items()
+        }
