@@ -24,6 +24,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['smd_mmdet', 'smd_mmdet.*']),
+    package_data={'smd_mmdet.report': ['*.html', '*.css', '*.js']},
     python_requires='>=3.10',
     # torch and the detection stack are left out on purpose: each comes in
     # several builds and two distributions, and requiring one by name would

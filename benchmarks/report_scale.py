@@ -144,10 +144,8 @@ def main() -> None:
         data = page.read_text('utf-8').split('id="data">')[1].split('</script>')[0]
         print(f'data in the page: {len(data) / 1e6:.2f} MB')
         if args.browser:
-            first, again = load_times(page)
-            print(
-                f'page drawn after {first:.2f} s in a new browser, {again:.2f} s again'
-            )
+            for name, (text, figures) in load_times(page).items():
+                print(f'{name}: text after {text:.2f} s, all drawn {figures:.2f} s')
 
 
 def load_times(page: Path) -> dict[str, tuple[float, float]]:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -220,6 +222,15 @@ def test_layers_are_advised_on(run):
     assert advice(undecided.report)[0].startswith('No verdict on 3 layers in stage 1: ')
 
 
+def test_neither_torch_nor_mmengine_is_needed():
+    code = (
+        'import sys; import smd_mmdet.report.page, smd_mmdet.report.compare; '
+        'print({"torch", "mmengine", "mmcv"} & set(sys.modules))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == 'set()\n', done.stderr
+
+
 # ------------------------------------------------------------------ files
 
 
@@ -282,33 +293,6 @@ def test_damaged_records_are_named(tmp_path):
 # ------------------------------------------------------------------ the hook
 
 
-@pytest.fixture
-def reporting_hook():
-    """SMDHook with the lines that call report_now."""
-    from mmengine.registry import HOOKS
-
-    from smd_mmdet.engine.hook import SMDHook
-    from smd_mmdet.engine.reporting import check_report, report_now
-
-    @HOOKS.register_module(force=True)
-    class ReportingHook(SMDHook):
-        def __init__(self, when, **settings):
-            super().__init__(**settings)
-            self.when = check_report(when)
-
-        def after_val_epoch(self, runner, metrics=None):
-            if self.when == 'val':
-                report_now(runner)
-
-        def after_train(self, runner):
-            super().after_train(runner)
-            if self.when:
-                report_now(runner)
-
-    yield
-    HOOKS.module_dict.pop('ReportingHook')
-
-
 def validating_config(work_dir, when):
     from mmengine.evaluator import BaseMetric
     from mmengine.registry import METRICS
@@ -325,9 +309,7 @@ def validating_config(work_dir, when):
     config.train_cfg.update(val_begin=0, val_interval=30)
     config.merge_from_dict(
         dict(
-            custom_hooks=[
-                dict(type='ReportingHook', when=when, window=5, verify=False)
-            ],
+            custom_hooks=[dict(type='SMDHook', report=when, window=5, verify=False)],
             val_dataloader={
                 **config.train_dataloader,
                 'sampler': dict(type='DefaultSampler', shuffle=False),
@@ -343,7 +325,7 @@ def validating_config(work_dir, when):
     return config
 
 
-def test_hook_writes_reports_and_shows_figures(tmp_path, reporting_hook, monkeypatch):
+def test_hook_writes_reports_and_shows_figures(tmp_path, monkeypatch):
     from mmengine.runner import Runner
 
     def forward(self, images, labels, mode='tensor', plain=TinyNet.forward):
@@ -357,15 +339,14 @@ def test_hook_writes_reports_and_shows_figures(tmp_path, reporting_hook, monkeyp
     assert {'smd_angular_update_30.png', 'smd_angular_update_40.png'} <= shown
 
 
-def test_hook_survives_a_report_that_fails(tmp_path, reporting_hook, monkeypatch):
+def test_hook_survives_a_report_that_fails(tmp_path, monkeypatch):
     from mmengine.runner import Runner
 
     def fail(work_dir):
         raise RuntimeError('no ink')
 
     monkeypatch.setattr('smd_mmdet.engine.reporting.write_report', fail)
-    config = tiny_config(tmp_path, max_iters=10)
-    config.custom_hooks = [dict(type='ReportingHook', when=True, window=5)]
+    config = tiny_config(tmp_path, max_iters=10, hook=dict(report=True, window=5))
     runner = Runner.from_cfg(config)
     runner.train()
     assert runner.iter == 10
@@ -373,12 +354,15 @@ def test_hook_survives_a_report_that_fails(tmp_path, reporting_hook, monkeypatch
 
 
 def test_hook_setting_is_checked():
-    from smd_mmdet.engine.errors import SettingError
-    from smd_mmdet.engine.reporting import check_report
+    from smd_mmdet.engine import SettingError, SMDHook
 
-    assert [check_report(s) for s in (False, True, 'val')] == [False, True, 'val']
+    assert [SMDHook(report=s).report for s in (False, True, 'val')] == [
+        False,
+        True,
+        'val',
+    ]
     with pytest.raises(SettingError, match="report must be False, True or 'val'"):
-        check_report('always')
+        SMDHook(report='always')
 
 
 def test_page_json_is_json(run):

@@ -32,6 +32,7 @@ from .layers import (
 from .messages import scalars, summary
 from .metadata import output_variances, run_metadata
 from .proof import prove
+from .reporting import check_report, report_now
 from .schedule import stage_ends
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
@@ -80,6 +81,8 @@ class SMDHook(Hook):
         granularity: 'layer', or 'filter' to measure also each output channel of the
             weights that batch norm follows; its quantiles over a layer's channels go
             to the records.
+        report: Write the report at the end of training (True), at each validation
+            too ('val'); its figures go to the Visualizer.
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
@@ -100,6 +103,7 @@ class SMDHook(Hook):
         verify: bool = True,
         visualize: bool = True,
         granularity: str = 'layer',
+        report: bool | str = False,
         **unknown,
     ) -> None:
         for key in unknown:
@@ -119,6 +123,7 @@ class SMDHook(Hook):
             )
         self.window = window
         self.granularity = granularity
+        self.report = check_report(report)
         self.include = check_patterns('SMDHook: include', include)
         self.exclude = check_patterns('SMDHook: exclude', exclude)
         self.verify = verify
@@ -199,6 +204,12 @@ class SMDHook(Hook):
         checkpoint[CHECKPOINT_KEY] = self.monitor.state_dict()
 
     @_survive
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Report on the run so far, where that is wanted."""
+        if self.report == 'val':
+            report_now(runner)
+
+    @_survive
     def after_train(self, runner: Runner) -> None:
         """Write what is left, the window under way included."""
         self.monitor.end_window()
@@ -207,6 +218,8 @@ class SMDHook(Hook):
         self.monitor.detach()
         self._writer.merge()
         self._tell(runner)
+        if self.report:
+            report_now(runner)
 
     # ---------------------------------------------------------------- parts
 
