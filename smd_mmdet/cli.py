@@ -77,7 +77,10 @@ def _add_plan(commands) -> None:
     )
     parser.add_argument('config', help='file, or mmdet::folder/name.py')
     parser.add_argument(
-        '--iters-per-epoch', type=int, metavar='N', help='where the data are not at hand'
+        '--iters-per-epoch',
+        type=int,
+        metavar='N',
+        help='where the data are not at hand',
     )
     parser.add_argument(
         '--work-dir', help='a measured run of this model, for figures per layer'

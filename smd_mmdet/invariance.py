@@ -1318,6 +1318,7 @@ class _Figures:
     epsilon_cosine: float = math.nan
     loss_change: float | None = None
     joint_change: float | None = None
+    by_epsilon: bool = False
 
 
 def _prove(
@@ -1330,6 +1331,8 @@ def _prove(
         loss, gradients = experiment.gradients()
     figures = _measure(experiment, loss, gradients)
     del gradients
+    if experiment.epsilon is not None:
+        _note_traces_of_epsilon(experiment, figures)
     if math.isfinite(loss):
         _scale(experiment, loss, figures, seed, alone)
     if experiment.epsilon is not None:
@@ -1357,6 +1360,32 @@ def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
     return figures
 
 
+def _note_traces_of_epsilon(experiment, figures: dict[str, _Figures]) -> None:
+    """Tell gradients that exist by the ε alone: they shrink with it.
+
+    A norm over two values, as on a map of one pixel and two images, gives ±1 whatever
+    they are; only its ε lets a gradient through, and that has a cosine of its own.
+    """
+    precision = experiment.precision
+    # Such a gradient is faint: ε over the variance.
+    faint = 1e3 * precision.loss
+    doubtful = [
+        n
+        for n, f in figures.items()
+        if abs(f.cosine) > precision.cosine and f.unit_gradient < faint
+    ]
+    if not doubtful:
+        return
+    usual = experiment.epsilon
+    experiment.epsilon = usual / 100
+    loss, gradients = experiment.gradients()
+    smaller = _measure(experiment, loss, gradients)
+    experiment.epsilon = usual
+    for name in doubtful:
+        if smaller[name].unit_gradient < figures[name].unit_gradient / 10:
+            figures[name].by_epsilon = True
+
+
 def _change(experiment, loss: float, factors: Mapping[str, float]) -> float:
     scaled = experiment.scaled_loss(factors)
     return abs(scaled - loss) / max(abs(loss), 1e-300)
@@ -1375,7 +1404,9 @@ def _tolerance(precision: _Precision, figure: _Figures) -> float:
 def _scale(experiment, loss: float, figures, seed: int, alone: bool | None) -> None:
     precision = experiment.precision
     decidable = {
-        n: f for n, f in figures.items() if f.unit_gradient > precision.gradient
+        n: f
+        for n, f in figures.items()
+        if f.unit_gradient > precision.gradient and not f.by_epsilon
     }
     clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
     # A large cosine is decisive; scaling only puts a second figure beside it.
@@ -1436,6 +1467,8 @@ def _verdict(figure: _Figures, loss: float, precision) -> tuple[bool | None, str
         return None, 'undecided: the loss is not finite'
     if not figure.unit_gradient > precision.gradient:
         return None, 'undecided: no gradient reaches it'
+    if figure.by_epsilon:
+        return None, 'undecided: what gradient reaches it comes from the ε of its norm'
     cosine = f'cosine {figure.cosine:.1e}'
     straight = abs(figure.cosine) <= precision.cosine
     if figure.loss_change is None:
@@ -1453,4 +1486,6 @@ def _verdict(figure: _Figures, loss: float, precision) -> tuple[bool | None, str
     expected = abs(figure.cosine) * figure.unit_gradient
     if figure.loss_change < 1e-3 * expected:
         return True, f'{text}; the cosine is rounding'
+    if abs(figure.cosine) <= precision.decisive:
+        return None, f'undecided: its gradient is little more than rounding ({text})'
     return False, text

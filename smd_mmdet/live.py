@@ -97,6 +97,11 @@ def standing(
     known = np.isfinite(norm4) & (norm4 > 0)
     # The mean of h̃ over few iterations may be negative.
     state[~known] = np.where(np.isfinite(angle_eq), _UNCLEAR, _NO_THEORY)[~known]
+    # AdamW has a Δ* and no w*: the angle alone tells, and not for how long.
+    by_angle = np.isnan(h) & np.isfinite(ratio)
+    side = np.where(ratio < 1, _ABOVE, _BELOW)
+    near = np.abs(ratio - 1) <= ANGLE_TOLERANCE
+    state[by_angle] = np.where(near, _IN, side)[by_angle]
     state[(count[-1] == 0) | (columns['unit_grad_sq_max'][last] == 0)] = _NO_GRADIENT
     left = cosine_sq > COSINE_LEFT**2
     state[left] = _LEFT

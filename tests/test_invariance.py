@@ -1009,3 +1009,35 @@ def test_advice_makes_a_config_apply():
     convs = {p['name'] for p in result['parameters'] if p['dimensions'] == 4}
     assert invariant == {n for n in convs if 'retina_' not in n}
     assert result['advice'] == []
+
+
+class TwoValues(nn.Module):
+    """A batch norm over two values per channel, beside one over many."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.few, self.few_norm = nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.many, self.many_norm = nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.head = nn.Conv2d(6, 3, 1)
+        self.few.weight.data *= scale
+
+    def forward(self, images):
+        pooled = images.mean((2, 3), keepdim=True)
+        few = self.head(self.few_norm(self.few(pooled)))
+        return few.square().mean() + self.many_norm(self.many(images)).sigmoid().mean()
+
+
+@pytest.mark.parametrize('scale', [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize('seed', range(3))
+def test_a_gradient_that_only_the_epsilon_lets_through_decides_nothing(scale, seed):
+    """Two values are normalized to ±1: met in FPG, whose coarsest map is one pixel."""
+    torch.manual_seed(seed)
+    model, images = TwoValues(scale), torch.randn(2, 8, 4, 4)
+    proofs = verify_scale_invariance(
+        model,
+        lambda copy: copy(images.to(copy.few.weight.dtype)),
+        ['few.weight', 'many.weight'],
+    )
+    assert proofs['few.weight'].verdict is None
+    assert 'undecided' in proofs['few.weight'].reason
+    assert proofs['many.weight'].verdict is True

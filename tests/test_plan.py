@@ -1,173 +1,26 @@
-"""Plans against what MMEngine really does, and against walks."""
+"""Plans against walks and against a run."""
 
 import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from rich.console import Console
+from schedules import STEP, WARM, config_by_iteration, config_of
 from simulation import Walk, records_of
-from torch import nn
 
 from smd_mmdet.checks import check
 from smd_mmdet.datasets import write_shapes
 from smd_mmdet.engine import SettingError
 from smd_mmdet.engine.plan import plan
-from smd_mmdet.engine.schedule import learning_rates, stage_ends
 from smd_mmdet.records import FOLDER, RecordWriter, read_records
 from smd_mmdet.report.tables import render_plan
 
 ROOT = Path(__file__).parents[1]
 MASK_RCNN_1X = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
-STEP = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
-WARM = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7)
-
-
-def _config(schedulers=(), epochs=4, **optim) -> Config:
-    wrapper = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-3))
-    return Config(
-        dict(
-            optim_wrapper=wrapper | optim,
-            param_scheduler=list(schedulers),
-            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
-            train_dataloader=dict(batch_size=2, dataset=dict(type='CocoDataset')),
-        )
-    )
-
-
-def _iter_config(schedulers, iters) -> Config:
-    config = _config(schedulers)
-    config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters)
-    return config
-
-
-# ------------------------------------------------------------------ the schedule
-
-
-class _Model(BaseModel):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-
-    def forward(self, inputs, mode='loss'):
-        return dict(loss=self.layer(torch.as_tensor(inputs).float()).sum())
-
-
-class _Rates(Hook):
-    priority = 'VERY_LOW'
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[float, float]] = []
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        group = runner.optim_wrapper.optimizer.param_groups[0]
-        self.seen.append((group['lr'], group['momentum']))
-
-
-def _train(schedulers, train_cfg, folder) -> np.ndarray:
-    """(lr, momentum) of every iteration of a real MMEngine run."""
-    rates = _Rates()
-    by_epoch = train_cfg['type'] == 'EpochBasedTrainLoop'
-    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
-    runner = Runner(
-        _Model(),
-        work_dir=str(folder),
-        train_dataloader=dict(
-            dataset=[torch.ones(1)] * 5,
-            sampler=dict(type=sampler, shuffle=False),
-            batch_size=1,
-            num_workers=0,
-        ),
-        train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
-        param_scheduler=schedulers,
-        custom_hooks=[rates],
-        default_hooks=dict(checkpoint=None, logger=None),
-        log_level='ERROR',
-        experiment_name=folder.name,
-    )
-    runner.train()
-    return np.array(rates.seen)
-
-
-SCHEDULES = {
-    'none': [],
-    'warm-up and steps': [WARM, STEP],
-    'cosine by epoch': [WARM, dict(type='CosineAnnealingLR', by_epoch=True, T_max=4)],
-    'cosine by iteration': [
-        dict(type='CosineAnnealingLR', by_epoch=True, T_max=4, eta_min=1e-4)
-        | dict(convert_to_iter_based=True)
-    ],
-    'chained': [
-        WARM,
-        dict(type='PolyLR', by_epoch=False, begin=7, end=14, eta_min=1e-3),
-        dict(type='ExponentialLR', by_epoch=True, begin=3, end=4, gamma=0.5),
-    ],
-    'steps by iteration': [
-        WARM,
-        dict(type='MultiStepLR', by_epoch=False, milestones=[8, 9, 15], gamma=0.1),
-        dict(type='StepLR', by_epoch=False, begin=4, end=17, step_size=5, gamma=0.5),
-    ],
-    'steps of epochs by iteration': [
-        STEP | dict(convert_to_iter_based=True),
-        dict(type='ConstantLR', by_epoch=False, begin=2, end=12, factor=0.5),
-    ],
-    'momentum too': [
-        STEP,
-        dict(type='StepMomentum', by_epoch=True, step_size=2, gamma=0.5),
-    ],
-    'constant then one cycle': [
-        dict(type='OneCycleLR', by_epoch=False, eta_max=0.1, total_steps=20)
-    ],
-}
-
-
-@pytest.mark.parametrize('name', SCHEDULES)
-@pytest.mark.parametrize('by_epoch', [True, False])
-def test_the_rates_are_those_of_a_real_run(name, by_epoch, tmp_path):
-    schedulers = SCHEDULES[name]
-    if by_epoch:
-        loop = dict(type='EpochBasedTrainLoop', max_epochs=4)
-    else:
-        loop = dict(type='IterBasedTrainLoop', max_iters=20)
-    config = _config(schedulers)
-    lr, momentum = learning_rates(config, 20, 5, by_epoch)
-    seen = _train(schedulers, loop, tmp_path / 'run')
-    np.testing.assert_allclose(np.stack([lr, momentum], 1), seen, rtol=1e-12)
-
-
-def test_a_long_schedule_is_planned_in_seconds():
-    schedule = [WARM, dict(type='CosineAnnealingLR', by_epoch=False, T_max=360_000)]
-    found = plan(_iter_config(schedule, 360_000))
-    assert found['stages'][-1]['last_iter'] == 360_000
-
-
-def test_stages_end_where_the_rate_changes():
-    config = _config([WARM, STEP])
-    assert stage_ends(config, 20, 5, by_epoch=True) == [6, 10, 15, 20]
-    assert stage_ends(config, 20, None, by_epoch=False) == [6, 20]
-    assert stage_ends(_config([]), 20, 5, by_epoch=True) == [20]
-
-
-def test_a_long_schedule_of_steps_takes_no_stepping():
-    steps = dict(type='MultiStepLR', by_epoch=False, milestones=[300_000, 340_000])
-    start = time.process_time()
-    assert stage_ends(_config([WARM, steps]), 360_000, 7330, by_epoch=False) == [
-        *(6, 300_000, 340_000, 360_000),
-    ]
-    assert time.process_time() - start < 1.5
-
-
-# ------------------------------------------------------------------ the plan
 
 
 def test_mask_rcnn_1x_cannot_reach_equilibrium_after_its_steps():
@@ -209,7 +62,7 @@ def test_a_warning_says_once_what_each_number_is():
 
 def test_frozen_norms_are_told():
     def told(**backbone) -> bool:
-        config = _config([])
+        config = config_of([])
         config.model = dict(type='MaskRCNN', backbone=backbone)
         found = plan(config, iters_per_epoch=5000)['warnings']
         return any('norms are frozen' in line for line in found)
@@ -221,20 +74,20 @@ def test_frozen_norms_are_told():
 
 
 def test_enough_iterations_need_no_warning():
-    found = plan(_config([STEP | dict(gamma=0.5)]), iters_per_epoch=5000)
+    found = plan(config_of([STEP | dict(gamma=0.5)]), iters_per_epoch=5000)
     assert found['exit_code'] == 0
     assert found['warnings'] == []
     assert all(stage['reaches'] for stage in found['stages'])
 
 
 def test_gradient_accumulation_counts_optimizer_steps():
-    config = _config([STEP], accumulative_counts=4)
+    config = config_of([STEP], accumulative_counts=4)
     found = plan(config, iters_per_epoch=1000)
     assert [s['iterations'] for s in found['stages']] == [500, 250, 250]
 
 
 def test_auto_scale_lr_follows_the_number_of_processes():
-    config = _config([])
+    config = config_of([])
     config.auto_scale_lr = dict(enable=True, base_batch_size=16)
     found = plan(config, iters_per_epoch=100, gpus=4)
     assert found['stages'][0]['lr_start'] == pytest.approx(0.05 * 8 / 16)
@@ -245,7 +98,7 @@ def test_the_keys_of_our_constructor():
         (dict(scale_invariant_decay_mult=10.0), 5e-2),
         (dict(angular_update=0.01), 0.01**2 * 1.9 / (2 * 0.05)),
     ):
-        config = _config(
+        config = config_of(
             [], constructor='SMDOptimWrapperConstructor', paramwise_cfg=keys
         )
         found = plan(config, iters_per_epoch=100)
@@ -253,7 +106,7 @@ def test_the_keys_of_our_constructor():
 
 
 def test_layers_with_multipliers_are_told():
-    config = _config(
+    config = config_of(
         [], paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25)))
     )
     found = plan(config, iters_per_epoch=100)
@@ -261,13 +114,15 @@ def test_layers_with_multipliers_are_told():
 
 
 def test_adamw_has_angles_only_and_others_have_nothing():
-    config = _config([STEP], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+    config = config_of([STEP], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
     stage = plan(config, iters_per_epoch=100)['stages'][0]
     assert stage['angular_update_eq'] == pytest.approx(
         np.sqrt(2 * 1e-3 * 0.05 * 0.1 / 1.9)
     )
     assert stage['plain'] is None and stage['relaxation_iterations'] is None
-    config = _config([STEP], optimizer=dict(type='RMSprop', lr=1e-3, weight_decay=0.05))
+    config = config_of(
+        [STEP], optimizer=dict(type='RMSprop', lr=1e-3, weight_decay=0.05)
+    )
     found = plan(config, iters_per_epoch=100)
     assert found['stages'][0]['angular_update_eq'] is None
     assert found['verdict'] == 'no theory for RMSprop'
@@ -275,7 +130,7 @@ def test_adamw_has_angles_only_and_others_have_nothing():
 
 def test_cosine_is_forecast_as_it_moves():
     schedule = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=2000)]
-    stage = plan(_iter_config(schedule, 2000))['stages'][0]
+    stage = plan(config_by_iteration(schedule, 2000))['stages'][0]
     assert not stage['steady'] and stage['reaches'] is False
     assert 'faster than norms can follow' in stage['warning']
 
@@ -283,10 +138,10 @@ def test_cosine_is_forecast_as_it_moves():
 def test_a_rate_of_zero_and_a_rate_that_rises_again():
     milestones = dict(by_epoch=False, begin=0)
     rising = dict(type='MultiStepLR', milestones=[200], gamma=10.0) | milestones
-    found = plan(_iter_config([rising], 220))
+    found = plan(config_by_iteration([rising], 220))
     assert 'stage 1 lasts 20 iterations' in found['stages'][1]['warning']
     still = dict(type='MultiStepLR', milestones=[200], gamma=0.0) | milestones
-    found = plan(_iter_config([still], 400))
+    found = plan(config_by_iteration([still], 400))
     assert 'nothing moves' in found['stages'][1]['warning']
     json.dumps(found, allow_nan=False)
 
@@ -304,7 +159,7 @@ def _annotations(folder, images: int, empty: int) -> None:
 
 def test_an_epoch_is_as_long_as_its_annotation_file(tmp_path):
     _annotations(tmp_path, images=21, empty=4)
-    config = _config([])
+    config = config_of([])
     data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='train.json')
     config.train_dataloader.dataset = data
     assert plan(config)['iters_per_epoch'] == 11
@@ -316,8 +171,8 @@ def test_an_epoch_is_as_long_as_its_annotation_file(tmp_path):
 
 def test_an_unknown_length_asks_for_it():
     with pytest.raises(SettingError, match='--iters-per-epoch'):
-        plan(_config([]))
-    assert plan(_iter_config([], 50))['iterations'] == 50
+        plan(config_of([]))
+    assert plan(config_by_iteration([], 50))['iterations'] == 50
 
 
 @pytest.mark.parametrize(
@@ -330,7 +185,7 @@ def test_an_unknown_length_asks_for_it():
     ],
 )
 def test_a_bad_config_is_named(text, change):
-    config = _config([])
+    config = config_of([])
     config.merge_from_dict({}, allow_list_keys=False)
     for key, value in change.items():
         config[key] = value
@@ -341,7 +196,7 @@ def test_a_bad_config_is_named(text, change):
 @pytest.mark.parametrize('number', [0, -1, 2.5, True])
 def test_a_bad_epoch_length_is_named(number):
     with pytest.raises(SettingError, match='iters_per_epoch'):
-        plan(_config([]), iters_per_epoch=number)
+        plan(config_of([]), iters_per_epoch=number)
 
 
 # ------------------------------------------------------------------ from measurements
@@ -355,7 +210,7 @@ def test_layers_are_forecast_from_a_probe_run(tmp_path):
     writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
     assert (tmp_path / FOLDER).is_dir()
 
-    config = _iter_config(
+    config = config_by_iteration(
         [dict(type='MultiStepLR', by_epoch=False, milestones=[1500], gamma=0.1)], 2200
     )
     found = plan(config, work_dir=str(tmp_path))
@@ -372,13 +227,12 @@ def test_layers_are_forecast_from_a_probe_run(tmp_path):
 
 SHAPES = f"""
 _base_ = ['{ROOT}/configs/shapes/mask-rcnn_r18_fpn_shapes.py']
-optim_wrapper = dict(paramwise_cfg=dict(scale_invariant_decay_mult=50.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=False, milestones=[600], gamma=0.1, end=1000),
+    dict(type='MultiStepLR', by_epoch=False, milestones=[700], gamma=0.1, end=1000),
 ]
 train_cfg = dict(max_iters=1000, val_interval=1000)
-default_hooks = dict(checkpoint=dict(interval=300))
+default_hooks = dict(checkpoint=dict(interval=400))
 image_scale = (64, 64)
 val_cfg = val_dataloader = val_evaluator = None
 test_cfg = test_dataloader = test_evaluator = None
@@ -397,47 +251,62 @@ def _train_shapes(config: Path, data: Path, *arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def _measured(columns: dict, first: int, last: int) -> tuple[float, float]:
-    """‖w‖ and the root mean square of Δ over some iterations."""
+def _measured(columns: dict, first: int, last: int) -> np.ndarray:
+    """‖w‖, the root mean square of Δ, and L over some iterations."""
     chosen = (columns['iter'] > first) & (columns['iter'] <= last)
+    mean, var = (columns[f'angular_update_{s}'] for s in ('mean', 'var'))
+    values = columns['weight_norm_mean'], mean**2 + var, columns['unit_h_mean']
     weights = columns['count'][chosen]
-    mean, var = (columns[f'angular_update_{s}'][chosen] for s in ('mean', 'var'))
-    angle = np.sqrt(np.average(mean**2 + var, weights=weights))
-    return np.average(columns['weight_norm_mean'][chosen], weights=weights), angle
+    norm, angle_sq, unit = (np.average(v[chosen], weights=weights) for v in values)
+    return np.array([norm, np.sqrt(angle_sq), unit])
+
+
+def _errors(ahead: dict, seen: dict, stage: int, span: tuple, share: float) -> tuple:
+    """Relative errors over layers of ‖w‖, of Δ, and of ‖w‖ had L been as measured."""
+    found = []
+    for layer in ahead['layers']:
+        told = layer['stages'][stage]['plain']
+        norm, angle = (
+            told[f'start{name}'] * (1 - share) + told[f'end{name}'] * share
+            for name in ('_norm', '')
+        )
+        measured = _measured(seen[layer['layer']], *span)
+        drift = (measured[2] / layer['unit_grad_sq']) ** 0.25
+        found.append(np.array([norm, angle, norm * drift]) / measured[[0, 1, 0]] - 1)
+    errors = np.abs(found)
+    names = 'norm', 'angle', 'norm at L'
+    for name, column in zip(names, np.transpose(found), strict=True):
+        low, middle, high = np.quantile(column, [0.1, 0.5, 0.9])
+        print(f'{name} in {span}: {low:+.1%} {middle:+.1%} {high:+.1%} of layers')
+    return np.median(errors, axis=0), np.quantile(errors, 0.9, axis=0)
 
 
 @pytest.mark.slow
 def test_a_plan_from_a_probe_meets_what_training_on_measures(tmp_path):
-    """Mask R-CNN on shapes: 300 iterations foretell the 700 after them."""
+    """Mask R-CNN on shapes: 400 iterations foretell the 600 after them.
+
+    Measured when this was written, as the median error over 27 layers: at the end of
+    the first stage 3 % in Δ and 11 % in ‖w‖, all of it because L moved on, by 40 %:
+    with the L of then it is 1 %. After the cut 18 % in Δ, as L changes with the rate;
+    Δ* would be off by 140 %.
+    """
     write_shapes(tmp_path / 'shapes', train=200, val=4, size=64)
     config, run = tmp_path / 'config.py', tmp_path / 'run'
     config.write_text(SHAPES)
-    length = ['--cfg-options', 'train_cfg.max_iters=300']
+    length = ['--cfg-options', 'train_cfg.max_iters=400']
     _train_shapes(config, tmp_path / 'shapes', *length)
     ahead = plan(str(config), work_dir=str(run))
-    assert [s['last_iter'] for s in ahead['stages']] == [49, 600, 1000]
+    assert [s['last_iter'] for s in ahead['stages']] == [49, 700, 1000]
 
-    resume = ['--resume', run / 'iter_300.pth', '--cfg-options']
+    resume = ['--resume', run / 'iter_400.pth', '--cfg-options']
     _train_shapes(config, tmp_path / 'shapes', *resume)
     seen = dict(read_records(run).by_layer())
-    spans = {'end of stage 0': (500, 600), 'start of stage 1': (610, 660)}
-    spans['end of stage 1'] = (900, 1000)
-    for name, span in spans.items():
-        edge, _, _, number = name.split()
-        pairs = [
-            (
-                layer['stages'][1 + int(number)]['plain'],
-                _measured(seen[layer['layer']], *span),
-            )
-            for layer in ahead['layers']
-        ]
-        norm = np.array([p[f'{edge}_norm'] / m[0] for p, m in pairs]) - 1
-        angle = np.array([p[edge] / m[1] for p, m in pairs]) - 1
-        for what, error in (('norm', norm), ('angle', angle)):
-            print(
-                f'{name} {what} {len(error)}: median |e| {np.median(abs(error)):.3f}, '
-                f'{np.quantile(error, 0.1):.3f} to {np.quantile(error, 0.9):.3f}'
-            )
+    median, most = _errors(ahead, seen, 1, (600, 700), share=1)
+    assert (median < [0.25, 0.06, 0.03]).all(), median
+    assert (most < [0.8, 0.15, 0.1]).all(), most
+    median, most = _errors(ahead, seen, 2, (700, 1000), share=0.5)
+    assert (median[:2] < [0.25, 0.35]).all(), median
+    assert (most[:2] < [0.8, 0.7]).all(), most
 
 
 def test_a_plan_renders(tmp_path):
@@ -445,3 +314,9 @@ def test_a_plan_renders(tmp_path):
     console.print(render_plan(plan(MASK_RCNN_1X)))
     text = console.file.getvalue()
     assert '0.316 → 0.342' in text and 'warm-up' in text
+
+
+def test_a_long_schedule_is_planned_in_seconds():
+    schedule = [WARM, dict(type='CosineAnnealingLR', by_epoch=False, T_max=360_000)]
+    found = plan(config_by_iteration(schedule, 360_000))
+    assert found['stages'][-1]['last_iter'] == 360_000

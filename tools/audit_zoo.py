@@ -153,9 +153,11 @@ def unfreeze(node) -> bool:
         if str(node.get('type')).startswith(RESNETS) or 'norm_eval' in node:
             changed |= node.get('norm_eval', True)
             node['norm_eval'] = False
-        if node.get('frozen_stages', -1) >= 0:
-            changed |= True
-            node['frozen_stages'] = -1
+        # EfficientNet counts its stages from the stem: 0 freezes none.
+        free = 0 if node.get('type') == 'EfficientNet' else -1
+        if node.get('frozen_stages', free) > free:
+            changed = True
+            node['frozen_stages'] = free
         norm = node.get('norm_cfg')
         if isinstance(norm, dict) and norm.get('requires_grad') is False:
             changed = norm['requires_grad'] = True

@@ -9,6 +9,7 @@ from smd_mmdet import theory
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
 from .findings import Finding, not_applicable, undecided, within
 from .report import FAILS, HOLDS, UNDECIDED
+from .series import Series
 from .statistics import Estimate
 
 
@@ -133,48 +134,59 @@ def angle_probability(case: Case) -> Finding:
 def corollary(case: Case) -> Finding:
     """Iterations to the new equilibrium after the rate fell, in a plain run."""
     series, before = case.series, case.previous
-    if before is None or not len(before) or not before.decaying:
-        return not_applicable('no stage precedes this one')
-    drop = before.lr[-1] / series.lr[0]
-    if not (series.steady and before.steady and drop > 1.01):
-        return not_applicable('it is about a constant rate that falls to another')
-    settings = series.lr[0], series.decay[0], series.momentum[0]
-    gone = (series.count[0] + before.count[-1]) / 2
-    least = np.exp(-gone * max(series.rate[0], before.rate[-1]))
-    if series.norm4[0] < 0.8 * least * before.norm4[-1]:
-        return not_applicable('the weights were rescaled with the rate')
+    if why := _no_plain_fall(series, before):
+        return not_applicable(why)
     target = series.mean(series.norm4_eq, case.part)
     if not target > 0:
         return undecided('the mean of h̃ is not positive')
-    actual = before.norm4[-1] / target
-    needed = theory.iterations_to_equilibrium(*settings[:2], drop, settings[2])
+    drop, actual = before.lr[-1] / series.lr[0], before.norm4[-1] / target
     if actual < 1 + 4 * ANGLE_TOLERANCE or not 0.6 < actual / drop < 1.7:
         return not_applicable(
             f'‖w‖⁴ was {actual:.2g} times its new equilibrium, not {drop:.2g} times: L '
             'changed with the rate, or the stage before did not reach equilibrium'
         )
+    settings = series.lr[0], series.decay[0], drop, series.momentum[0]
+    needed = theory.iterations_to_equilibrium(*settings)
     near = np.abs(series.norm4 / target - 1) < ANGLE_TOLERANCE
     spent = series.iterations
     if not near.any():
         reason = f'equilibrium was not reached in {spent:,} iterations'
         return Finding(HOLDS, reason, spent, needed)
-    taken = float(series.end[np.argmax(near)])
     # Without any gradient, decay alone would take this long to within tolerance.
     surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
-    margin = taken / needed - 1
-    reason = (
+    return _time_taken(float(series.end[np.argmax(near)]), needed, surely)
+
+
+def _no_plain_fall(series: Series, before: Series | None) -> str:
+    """Why no stage of a higher rate went before, weights as they were, or nothing."""
+    if before is None or not len(before) or not before.decaying:
+        return 'no stage precedes this one'
+    fell = before.lr[-1] / series.lr[0] > 1.01
+    if not (series.steady and before.steady and fell):
+        return 'it is about a constant rate that falls to another'
+    gone = (series.count[0] + before.count[-1]) / 2
+    least = np.exp(-gone * max(series.rate[0], before.rate[-1]))
+    if series.norm4[0] < 0.8 * least * before.norm4[-1]:
+        return 'the weights were rescaled with the rate'
+    return ''
+
+
+def _time_taken(taken: float, needed: int, surely: float) -> Finding:
+    """Iterations that were taken against the corollary's and those of decay alone."""
+    found = Finding(
+        UNDECIDED,
         f'‖w‖⁴ came within {ANGLE_TOLERANCE:.0%} of its new equilibrium after '
-        f'{taken:,.0f} iterations; the corollary says at least {needed:,}'
+        f'{taken:,.0f} iterations; the corollary says at least {needed:,}',
+        *(taken, needed, taken / needed - 1),
     )
-    verdict = UNDECIDED
     if taken >= (1 - ANGLE_TOLERANCE) * needed:
-        verdict = HOLDS
+        found.verdict = HOLDS
     elif taken < (1 - ANGLE_TOLERANCE) * surely:
-        verdict = FAILS
-        reason += f', and decay alone takes {surely:,.0f}'
+        found.verdict = FAILS
+        found.reason += f', and decay alone takes {surely:,.0f}'
     else:
-        reason += ', which the noise of the norm and of L can explain'
-    return Finding(verdict, reason, taken, needed, margin)
+        found.reason += ', which the noise of the norm and of L can explain'
+    return found
 
 
 EQUILIBRIUM: dict[str, Callable[[Case], Finding]] = {

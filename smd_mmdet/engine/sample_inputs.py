@@ -190,7 +190,9 @@ class _Draw:
     def _semantic_map(model: nn.Module) -> tuple[int, int]:
         """Classes and stride of the semantic map; 0 classes if the model has none."""
         for module in model.modules():
-            if type(module).__name__ == 'FusedSemanticHead':
+            if any(
+                base.__name__ == 'FusedSemanticHead' for base in type(module).__mro__
+            ):
                 return module.num_classes, 8
         for module in model.modules():
             stuff = getattr(module, 'num_stuff_classes', 0)
