@@ -34,19 +34,22 @@ def main():
     init_default_scope(config.get('default_scope', 'mmdet'))
     model, wrapper, batches = prepare(config)
 
-    inside = []
-    times = {True: [], False: []}
+    inside: list[float] = []
+    times: dict[bool, list[float]] = {True: [], False: []}
+    monitor = make_monitor(model, wrapper)
     for pair in range(-args.warmup, args.pairs):
         batch = next(batches)
         for monitored in random.sample([True, False], 2):
-            monitor = attach(wrapper, model, inside) if monitored else None
+            handles = attach(monitor, inside) if monitored else []
             seconds = iterate(model, wrapper, batch)
-            if monitor:
-                monitor.detach()
+            for handle in handles:
+                handle.remove()
+            monitor.detach()
+            monitor.collect(wait=False)
             if pair >= 0:
                 times[monitored].append(seconds)
-    inside = np.array(inside[args.warmup :])
-    report(np.array(times[True]), np.array(times[False]), inside)
+    inside = inside[args.warmup :]
+    report(np.array(times[True]), np.array(times[False]), np.array(inside))
 
 
 def prepare(config):
@@ -68,35 +71,26 @@ def with_loops_off(config):
     return config
 
 
-def attach(wrapper, model, inside):
+def make_monitor(model, wrapper):
+    parameters = dict(model.named_parameters())
     named = {
-        entry.name: parameter
-        for entry, (_, parameter) in zip(
-            wrapper.scale_invariance, model.named_parameters(), strict=True
-        )
+        entry.name: parameters[entry.name]
+        for entry in wrapper.scale_invariance
         if entry.invariant
     }
-    monitor = MONITORS.get(id(wrapper))
-    if monitor is None:
-        monitor = MONITORS[id(wrapper)] = SphericalMotionMonitor(
-            wrapper.optimizer, named, window=50
-        )
-        measure = monitor._measure
-
-        def timed():
-            begin = time.perf_counter()
-            measure()
-            inside.append(time.perf_counter() - begin)
-
-        monitor._measure = timed
-    monitor._handles = [
-        wrapper.optimizer.register_step_post_hook(monitor._guard(monitor._measure))
-    ]
-    monitor.collect(wait=False)
+    monitor = SphericalMotionMonitor(wrapper.optimizer, named, window=50)
+    monitor.detach()
     return monitor
 
 
-MONITORS: dict = {}
+def attach(monitor, inside):
+    """Attach the monitor between two hooks that take the time."""
+    begin = []
+    register = monitor.optimizer.register_step_post_hook
+    first = register(lambda *_: begin.append(time.perf_counter()))
+    monitor.attach()
+    last = register(lambda *_: inside.append(time.perf_counter() - begin.pop()))
+    return first, last
 
 
 def iterate(model, wrapper, batch):
@@ -123,8 +117,8 @@ def report(with_monitor, without, inside):
     print(f'iteration without: median {base * 1e3:.2f} ms ({len(without)} pairs)')
     print(f'iteration with:    median {np.median(with_monitor) * 1e3:.2f} ms')
     print(
-        f'paired difference: median {np.median(difference) / base:+.2%} of an iteration '
-        f'(95 % interval {low / base:+.2%} to {high / base:+.2%})'
+        f'paired difference: median {np.median(difference) / base:+.2%} of an '
+        f'iteration (95 % interval {low / base:+.2%} to {high / base:+.2%})'
     )
     print(
         f'inside the monitor: mean {inside.mean() * 1e3:.3f} ms, '

@@ -1332,7 +1332,7 @@ def _prove(
     figures = _measure(experiment, loss, gradients)
     del gradients
     if experiment.epsilon is not None:
-        _note_traces_of_epsilon(experiment, figures)
+        _note_traces_of_epsilon(experiment, figures, alone)
     if math.isfinite(loss):
         _scale(experiment, loss, figures, seed, alone)
     if experiment.epsilon is not None:
@@ -1360,15 +1360,15 @@ def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
     return figures
 
 
-def _note_traces_of_epsilon(experiment, figures: dict[str, _Figures]) -> None:
+def _note_traces_of_epsilon(experiment, figures, alone: bool | None) -> None:
     """Tell gradients that exist by the ε alone: they shrink with it.
 
     A norm over two values, as on a map of one pixel and two images, gives ±1 whatever
     they are; only its ε lets a gradient through, and that has a cosine of its own.
     """
     precision = experiment.precision
-    # Such a gradient is faint: ε over the variance.
-    faint = 1e3 * precision.loss
+    # Such a gradient is mostly faint: ε over the variance.
+    faint = 1e3 * precision.loss if alone is False else math.inf
     doubtful = [
         n
         for n, f in figures.items()

@@ -150,10 +150,8 @@ class SphericalMotionMonitor:
         self._closed: deque[_Window] = deque()
         self.start_at(0)
 
-        self._handles = [optimizer.register_step_post_hook(self._guard(self._measure))]
-        if self._reader.before_step is not None:
-            hook = self._guard(self._reader.before_step)
-            self._handles.append(optimizer.register_step_pre_hook(hook))
+        self._handles: list = []
+        self.attach()
 
     def __enter__(self) -> 'SphericalMotionMonitor':
         return self
@@ -175,6 +173,15 @@ class SphericalMotionMonitor:
     def window_start(self) -> int:
         """First iteration of the window under way."""
         return self._window.first_iteration
+
+    def attach(self) -> None:
+        """Measure from the next step on; the constructor does it."""
+        self.detach()
+        hook = self._guard(self._measure)
+        self._handles = [self.optimizer.register_step_post_hook(hook)]
+        if self._reader.before_step is not None:
+            hook = self._guard(self._reader.before_step)
+            self._handles.append(self.optimizer.register_step_pre_hook(hook))
 
     def detach(self) -> None:
         """Stop measuring; what was measured can still be collected."""

@@ -479,9 +479,8 @@ def test_stages_follow_the_schedule():
     warmup = np.linspace(0.01, 0.1, 13)  # its last is already the first stage's rate
     rates = [*warmup, *[0.1] * 27, *[0.01] * 25, *[0.001] * 15]
     truth, rows, first = schedule_run(rates, window=10, momentum=0.9, weight_decay=1e-3)
-    spans = list(
-        zip(first['iter'].tolist(), first['count'].tolist(), first['stage'].tolist())
-    )
+    columns = (first[name].tolist() for name in ('iter', 'count', 'stage'))
+    spans = list(zip(*columns, strict=True))
     assert spans == [
         (10, 10, -1),
         (12, 2, -1),

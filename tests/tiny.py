@@ -1,5 +1,7 @@
 """A model and data set small enough to train through MMEngine's Runner in a second."""
 
+from typing import ClassVar
+
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
@@ -41,7 +43,7 @@ class TinyNet(BaseModel):
 class Noise(Dataset):
     """Random images, the same ones whatever the order they are taken in."""
 
-    metainfo: dict = {}
+    metainfo: ClassVar[dict] = {}
 
     def __len__(self):
         return 64
