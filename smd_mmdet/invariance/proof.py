@@ -1,0 +1,288 @@
+"""Scale invariance by numbers: cosines of (w, g), and the loss under scaling."""
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .experiment import (
+    ALONE,
+    DOUBLE,
+    FACTORS,
+    FEW,
+    NOTABLE_EPSILON,
+    SINGLE,
+    Experiment,
+    Precision,
+)
+from .undisturbed import kept_rng
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleProof:
+    """What numbers say about one parameter.
+
+    Args:
+        name: Dotted name of the parameter.
+        verdict: True if the loss does not depend on its scale, False if it does,
+            None if undecided.
+        cosine: Cosine of (w, g) with the norms' ε taken out; Lemma 1 says 0. NaN
+            without a gradient.
+        loss_change: Relative change of the loss when only this parameter is scaled;
+            None if it was scaled together with the others only.
+        joint_change: Relative change of the loss when this and all others that
+            passed (or the half, quarter, ... of them that did) are scaled by random
+            factors; None if this one did not pass.
+        epsilon_cosine: Cosine of (w, g) with ε as configured: how far the ε spoils
+            the invariance.
+        unit_gradient: ‖g‖·‖w‖ relative to the loss.
+        reason: One sentence.
+    """
+
+    name: str
+    verdict: bool | None
+    cosine: float
+    loss_change: float | None
+    joint_change: float | None
+    epsilon_cosine: float
+    unit_gradient: float
+    reason: str
+
+
+def verify_scale_invariance(
+    model: nn.Module,
+    loss_fn: Callable[[nn.Module], Tensor],
+    names: Iterable[str],
+    *,
+    seed: int = 0,
+    double: bool = True,
+    alone: bool | None = None,
+) -> dict[str, ScaleProof]:
+    """Prove or refute by numbers that parameters are scale-invariant.
+
+    Works on a copy of the model, moved slightly where parameters are constant
+    (biases of 0, norm weights of 0 or 1), since those points are special. Two things
+    are measured with the norms' ε made negligible: the cosine of (w, g), and the
+    loss with the parameters multiplied by powers of two. The cosine with the true ε
+    is given beside it.
+
+    Args:
+        model: The model, without a DDP wrapper; it is not touched.
+        loss_fn: Takes a model, returns its scalar loss on fixed data. Random
+            generators are seeded alike before every call, BN statistics restored
+            after it.
+        names: Names of parameters, candidates or any others.
+        seed: Seed of the random generators, factors and displacement.
+        double: Compute in float64, if the model can; else in float32, with the
+            thresholds that this needs.
+        alone: Scale every parameter alone too (two forward passes for each). False:
+            only where the other figures leave a doubt. None: also where there are
+            few, or a few have failed.
+
+    Returns:
+        One proof per name.
+
+    Raises:
+        ValueError: If a name is no parameter of the model, or ``loss_fn`` returns
+            no scalar tensor.
+    """
+    names = list(dict.fromkeys(names))
+    known = dict(model.named_parameters(remove_duplicate=False))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f'the model has no parameter {unknown[0]!r}')
+    if not names:
+        return {}
+    with kept_rng(), torch.inference_mode(False):
+        if double:
+            try:
+                experiment = Experiment(model, loss_fn, names, seed, DOUBLE)
+                return _prove(experiment, seed, alone)
+            except (RuntimeError, TypeError, NotImplementedError):
+                # An operation without float64: the same in float32, or its error.
+                pass
+        experiment = Experiment(model, loss_fn, names, seed, SINGLE)
+        return _prove(experiment, seed, alone)
+
+
+@dataclasses.dataclass
+class _Figures:
+    cosine: float
+    unit_gradient: float
+    epsilon_cosine: float = math.nan
+    loss_change: float | None = None
+    joint_change: float | None = None
+    by_epsilon: bool = False
+
+
+def _prove(
+    experiment: Experiment, seed: int, alone: bool | None
+) -> dict[str, ScaleProof]:
+    loss, gradients = experiment.gradients()
+    if not math.isfinite(loss):
+        # Without ε a dead channel may divide 0 by 0.
+        experiment.epsilon = None
+        loss, gradients = experiment.gradients()
+    figures = _measure(experiment, loss, gradients)
+    del gradients
+    if experiment.epsilon is not None:
+        _note_traces_of_epsilon(experiment, figures, alone)
+    if math.isfinite(loss):
+        _scale(experiment, loss, figures, seed, alone)
+    if experiment.epsilon is not None:
+        experiment.epsilon = None
+        true_loss, gradients = experiment.gradients()
+        for name, figure in _measure(experiment, true_loss, gradients).items():
+            figures[name].epsilon_cosine = figure.cosine
+    return {
+        name: _proof(name, figure, loss, experiment.precision)
+        for name, figure in figures.items()
+    }
+
+
+def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
+    figures = {}
+    for name, parameter in experiment.parameters.items():
+        gradient = gradients.get(name)
+        if gradient is None:
+            figures[name] = _Figures(math.nan, 0.0)
+            continue
+        w, g = parameter.detach().double().flatten(), gradient.double().flatten()
+        size = float(w.norm() * g.norm())
+        cosine = float(w @ g) / size if size > 0 else math.nan
+        figures[name] = _Figures(cosine, size / max(abs(loss), 1e-300))
+    return figures
+
+
+def _note_traces_of_epsilon(experiment, figures, alone: bool | None) -> None:
+    """Tell gradients that exist by the ε alone: they shrink with it.
+
+    A norm over two values, as on a map of one pixel and two images, gives ±1 whatever
+    they are; only its ε lets a gradient through, and that has a cosine of its own.
+    """
+    precision = experiment.precision
+    # Such a gradient is mostly faint: ε over the variance.
+    faint = 1e3 * precision.loss if alone is False else math.inf
+    doubtful = [
+        n
+        for n, f in figures.items()
+        if abs(f.cosine) > precision.cosine and f.unit_gradient < faint
+    ]
+    if not doubtful:
+        return
+    usual = experiment.epsilon
+    experiment.epsilon = usual / 100
+    loss, gradients = experiment.gradients()
+    smaller = _measure(experiment, loss, gradients)
+    experiment.epsilon = usual
+    for name in doubtful:
+        if smaller[name].unit_gradient < figures[name].unit_gradient / 10:
+            figures[name].by_epsilon = True
+
+
+def _change(experiment, loss: float, factors: Mapping[str, float]) -> float:
+    scaled = experiment.scaled_loss(factors)
+    return abs(scaled - loss) / max(abs(loss), 1e-300)
+
+
+def _tolerance(precision: Precision, figure: _Figures) -> float:
+    """Change of the loss that is allowed for one parameter scaled alone.
+
+    A parameter with little influence must be measured by its own influence.
+    """
+    own = 1e-3 * figure.unit_gradient
+    floor = 10 * torch.finfo(precision.dtype).eps
+    return max(floor, min(precision.loss, own))
+
+
+def _scale(experiment, loss: float, figures, seed: int, alone: bool | None) -> None:
+    precision = experiment.precision
+    decidable = {
+        n: f
+        for n, f in figures.items()
+        if f.unit_gradient > precision.gradient and not f.by_epsilon
+    }
+    clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
+    # A large cosine is decisive; scaling only puts a second figure beside it.
+    doubtful = [n for n in decidable if n not in clean]
+    doubtful.sort(key=lambda n: abs(decidable[n].cosine))
+    few = sum(abs(decidable[n].cosine) <= precision.decisive for n in doubtful)
+    if alone or (alone is None and len(figures) <= FEW):
+        chosen = list(decidable)
+    else:
+        chosen = doubtful[: few if alone is False else max(FEW, few)]
+    for name in chosen:
+        changes = [_change(experiment, loss, {name: factor}) for factor in ALONE]
+        decidable[name].loss_change = max(changes)
+    choose = random.Random(seed)
+    factors = {name: choose.choice(FACTORS) for name in clean}
+    _scale_jointly(experiment, loss, figures, factors)
+
+
+def _scale_jointly(experiment, loss: float, figures, factors: dict) -> None:
+    """Scale all together; by halves, where the loss moves, to single out who did it."""
+    if not factors:
+        return
+    change = _change(experiment, loss, factors)
+    names = list(factors)
+    if change <= experiment.precision.loss:
+        for name in names:
+            figures[name].joint_change = change
+    elif len(names) == 1:
+        figures[names[0]].loss_change = change
+    else:
+        half = len(names) // 2
+        for part in (names[:half], names[half:]):
+            some = {name: factors[name] for name in part}
+            _scale_jointly(experiment, loss, figures, some)
+
+
+def _proof(name: str, figure: _Figures, loss: float, precision) -> ScaleProof:
+    verdict, reason = _verdict(figure, loss, precision)
+    epsilon = figure.epsilon_cosine
+    if verdict and abs(epsilon) > NOTABLE_EPSILON:
+        reason += f'; the ε of its norm matters: cosine {epsilon:.1e} with it'
+    if precision.dtype == torch.float32:
+        reason += ' (in float32)'
+    return ScaleProof(
+        name,
+        verdict,
+        figure.cosine,
+        figure.loss_change,
+        figure.joint_change,
+        epsilon,
+        figure.unit_gradient,
+        reason,
+    )
+
+
+def _verdict(figure: _Figures, loss: float, precision) -> tuple[bool | None, str]:
+    if not math.isfinite(loss):
+        return None, 'undecided: the loss is not finite'
+    if not figure.unit_gradient > precision.gradient:
+        return None, 'undecided: no gradient reaches it'
+    if figure.by_epsilon:
+        return None, 'undecided: what gradient reaches it comes from the ε of its norm'
+    cosine = f'cosine {figure.cosine:.1e}'
+    straight = abs(figure.cosine) <= precision.cosine
+    if figure.loss_change is None:
+        if not straight:
+            return False, cosine
+        if figure.joint_change is None:
+            return None, f'undecided: {cosine}'
+        share = f'{figure.joint_change:.1e}'
+        return True, f'{cosine}, joint scaling changes the loss by {share} of it'
+    text = f'{cosine}, scaling changes the loss by {figure.loss_change:.1e} of it'
+    still = figure.loss_change <= _tolerance(precision, figure)
+    if straight or not still:
+        return straight and still, text
+    # A cosine that is real moves the loss in proportion.
+    expected = abs(figure.cosine) * figure.unit_gradient
+    if figure.loss_change < 1e-3 * expected:
+        return True, f'{text}; the cosine is rounding'
+    if abs(figure.cosine) <= precision.decisive:
+        return None, f'undecided: its gradient is little more than rounding ({text})'
+    return False, text
