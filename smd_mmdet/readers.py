@@ -5,7 +5,7 @@ it in :func:`reader_for`.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,16 +22,17 @@ ROW = 7
 MOMENT = 6
 
 
-class SGDReader:
-    """SGD undoes itself: weights, gradients and buffers after the step suffice.
+class Reader:
+    """What the readers share.
 
     Args:
-        optimizer: A torch SGD with dampening 0 and without Nesterov.
+        optimizer: Any torch optimizer.
         params: The measured parameters.
         groups: The index of each one's parameter group.
     """
 
-    theory = 'sgd'
+    theory = 'none'
+    before_step: Callable[[], None] | None = None
 
     def __init__(
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
@@ -40,7 +41,14 @@ class SGDReader:
         self.params = params
         self.groups = groups
 
-    before_step = None
+
+class SGDReader(Reader):
+    """SGD undoes itself: weights, gradients and buffers after the step suffice.
+
+    It needs dampening 0 and no Nesterov.
+    """
+
+    theory = 'sgd'
 
     def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(u, g, v) of every layer after the step."""
@@ -100,23 +108,13 @@ class SGDReader:
         return angle, norm
 
 
-class DisplacementReader:
-    """Any other optimizer: the weights before the step are copied.
-
-    Args:
-        optimizer: Any torch optimizer.
-        params: The measured parameters.
-        groups: The index of each one's parameter group.
-    """
-
-    theory = 'none'
+class DisplacementReader(Reader):
+    """Any other optimizer: the weights before the step are copied."""
 
     def __init__(
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
     ) -> None:
-        self.optimizer = optimizer
-        self.params = params
-        self.groups = groups
+        super().__init__(optimizer, params, groups)
         self._before = [torch.empty_like(param) for param in params]
 
     @torch.no_grad()
@@ -170,7 +168,7 @@ class AdamWReader(DisplacementReader):
         return angle, np.full_like(lr, np.nan)
 
 
-def reader_for(optimizer: Optimizer) -> type:
+def reader_for(optimizer: Optimizer) -> type[Reader]:
     """The reader for an optimizer: by algebra where it is known, else by copies."""
     kinds = {SGD: SGDReader, AdamW: AdamWReader}
     departures = ('nesterov', 'dampening', 'amsgrad')

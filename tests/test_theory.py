@@ -107,6 +107,10 @@ GOOD = {
     'lr_drop': 10.0,
     'angular_update': 1e-3,
     'beta1': 0.9,
+    'variance': 1.0,
+    'lower_bound': 0.1,
+    'distance': 10.0,
+    'tolerance': 0.2,
 }
 BAD = {
     'lr': [0, -0.1],
@@ -116,6 +120,10 @@ BAD = {
     'lr_drop': [0, -1],
     'angular_update': [0, -1e-3],
     'beta1': [-0.1, 1],
+    'variance': [-1],
+    'lower_bound': [0],
+    'distance': [-1],
+    'tolerance': [0],
 }
 ALWAYS_BAD = [math.nan, math.inf, -math.inf, 'fast', None, [0.1, math.nan]]
 FUNCTIONS = [getattr(theory, name) for name in theory.__all__]

@@ -32,7 +32,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 @DATASETS.register_module()
-class Noise(torch.utils.data.Dataset):
+class ToolsNoise(torch.utils.data.Dataset):
     metainfo = dict(classes=('noise',))
     def __len__(self):
         return 32
@@ -70,9 +70,9 @@ class Killer(Hook):
 """
 
 CONFIG = """
-custom_imports = dict(imports=['tiny'], allow_failed_imports=False)
+custom_imports = dict(imports=['tools_tiny'], allow_failed_imports=False)
 model = dict(type='Tiny', norm_cfg=dict(type='BN'))
-loader = dict(batch_size=4, num_workers=0, dataset=dict(type='Noise'),
+loader = dict(batch_size=4, num_workers=0, dataset=dict(type='ToolsNoise'),
               collate_fn=dict(type='default_collate'))
 train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True, seed=1), **loader)
@@ -95,7 +95,7 @@ randomness = dict(seed=0)
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A folder with a config that trains in no time; also on PYTHONPATH."""
-    (tmp_path / 'tiny.py').write_text(MODEL)
+    (tmp_path / 'tools_tiny.py').write_text(MODEL)
     (tmp_path / 'config.py').write_text(CONFIG)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     monkeypatch.delenv('KILL_AT', raising=False)
