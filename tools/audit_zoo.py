@@ -120,7 +120,7 @@ yolof/yolof_r50-c5_8xb8-1x_coco.py
 yolox/yolox_tiny_8xb8-300e_coco.py
 """
 # These fix their statistics unless told otherwise.
-RESNETS = ('ResNe', 'Res2Net', 'RegNet', 'DetectoRS_', 'TridentResNet')
+RESNETS = ('ResNe', 'Res2Net', 'RegNet', 'DetectoRS_', 'TridentResNet', 'Darknet')
 MODES = ('trained', 'shipped')
 
 
