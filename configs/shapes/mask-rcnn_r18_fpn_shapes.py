@@ -1,67 +1,10 @@
-# A Mask R-CNN small enough for two CPU cores, with train-mode BN throughout.
+# The quickstart: a Mask R-CNN whose layers all come to equilibrium within minutes.
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    './_base_/mask-rcnn_bn.py',
     'mmdet::_base_/default_runtime.py',
     '../_base_/shapes_instance.py',
     '../_base_/smd.py',
 ]
-norm_cfg = dict(type='BN', requires_grad=True)
-# Three pyramid levels, each the right size for some of the shapes: a level that no
-# object falls on is starved of gradient, and never comes to an equilibrium.
-strides = [4, 8, 16]
-channels = 32
-
-model = dict(
-    backbone=dict(
-        depth=18,
-        base_channels=16,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(0, 1, 2),
-        frozen_stages=-1,
-        norm_cfg=norm_cfg,
-        norm_eval=False,
-        init_cfg=None,
-    ),
-    neck=dict(
-        in_channels=[16, 32, 64], out_channels=channels, num_outs=3, norm_cfg=norm_cfg
-    ),
-    rpn_head=dict(
-        in_channels=channels,
-        feat_channels=channels,
-        anchor_generator=dict(scales=[4], strides=strides),
-    ),
-    roi_head=dict(
-        bbox_roi_extractor=dict(
-            out_channels=channels, featmap_strides=strides, finest_scale=16
-        ),
-        bbox_head=dict(
-            type='Shared4Conv1FCBBoxHead',
-            in_channels=channels,
-            conv_out_channels=channels,
-            fc_out_channels=128,
-            norm_cfg=norm_cfg,
-            num_classes=5,
-        ),
-        mask_roi_extractor=dict(
-            out_channels=channels, featmap_strides=strides, finest_scale=16
-        ),
-        mask_head=dict(
-            in_channels=channels,
-            conv_out_channels=channels,
-            num_convs=2,
-            norm_cfg=norm_cfg,
-            num_classes=5,
-        ),
-    ),
-    train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64)),
-    ),
-    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(max_per_img=10)),
-)
 
 max_iters = 2000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)

@@ -1,0 +1,2 @@
+# Mask R-CNN, GN: every layer comes to equilibrium at one learning rate.
+_base_ = ['./_base_/mask-rcnn_gn.py', './_base_/runtime.py', './_base_/fixed.py']

@@ -1,0 +1,6 @@
+# RetinaNet, BN: weights rescaled at each drop of the learning rate turn by the new Δ* at once.
+_base_ = './retinanet_r18_fpn_bn_3stage_shapes.py'
+custom_hooks = [
+    dict(type='SMDHook', window=20, visualize=False),
+    dict(type='SMDRescaleHook'),
+]
