@@ -1,2 +1,2 @@
 # RetinaNet, GN: every layer comes to equilibrium at one learning rate.
-_base_ = ['./_base_/retinanet_gn.py', './_base_/runtime.py', './_base_/fixed.py']
+_base_ = ['./_base_/retinanet_gn.py', './_base_/runtime_boxes.py', './_base_/fixed.py']
