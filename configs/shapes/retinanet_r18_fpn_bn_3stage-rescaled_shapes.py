@@ -1,4 +1,4 @@
-# RetinaNet, BN: weights rescaled at each drop of the learning rate turn by the new Δ* at once.
+# RetinaNet, BN: weights rescaled where the learning rate drops turn by the new Δ*.
 _base_ = './retinanet_r18_fpn_bn_3stage_shapes.py'
 custom_hooks = [
     dict(type='SMDHook', window=20, visualize=False),

@@ -1,2 +1,6 @@
 # RetinaNet, GN: the equilibrium of SGD without momentum.
-_base_ = ['./_base_/retinanet_gn.py', './_base_/runtime_boxes.py', './_base_/no_momentum.py']
+_base_ = [
+    './_base_/retinanet_gn.py',
+    './_base_/runtime_boxes.py',
+    './_base_/no_momentum.py',
+]

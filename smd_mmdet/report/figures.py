@@ -71,18 +71,19 @@ def draw(run: Run, layers: Sequence[str] = ()) -> dict[str, Figure]:
     return figures
 
 
-def save(figure: Figure, kind: str = 'png') -> bytes:
+def save(figure: Figure, kind: str = 'png', dpi: int = 140) -> bytes:
     """A figure as the bytes of a file.
 
     Args:
         figure: The figure.
         kind: 'png' or 'svg'.
+        dpi: Points per inch of a PNG.
     """
     file = BytesIO()
     # The same records give the same bytes: no date, no random ids.
     metadata = {'Date': None} if kind == 'svg' else None
     with mpl.rc_context({**STYLE, 'svg.hashsalt': 'smd'}):
-        figure.savefig(file, format=kind, dpi=140, metadata=metadata)
+        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
     return file.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""The paper's claims, tested again on models small enough for two CPU cores."""

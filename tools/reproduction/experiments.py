@@ -1,0 +1,114 @@
+"""What is trained: a list. Another model is another entry, nothing else."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs of one config that differ by their seed.
+
+    Args:
+        name: Of the folders, WORK_DIR/NAME-seedK.
+        config: Its path in the repository.
+        group: The model; its experiments stand together on the page.
+        title: What is done to it, in a phrase.
+        rank: Lower ones are trained first, within one rank seed by seed.
+        seeds: How many runs.
+        data: Which of :data:`DATA` it needs; '' for none.
+        options: What ``--cfg-options`` change, besides the seed.
+        against: Name of the experiment it is compared with, seed by seed.
+        quick: Whether ``--quick`` trains it, with the first seed.
+        figures: Drawn of the first seed; names as in ``smd report``.
+    """
+
+    name: str
+    config: str
+    group: str
+    title: str
+    rank: int
+    seeds: int = 1
+    data: str = 'shapes'
+    options: dict[str, Any] = field(default_factory=dict)
+    against: str = ''
+    quick: bool = False
+    figures: tuple[str, ...] = ('angular_update',)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set that is drawn once.
+
+    Args:
+        folder: Its path in the repository.
+        program: Arguments that make Python draw it; folder and options follow.
+        options: How large, and the like. ``FOLDER/made`` holds them once it is whole.
+    """
+
+    folder: str
+    program: tuple[str, ...]
+    options: str
+
+
+DATA = {
+    'shapes': Data(
+        'data/shapes', ('-m', 'smd_mmdet.cli', 'shapes'), '--train 500 --val 60'
+    ),
+}
+
+_PAPER = ('angular_update', 'weight_norm')
+
+
+def _detector(prefix: str, variant: str, title: str, rank: int, **rest) -> Experiment:
+    model, norm = prefix.split('_')
+    names = {'mask-rcnn': 'Mask R-CNN', 'retinanet': 'RetinaNet'}
+    return Experiment(
+        name=f'{prefix}_{variant}',
+        config=f'configs/shapes/{model}_r18_fpn_{norm}_{variant}_shapes.py',
+        group=f'{names[model]}, {norm.upper()}',
+        title=title,
+        rank=rank,
+        **rest,
+    )
+
+
+def _detectors(prefix: str, rank: int, seeds: int = 1, **rest) -> list[Experiment]:
+    """The runs of the paper with one detector.
+
+    Args:
+        prefix: Of its names.
+        rank: Of its pair of plain and rescaled runs.
+        seeds: Of that pair.
+        rest: Settings of that pair.
+    """
+    return [
+        _detector(prefix, '3stage', 'three stages, plain', rank, seeds=seeds, **rest),
+        _detector(
+            prefix,
+            '3stage-rescaled',
+            'three stages, rescaled',
+            rank,
+            seeds=seeds,
+            against=f'{prefix}_3stage',
+            **rest,
+        ),
+        _detector(prefix, 'fixed', 'fixed learning rate', rank + 5),
+        _detector(prefix, 'no-momentum', 'without momentum', rank + 5),
+    ]
+
+
+EXPERIMENTS = [
+    *_detectors('mask-rcnn_bn', 0, seeds=3, quick=True, figures=_PAPER),
+    _detector('mask-rcnn_bn', 'slow', 'slow equilibrium, plain', 2, seeds=3),
+    _detector(
+        'mask-rcnn_bn',
+        'slow-start-at-equilibrium',
+        'slow equilibrium, start at it',
+        2,
+        seeds=3,
+        against='mask-rcnn_bn_slow',
+    ),
+    *_detectors('retinanet_bn', 1, seeds=3, quick=True),
+    *_detectors('mask-rcnn_gn', 3),
+    *_detectors('retinanet_gn', 4),
+]
