@@ -47,13 +47,16 @@ STYLE = {
 }
 
 
-def draw(run: Run, layers: Sequence[str] = ()) -> dict[str, Figure]:
-    """All figures of a run that its records allow.
+def draw(
+    run: Run, layers: Sequence[str] = (), names: Sequence[str] = ()
+) -> dict[str, Figure]:
+    """The figures of a run that its records allow.
 
     Args:
         run: The run.
         layers: Names of those that get panels of their own; the middle layer of each
             part and the one furthest from equilibrium, if none are named.
+        names: Of the figures wanted; all of :data:`FIGURES`, if none are named.
 
     Returns:
         Figures by name, a name being that of a file without its suffix.
@@ -64,8 +67,8 @@ def draw(run: Run, layers: Sequence[str] = ()) -> dict[str, Figure]:
     chosen = [run.layer(name) for name in layers] or run.examples()
     figures = {}
     with mpl.rc_context(STYLE):
-        for name, make in FIGURES.items():
-            figure = make(run, chosen)
+        for name in names or FIGURES:
+            figure = FIGURES[name](run, chosen)
             if figure is not None:
                 figures[name] = figure
     return figures

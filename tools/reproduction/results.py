@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -198,20 +199,15 @@ class Parting:
         experiment: Title of the experiment.
         layer: Name.
         stage: Number.
-        seeds: Runs in which that is so.
-        reports: Of those runs.
-        cosine: Root mean square cosine of w and g at the stage's end, their median.
-        noise: V/L² over the stage, their median.
-        negative: Share of windows whose mean h̃ is below 0, their median.
+        reports: Of the runs in which that is so.
+        noise: Of the median of them.
     """
 
     experiment: str
     layer: str
     stage: int
     reports: list[StageReport]
-    cosine: float
-    noise: float
-    negative: float
+    noise: 'Noise'
 
     @property
     def seeds(self) -> int:
@@ -246,29 +242,43 @@ def partings(results: Results, states: Sequence[str]) -> list[Parting]:
             layer,
             stage,
             [report for report, _ in entries],
-            *(float(v) for v in np.median([noise for _, noise in entries], axis=0)),
+            Noise(*(float(v) for v in np.median([n for _, n in entries], axis=0))),
         )
         for (layer, stage), entries in found.items()
     ]
     return sorted(rows, key=lambda row: -row.distance)
 
 
-def noise_of(result: Result, layer: str, stage: int) -> tuple[float, float, float]:
-    """Cosine of w and g, V/L², and the share of windows whose mean h̃ is below 0.
+class Noise(NamedTuple):
+    """How far a layer's stage is from what the theorems assume.
 
     Args:
-        result: A run.
-        layer: Name.
-        stage: Number.
+        cosine: Root mean square cosine of w and g in a window at the stage's end.
+        variance: V/L².
+        touched: Share of windows in which h̃ was once below 0.
+        negative: Share of windows whose mean h̃ is.
     """
+
+    cosine: float
+    variance: float
+    touched: float
+    negative: float
+
+
+def noise_of(result: Result, layer: str, stage: int) -> Noise:
+    """The noise of a layer in a stage of a run."""
     motion = result.run.layer(layer)
     part = (motion.stage == stage) & (motion.count > 0)
     weights, columns = motion.count[part], motion.columns
     mean = columns['unit_h_mean'][part]
     level = np.average(mean, weights=weights)
-    noise = np.average(columns['unit_h_var'][part], weights=weights) / level**2
     end = motion.cosine[part][-max(1, len(mean) // 3) :]
-    return float(np.median(end)), float(noise), float((mean < 0).mean())
+    return Noise(
+        float(np.median(end)),
+        float(np.average(columns['unit_h_var'][part], weights=weights) / level**2),
+        float((columns['unit_h_min'][part] < 0).mean()),
+        float((mean < 0).mean()),
+    )
 
 
 def check_counts(results: Results) -> dict[str, dict[str, int]]:
