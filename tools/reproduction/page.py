@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smd_mmdet import checks, theory
+from smd_mmdet import checks
 from smd_mmdet.report import write_files
 from smd_mmdet.report.figures import draw, save
 from smd_mmdet.report.words import CHECKS, plural
@@ -231,7 +231,8 @@ def _reached(results: Results) -> str:
     experiment = results.experiment
     return (
         f'{experiment.group}, {experiment.title}: in stage {first}, {there} of '
-        f'{plural(len(reports), "layer")} in equilibrium, Δ_rms/Δ* {spread(angle)}; '
+        f'{plural(len(reports), "layer")} '
+        f'({plural(len(results.runs), "seed")}) in equilibrium, Δ_rms/Δ* {spread(angle)}; '
         f'over all stages the transient law at {spread(law)}, and a conclusion of the '
         f'theory fails in {failing} of {len(results.stages())} layer stages.'
     )
@@ -329,16 +330,13 @@ def _stage_table(done: Sequence[Results]) -> str:
         for stage in each.stage_numbers:
             reports = [report for _, report in each.stages(stage)]
             there = sum(r.state == checks.IN_EQUILIBRIUM for r in reports)
-            settings = reports[0].lr, reports[0].weight_decay, reports[0].momentum
-            lr, decay, momentum = settings
-            eq = theory.angular_update(lr, decay, momentum) if lr > 0 else None
             rows.append(
                 (
                     each.experiment.title,
                     str(stage),
                     f'{reports[0].first_iter:,}–{reports[0].last_iter:,}',
-                    number(lr),
-                    number(None if eq is None else float(eq)),
+                    number(reports[0].lr),
+                    number(each.angle_eq(stage)),
                     spread(Spread.of(r.angular_update_ratio for r in reports)),
                     spread(Spread.of(r.weight_norm_ratio for r in reports)),
                     spread(Spread.of(r.transient_ratio for r in reports)),

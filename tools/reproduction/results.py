@@ -58,6 +58,13 @@ class Results:
         """Of all runs."""
         return [pair for result in self.runs for pair in result.stages(number)]
 
+    def angle_eq(self, stage: int) -> float:
+        """Δ* of a stage, the median over layers and windows; NaN without theory."""
+        layers = (layer for result in self.runs for layer in result.run.layers)
+        values = np.concatenate([each.angle_eq[each.stage == stage] for each in layers])
+        known = values[np.isfinite(values)]
+        return float(np.median(known)) if len(known) else np.nan
+
     def scores(self) -> dict[str, dict[int, list[float]]]:
         """For each metric its values by iteration, one per run that has one."""
         found: dict[str, dict[int, list[float]]] = {}
