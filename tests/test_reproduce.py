@@ -29,6 +29,8 @@ from reproduction.results import Results, paired, read_results  # noqa: E402
 
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
+REST = 'At rest, and the way there (Theorems 1, 2, 3)'
+
 # -------------------------------------------------------------------------- the list
 
 
@@ -305,7 +307,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope='module')
 def text(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp('page') / 'reproduction.md'
-    page.write_page(runs, out, LIST, walks=20)
+    page.write_page(runs, out, LIST, walks=0)
     for image in re.findall(r'\]\((images/\S+)\)', out.read_text()):
         assert (out.parent / image).read_bytes().startswith(b'\x89PNG')
     return out.read_text()
@@ -454,8 +456,18 @@ def test_without_noise_a_walk_follows_its_recurrence():
         norm_sq = (1 - lr * decay) ** 2 * norm_sq + lr**2 / norm_sq
 
 
-def test_the_table_of_equilibria_agrees_with_closed_forms():
-    found = {e.name: e for e in theorems.equilibria(number=60)}
+@pytest.fixture(scope='module')
+def equilibria():
+    return theorems.equilibria(number=60)
+
+
+@pytest.fixture(scope='module')
+def drops():
+    return theorems.drops(number=30, folds=5.0)
+
+
+def test_the_table_of_equilibria_agrees_with_closed_forms(equilibria):
+    found = {e.name: e for e in equilibria}
     assert found.keys() == theorems.CASES.keys()
     for name, each in found.items():
         assert each.norm == pytest.approx(1, abs=0.005)
@@ -479,9 +491,8 @@ def test_the_table_of_equilibria_agrees_with_closed_forms():
     assert correlated.mean > 1.4
 
 
-def test_the_table_of_drops_agrees_with_closed_forms():
-    found = theorems.drops(number=30, folds=5.0)
-    for drop in found:
+def test_the_table_of_drops_agrees_with_closed_forms(drops):
+    for drop in drops:
         if drop.rescaled:
             assert drop.first == pytest.approx(1, abs=0.03)
             assert drop.needed == 0
@@ -493,6 +504,19 @@ def test_the_table_of_drops_agrees_with_closed_forms():
         assert drop.needed == pytest.approx(2500 * np.log(90), rel=0.05)
         assert drop.corollary == np.ceil(np.log(10) * 5000)
         assert drop.decay_alone == int(np.log(10 / 1.1) * 2500)
+
+
+def test_the_page_says_what_the_walks_did(equilibria, drops):
+    text = '\n\n'.join(page.theorem_section(equilibria, drops, 60))
+    for row, each in zip(rows(text, REST), equilibria, strict=True):
+        assert row['walk'] == each.name
+        assert float(row['‖w‖/w*']) == pytest.approx(each.norm, abs=6e-5)
+    after = rows(text, 'The rate divided by ten (Corollary 3.1 and rescaling)')
+    assert [row['weights'] for row in after] == ['plain', 'rescaled'] * 2
+    assert 'The bound of Theorem 1 is never exceeded' in text
+    worse = [replace(equilibria[0], exceeded=3), *equilibria[1:]]
+    text = '\n\n'.join(page.theorem_section(worse, drops, 60))
+    assert 'The bound of Theorem 1 is exceeded in 3 iterations' in text
 
 
 def test_a_walk_that_outgrows_its_bound_is_told(monkeypatch):

@@ -106,7 +106,7 @@ def write_page(
         root: Folder of the runs.
         out: The page; figures go to images/reproduction beside it.
         experiments: That belong on it.
-        walks: Random walks in each row of the theorems' tables.
+        walks: Random walks in each row of the theorems' tables; 0 leaves them out.
 
     Raises:
         RecordsError: If the records of a finished run cannot be read.
@@ -123,7 +123,9 @@ def write_page(
     for name, members in groups.items():
         if any(each.runs for each in members):
             parts += [f'## {name}', *_group(members, images)]
-    parts += _theorems(walks)
+    if walks:
+        found, dropped = theorems.equilibria(walks), theorems.drops(walks)
+        parts += theorem_section(found, dropped, walks)
     write_files(out.parent / IMAGES, images)
     write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
 
@@ -229,12 +231,12 @@ def _reached(results: Results) -> str:
     law = Spread.of(report.transient_ratio for _, report in results.stages())
     angle = Spread.of(report.angular_update_ratio for report in reports)
     experiment = results.experiment
+    layers, seeds = plural(len(reports), 'layer'), plural(len(results.runs), 'seed')
     return (
-        f'{experiment.group}, {experiment.title}: in stage {first}, {there} of '
-        f'{plural(len(reports), "layer")} '
-        f'({plural(len(results.runs), "seed")}) in equilibrium, Δ_rms/Δ* {spread(angle)}; '
-        f'over all stages the transient law at {spread(law)}, and a conclusion of the '
-        f'theory fails in {failing} of {len(results.stages())} layer stages.'
+        f'{experiment.group}, {experiment.title}: in stage {first}, {there} of {layers} '
+        f'({seeds}) in equilibrium, Δ_rms/Δ* {spread(angle)}; over all stages the '
+        f'transient law at {spread(law)}, and a conclusion of the theory fails in '
+        f'{failing} of {len(results.stages())} layer stages.'
     )
 
 
@@ -537,8 +539,16 @@ def _parting(row: Parting, seeds: int) -> tuple[str, ...]:
 # ------------------ random walks
 
 
-def _theorems(walks: int) -> list[str]:
-    found, dropped = theorems.equilibria(walks), theorems.drops(walks)
+def theorem_section(
+    found: Sequence[theorems.Equilibrium], dropped: Sequence[theorems.Drop], walks: int
+) -> list[str]:
+    """The theorems' part of the page, in paragraphs.
+
+    Args:
+        found: Walks to equilibrium.
+        dropped: Walks whose rate falls.
+        walks: Of each.
+    """
     rest = table(
         (
             *('walk', 'L', 'V/L²', 'l/L', 'assumption 4: above', '‖w‖/w*', 'Δ_rms/Δ*'),
