@@ -233,9 +233,9 @@ def _reached(results: Results) -> str:
     experiment = results.experiment
     layers, seeds = plural(len(reports), 'layer'), plural(len(results.runs), 'seed')
     return (
-        f'{experiment.group}, {experiment.title}: in stage {first}, {there} of {layers} '
-        f'({seeds}) in equilibrium, Δ_rms/Δ* {spread(angle)}; over all stages the '
-        f'transient law at {spread(law)}, and a conclusion of the theory fails in '
+        f'{experiment.group}, {experiment.title}: in stage {first}, {there} of '
+        f'{layers} ({seeds}) in equilibrium, Δ_rms/Δ* {spread(angle)}; over all stages '
+        f'the transient law at {spread(law)}, and a conclusion of the theory fails in '
         f'{failing} of {len(results.stages())} layer stages.'
     )
 
