@@ -1,17 +1,47 @@
+import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-readme = Path(__file__).with_name('README.md')
+root = Path(__file__).parent
+version = re.search(
+    r"^__version__ = '(.+)'$", (root / 'smd_mmdet/__init__.py').read_text('utf-8'), re.M
+)
+
+# Of tools/, what launches a run; the rest works on a checkout.
+LAUNCHERS = ('common.sh', 'train.py', 'test.py', 'dist_*.sh', 'slurm_*.sh')
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs and launchers where mim and ``smd_mmdet::name`` look for them."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return  # there they are found in the checkout
+        home = Path(self.build_lib, 'smd_mmdet', '.mim')
+        shutil.rmtree(home, ignore_errors=True)
+        ignore = shutil.ignore_patterns('__pycache__')
+        shutil.copytree(root / 'configs', home / 'configs', ignore=ignore)
+        shutil.copy(root / 'model-index.yml', home)
+        (home / 'tools').mkdir()
+        for pattern in LAUNCHERS:
+            for launcher in (root / 'tools').glob(pattern):
+                shutil.copy(launcher, home / 'tools')
+
 
 setup(
     name='smd_mmdet',
-    version='0.1.0',
+    version=version[1],
     description='Spherical Motion Dynamics, measured, checked and used in '
     'object-detection training',
-    long_description=readme.read_text('utf-8') if readme.exists() else '',
+    long_description=(root / 'README.md').read_text('utf-8'),
     long_description_content_type='text/markdown',
+    author='smd_mmdet contributors',
     license='Apache-2.0',
+    license_files=['LICENSE'],
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
@@ -24,7 +54,11 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['smd_mmdet', 'smd_mmdet.*']),
-    package_data={'smd_mmdet.report': ['*.html', '*.css', '*.js']},
+    package_data={
+        'smd_mmdet': ['py.typed'],
+        'smd_mmdet.report': ['*.html', '*.css', '*.js'],
+    },
+    cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',
     # torch and the detection stack are left out on purpose: each comes in
     # several builds and two distributions, and requiring one by name would

@@ -2,10 +2,22 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
 __all__ = ['main']
+
+# Packages that only some commands need, and the extra of ours that brings each.
+EXTRAS = {
+    'cv2': 'mmdet',
+    'matplotlib': 'plot',
+    'mmcv': 'mmdet',
+    'mmdet': 'mmdet',
+    'mmengine': 'mmdet',
+    'plotly': 'plot',
+    'torch': 'torch',
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,14 +39,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever reads has enough; Python's own flush at the end must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         # Everything that reads input raises these with a message for the user.
         message = ' '.join(str(error).split())
-        print(f'smd {args.command}: error: {message}', file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 0
+    except ModuleNotFoundError as error:
+        missing = (error.name or '').partition('.')[0]
+        if missing not in EXTRAS:
+            raise
+        message = f'it needs {missing}: pip install "smd_mmdet[{EXTRAS[missing]}]"'
+    print(f'smd {args.command}: error: {message}', file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

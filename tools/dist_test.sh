@@ -7,6 +7,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 (($# >= 3)) || die 'usage: dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENT OF test.py ...]'
 config=$1 checkpoint=$2 processes=$3
-[[ $config == mmdet::* || -f $config ]] || die "no such config: $config"
+[[ $config == *::* || -f $config ]] || die "no such config: $config"
 [[ $checkpoint == *://* || -f $checkpoint ]] || die "no such checkpoint: $checkpoint"
 launch_processes test.py "$processes" "$config" "$checkpoint" "${@:4}"

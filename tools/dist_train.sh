@@ -11,5 +11,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 (($# >= 2)) || die 'usage: dist_train.sh CONFIG GPUS [ARGUMENT OF train.py ...]'
 config=$1 processes=$2
-[[ $config == mmdet::* || -f $config ]] || die "no such config: $config"
+[[ $config == *::* || -f $config ]] || die "no such config: $config"
 launch_processes train.py "$processes" "$config" "${@:3}"

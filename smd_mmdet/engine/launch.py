@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import importlib.util
 import os
 import pickle
 import re
@@ -12,11 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+from smd_mmdet.shipped import find_config
 
 from . import compat
 from .errors import SettingError
@@ -43,7 +44,7 @@ class _Options(DictAction):
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage text before it."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f'error: {message} (see {self.prog} --help)\n')
 
 
@@ -73,7 +74,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config and merge options into it.
 
     Args:
-        path: A file, or ``mmdet::folder/name.py`` for one that MMDetection ships.
+        path: A file, or ``package::folder/name.py`` for one that mmdet, smd_mmdet or
+            another package ships.
         options: Dotted names and the values to give them.
 
     Returns:
@@ -82,7 +84,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Raises:
         SettingError: If it cannot be read, or an option does not fit it.
     """
-    file = _shipped_config(path) if path.startswith('mmdet::') else Path(path)
+    try:
+        file = find_config(path) if '::' in path else Path(path)
+    except FileNotFoundError as error:
+        raise SettingError(str(error)) from error
     if not file.is_file():
         raise SettingError(f'no such config: {path}')
     if file.suffix == '.py':
@@ -110,19 +115,6 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
             f'{_first_line(error)}'
         ) from error
     return cfg
-
-
-def _shipped_config(path: str) -> Path:
-    spec = importlib.util.find_spec('mmdet')
-    if spec is None or spec.origin is None:
-        raise SettingError(f'{path} needs MMDetection, which is not installed')
-    package = Path(spec.origin).parent
-    name = path.removeprefix('mmdet::')
-    # In an installed package, or in a checkout of MMDetection.
-    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
-        if (folder / name).is_file():
-            return folder / name
-    raise SettingError(f'no such config in the installed MMDetection: {name}')
 
 
 def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runner:
