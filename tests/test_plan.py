@@ -73,6 +73,19 @@ def test_frozen_norms_are_told():
     assert not told(depth=50)
 
 
+def test_a_config_that_rescales_is_judged_by_the_rescaled_forecast():
+    config = config_of([STEP], epochs=4)
+    plain = plan(config, iters_per_epoch=1000)
+    assert [s['reaches'] for s in plain['stages']] == [True, False, False]
+    config.custom_hooks = [dict(type='SMDRescaleHook')]
+    found = plan(config, iters_per_epoch=1000)
+    assert found['exit_code'] == 0 and found['warnings'] == []
+    assert all(s['reaches'] for s in found['stages'])
+    assert found['stages'][1]['plain'] == plain['stages'][1]['plain']
+    config.custom_hooks[0].at_lr_drops = False
+    assert plan(config, iters_per_epoch=1000)['exit_code'] == 1
+
+
 def test_enough_iterations_need_no_warning():
     found = plan(config_of([STEP | dict(gamma=0.5)]), iters_per_epoch=5000)
     assert found['exit_code'] == 0

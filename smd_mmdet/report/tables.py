@@ -217,7 +217,8 @@ def _plan_layers(plan: dict) -> Table:
         'Δ/Δ* by layer, from measured ‖w‖ and L', 'layer', '‖w‖', 'L', *names
     )
     for layer in plan['layers']:
-        courses = [_course(stage['plain']) for stage in layer['stages']]
+        kind = 'rescaled' if plan.get('rescales') else 'plain'
+        courses = [_course(stage[kind]) for stage in layer['stages']]
         table.add_row(
             escape(layer['layer']),
             _number(layer['weight_norm']),

@@ -7,7 +7,7 @@ Without measurements the plan is relative to equilibrium, which needs no norm:
 from mmengine.config import Config
 
 from smd_mmdet.engine.launch import load_config
-from smd_mmdet.engine.schedule import learning_rates, spans
+from smd_mmdet.engine.schedule import learning_rates, spans, type_name
 
 from .course import Course
 from .layers import layers_ahead
@@ -60,7 +60,13 @@ def plan(
             'optimizer steps'
         )
         lr, momentum = lr[every - 1 :: every], momentum[every - 1 :: every]
-    course = Course(lr, momentum, optimizer, spans(lr, momentum))
+    rescales = _rescales(config)
+    if rescales:
+        assumptions.append(
+            'SMDRescaleHook rescales at every drop of the rate: stages are judged by '
+            'the forecast with rescaling'
+        )
+    course = Course(lr, momentum, optimizer, spans(lr, momentum), rescales)
     result = {
         'config': name,
         'optimizer': optimizer.name,
@@ -70,12 +76,24 @@ def plan(
         'momentum': optimizer.momentum,
         'iterations': len(lr),
         'iters_per_epoch': length.per_epoch,
+        'rescales': rescales,
     }
     result['stages'] = course.stages(assumptions)
     result['layers'] = layers_ahead(course, work_dir) if work_dir else []
     result['assumptions'] = assumptions
-    result['warnings'] = warnings(config, result['stages'], result['layers'], optimizer)
+    result['warnings'] = warnings(
+        config, result['stages'], result['layers'], optimizer, course.kind
+    )
     unreached = [s['stage'] for s in result['stages'] if s['reaches'] is False]
     result['verdict'] = verdict(result['stages'], unreached, optimizer)
     result['exit_code'] = int(bool(unreached))
     return result
+
+
+def _rescales(config: Config) -> bool:
+    """Whether a hook of the config rescales weights at the drops of the rate."""
+    return any(
+        type_name(hook) == 'SMDRescaleHook' and hook.get('at_lr_drops', True)
+        for hook in config.get('custom_hooks') or []
+        if isinstance(hook, dict)
+    )

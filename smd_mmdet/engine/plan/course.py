@@ -25,6 +25,12 @@ class Course:
     momentum: np.ndarray
     optimizer: Optimizer
     spans: list[Span]
+    rescales: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Which of the two forecasts is the config's own."""
+        return 'rescaled' if self.rescales else 'plain'
 
     def stages(self, assumptions: list[str]) -> list[dict]:
         """The stages, with a forecast relative to equilibrium."""
@@ -143,7 +149,7 @@ class Course:
             return
         distance = TYPICAL_START**4 - 1
         if before is not None:
-            distance = abs(1 / stage['plain']['start_ratio'] ** 2 - 1)
+            distance = abs(1 / stage[self.kind]['start_ratio'] ** 2 - 1)
             drop = before['lr_end'] / stage['lr_start']
             if drop > 1:
                 stage['corollary_iterations'] = theory.iterations_to_equilibrium(
@@ -155,4 +161,4 @@ class Course:
         if before is None:
             stage['reaches'] = bool(np.exp(-folds) <= 2 * TOLERANCE)
         else:
-            stage['reaches'] = abs(stage['plain']['end_ratio'] - 1) <= TOLERANCE
+            stage['reaches'] = abs(stage[self.kind]['end_ratio'] - 1) <= TOLERANCE

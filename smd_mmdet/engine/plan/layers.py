@@ -89,5 +89,5 @@ def _forecast_layers(
                     'start': start * angles[2 * i],
                     'end': end * angles[2 * i + 1],
                 }
-            stage['reaches'] = abs(stage['plain']['end_ratio'] - 1) <= TOLERANCE
+            stage['reaches'] = abs(stage[course.kind]['end_ratio'] - 1) <= TOLERANCE
             layer['stages'].append(stage)

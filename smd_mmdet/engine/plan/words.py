@@ -9,7 +9,11 @@ from .optimizer import Optimizer
 
 
 def warnings(
-    config: Config, stages: list[dict], layers: list[dict], optimizer: Optimizer
+    config: Config,
+    stages: list[dict],
+    layers: list[dict],
+    optimizer: Optimizer,
+    kind: str = 'plain',
 ) -> list[str]:
     """What stands in the way of equilibrium, and the remedy.
 
@@ -18,6 +22,7 @@ def warnings(
         stages: Of the plan; those with a warning of their own get it.
         layers: Of the plan, if any were measured.
         optimizer: The config's.
+        kind: The forecast that is the config's own, 'plain' or 'rescaled'.
     """
     if optimizer.theory == 'none':
         return [f'no equilibrium is derived for {optimizer.name}: nothing to forecast']
@@ -34,7 +39,7 @@ def warnings(
         ends = [s for layer in layers for s in layer['stages'] if s['stage'] == number]
         late = sum(not s['reaches'] for s in ends)
         if late:
-            lowest = min(s['plain']['end_ratio'] for s in ends)
+            lowest = min(s[kind]['end_ratio'] for s in ends)
             found.append(
                 f'measured: {late} of {len(ends)} layers will not be in equilibrium at '
                 f'the end of stage {number} (lowest Δ/Δ* {lowest:.2f})'
