@@ -1,5 +1,7 @@
 """Measures the motion of weights at every step of a torch optimizer."""
 
+from __future__ import annotations
+
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,6 +17,7 @@ from smd_mmdet import filters
 from smd_mmdet.kernels import gram
 from smd_mmdet.quantities import QUANTITIES, measure
 from smd_mmdet.readers import MOMENT, ROW, reader_for, settings_of
+from smd_mmdet.sharing import Share, sharded
 from smd_mmdet.stages import Change, Stage, StageTracker
 from smd_mmdet.windows import HostCopy, Moments
 
@@ -70,6 +74,7 @@ class _Window:
     # Once closed:
     moments: HostCopy | None = None
     filter_means: HostCopy | None = None
+    failures: HostCopy | None = None  # of other ranks, up to now
 
 
 class SphericalMotionMonitor:
@@ -96,9 +101,15 @@ class SphericalMotionMonitor:
         by_filter: With ``granularity='filter'``, the names of the weights whose
             filters are measured, those that batch norm follows; None takes all.
             The quantiles of the others are NaN.
+        process_group: Of data-parallel training, whose ranks hold the same weights,
+            gradients and optimizer state: the layers are shared out among them. Every
+            rank makes a monitor of the same weights, and detaches it after the same
+            step. Rank 0 of the group has the windows, to the bit those it would have
+            measured alone; on the others nothing is collected. None shares nothing.
 
     Raises:
-        ValueError: On an empty or unknown set of parameters, or a bad setting.
+        ValueError: On an empty or unknown set of parameters, a bad setting, or
+            parameters or optimizer state that are sharded.
 
     Example:
         >>> with SphericalMotionMonitor(optimizer, weights, window=50) as monitor:
@@ -113,6 +124,7 @@ class SphericalMotionMonitor:
         window: int = 1,
         granularity: str = 'layer',
         by_filter: Iterable[str] | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f'window must be an integer >= 1, got {window!r}')
@@ -120,9 +132,16 @@ class SphericalMotionMonitor:
             raise ValueError(
                 f"granularity must be 'layer' or 'filter', got {granularity!r}"
             )
+        if granularity == 'filter' and process_group is not None:
+            raise ValueError("granularity='filter' is not shared among processes")
         named_params = dict(named_params)
         if not named_params:
             raise ValueError('named_params is empty: there is nothing to measure')
+        if shard := sharded([optimizer, *named_params.values()]):
+            raise ValueError(
+                f'{shard}: each process has a part of the weights or of their state, '
+                'and the inner products of a part are not those of the weight'
+            )
         self.optimizer = optimizer
         self.window = window
         self.names = tuple(named_params)
@@ -131,9 +150,18 @@ class SphericalMotionMonitor:
 
         self._params = tuple(named_params.values())
         self._groups = _groups_of(optimizer, named_params)
-        self._reader = reader_for(optimizer)(optimizer, self._params, self._groups)
         device, layers = self._params[0].device, len(self._params)
         self._block = _Block(min(window, BLOCK), layers, device)
+        self._share = None
+        if process_group is not None:
+            sizes = [param.numel() for param in self._params]
+            self._share = Share(process_group, sizes, ROW, self._block.size, device)
+        own = range(layers) if self._share is None else self._share.layers
+        self._reader = reader_for(optimizer)(
+            optimizer,
+            [self._params[layer] for layer in own],
+            [self._groups[layer] for layer in own],
+        )
         self._moments = Moments(len(QUANTITIES), layers, device)
         self._filters = None
         if granularity == 'filter':
@@ -153,7 +181,7 @@ class SphericalMotionMonitor:
         self._handles: list = []
         self.attach()
 
-    def __enter__(self) -> 'SphericalMotionMonitor':
+    def __enter__(self) -> SphericalMotionMonitor:
         return self
 
     def __exit__(self, *exc_info) -> None:
@@ -167,7 +195,11 @@ class SphericalMotionMonitor:
     @property
     def ready(self) -> bool:
         """Whether a closed window can be collected without waiting."""
-        return bool(self._closed) and self._closed[0].moments.arrived
+        if not self._closed:
+            return False
+        window = self._closed[0]
+        # What was copied last arrives last.
+        return (window.failures or window.moments).arrived
 
     @property
     def window_start(self) -> int:
@@ -177,8 +209,11 @@ class SphericalMotionMonitor:
     def attach(self) -> None:
         """Measure from the next step on; the constructor does it."""
         self.detach()
+        self._measuring = True
         hook = self._guard(self._measure)
         self._handles = [self.optimizer.register_step_post_hook(hook)]
+        if self._share is not None:
+            self._handles.append(self.optimizer.register_step_post_hook(self._send))
         if self._reader.before_step is not None:
             hook = self._guard(self._reader.before_step)
             self._handles.append(self.optimizer.register_step_pre_hook(hook))
@@ -188,6 +223,12 @@ class SphericalMotionMonitor:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def withdraw(self) -> None:
+        """Measure no more, on this rank alone; others do not wait for its share."""
+        self._measuring = False
+        if self._share is None:
+            self.detach()
 
     def start_at(self, iteration: int) -> None:
         """Count on from iterations done before the monitor was attached."""
@@ -209,34 +250,63 @@ class SphericalMotionMonitor:
         if wait and self._window.steps >= self.window:
             self.end_window()
         windows = []
-        while self._closed and (wait or self._closed[0].moments.arrived):
-            windows.append(self._closed.popleft())
+        while self._closed and (wait or self.ready):
+            window = self._closed.popleft()
+            if window.failures is not None and window.failures.numpy():
+                self._closed.clear()
+                self._give_up(_failure_elsewhere())
+            else:
+                windows.append(window)
         return self._columns(windows)
 
     def end_window(self) -> None:
         """Close the window under way though it is not full, at the end of a run."""
-        self._close_window(self.iteration + 1)
+        if self._measuring:
+            self._close_window(self.iteration + 1)
 
     # ------------------------------------------------------- at every step
 
     def _guard(self, action: Callable[[], None]) -> Callable:
         def hook(optimizer, args, kwargs) -> None:
+            if not self._measuring:
+                return
             try:
                 action()
             except Exception as fault:
-                self.fault = fault
-                self.detach()
-                warnings.warn(
-                    f'monitoring stopped at iteration {self.iteration}, training goes '
-                    f'on: {type(fault).__name__}: {fault}',
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                self._give_up(fault)
 
         return hook
 
+    def _give_up(self, fault: Exception) -> None:
+        self.fault = fault
+        self.withdraw()
+        where = '' if self._share is None else f' in process {self._share.rank}'
+        warnings.warn(
+            f'monitoring stopped at iteration {self.iteration}{where}, training goes '
+            f'on: {type(fault).__name__}: {fault}',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _send(self, optimizer, args, kwargs) -> None:
+        """Take part in the exchange, whatever came of measuring."""
+        try:
+            self._share.send(failed=not self._measuring)
+        except Exception as fault:
+            self.detach()
+            self._give_up(fault)
+
     def _measure(self) -> None:
         self.iteration += 1
+        if self._share is None or self._share.rank == 0:
+            self._add_step()
+        if self._share is None:
+            self._read(self._block.rows[len(self._block) - 1])
+        else:
+            self._read(self._share.rows)
+
+    def _add_step(self) -> None:
+        """What is known of a step without reading the weights."""
         self._turn_window()
         block, row = self._block, len(self._block)
         block.iterations.append(self.iteration)
@@ -249,16 +319,19 @@ class SphericalMotionMonitor:
         else:
             block.taken[row].copy_(found_inf.reshape(()) == 0)
         self._window.steps += 1
+
+    def _read(self, rows: torch.Tensor) -> None:
+        """The pass over the weights: a row for each layer that this rank reads."""
         layers, moments = list(self._reader.tensors()), list(self._reader.moments())
-        gram(layers, block.rows[row, :, :MOMENT])
+        gram(layers, rows[:, :MOMENT])
         for i, moment in enumerate(moments):
             if moment is not None:
                 norm = torch.linalg.vector_norm(moment, dtype=torch.float32)
-                block.rows[row, i, MOMENT] = norm.square()
+                rows[i, MOMENT] = norm.square()
         if self._filters is not None:
-            device = block.rows.device
-            valid = _to_device(block.has_grad[row], device) & block.taken[row]
-            settings = _to_device(block.settings[row], device)
+            block, row = self._block, len(self._block) - 1
+            valid = _to_device(block.has_grad[row], rows.device) & block.taken[row]
+            settings = _to_device(block.settings[row], rows.device)
             self._filters.read(layers, moments, settings, valid, self._reader.step)
 
     def _turn_window(self) -> None:
@@ -281,6 +354,7 @@ class SphericalMotionMonitor:
         """Merge the block's first steps into the moments of the window."""
         if not steps:
             return
+        self._receive()
         block, window = self._block, self._window
         settings = _to_device(block.settings[:steps], block.rows.device)
         valid = _to_device(block.has_grad[:steps], block.rows.device)
@@ -292,6 +366,11 @@ class SphericalMotionMonitor:
         window.last_iteration = block.iterations[steps - 1]
         block.drop(steps)
 
+    def _receive(self) -> None:
+        """Complete the block with what other ranks have read."""
+        if self._share is not None and self._measuring:
+            self._share.receive(self._block.rows[: len(self._block)])
+
     def _close_window(self, next_iteration: int, keep_last: bool = False) -> None:
         """Send the window to the host; its last step may open the next one."""
         kept = min(int(keep_last), len(self._block))
@@ -302,6 +381,8 @@ class SphericalMotionMonitor:
             window.moments = HostCopy(self._moments.summary())
             if self._filters is not None:
                 window.filter_means = self._close_filters(bool(kept))
+            if self._share is not None:
+                window.failures = HostCopy(self._share.failures)
             self._closed.append(window)
         self._moments.reset()
         first = self._block.iterations[0] if kept else next_iteration
@@ -356,8 +437,17 @@ class SphericalMotionMonitor:
     def state_dict(self) -> dict:
         """The window under way and the stage, in tensors and plain values.
 
-        Closed windows are not part of it: collect them first.
+        Closed windows are not part of it: collect them first. In a process group
+        rank 0 has it, without the others' help.
+
+        Raises:
+            RuntimeError: If measuring has stopped, here or on another rank.
         """
+        self._receive()
+        if self._share is not None and self._share.failures.item():
+            self._give_up(_failure_elsewhere())
+        if not self._measuring:
+            raise RuntimeError('measuring has stopped')
         window, used = self._window, len(self._block)
         return {
             'names': list(self.names),
@@ -403,6 +493,10 @@ class SphericalMotionMonitor:
             tensor[: len(self._block)].copy_(state['block'][name])
         if self._filters is not None:
             self._filters.load(state['filters'])
+
+
+def _failure_elsewhere() -> RuntimeError:
+    return RuntimeError('measuring failed in another process, whose warning says why')
 
 
 def _groups_of(optimizer: Optimizer, named_params: Mapping) -> list[int]:

@@ -120,7 +120,8 @@ class DisplacementReader(Reader):
     @torch.no_grad()
     def before_step(self) -> None:
         """Copy the weights."""
-        torch._foreach_copy_(self._before, list(self.params))
+        if self._before:  # a rank that shares few layers with many may have none
+            torch._foreach_copy_(self._before, list(self.params))
 
     def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(u, g, w − u) of every layer after the step."""

@@ -20,12 +20,14 @@ class TinyNet(BaseModel):
 
     def __init__(self, norm='bn'):
         super().__init__()
+        norms = {'bn': nn.BatchNorm2d, 'gn': lambda channels: nn.GroupNorm(2, channels)}
+        norm_of = norms.get(norm, nn.Identity)
         self.layers = nn.Sequential(
             nn.Conv2d(3, 8, 3, bias=False),
-            nn.BatchNorm2d(8) if norm == 'bn' else nn.Identity(),
+            norm_of(8),
             nn.ReLU(),
             nn.Conv2d(8, 6, 3, bias=False),
-            nn.BatchNorm2d(6) if norm == 'bn' else nn.Identity(),
+            norm_of(6),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

@@ -50,17 +50,8 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     # Without this, every process takes all cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
+    export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-    # After a wrong setting, which the processes have told, torchrun's report and
-    # traceback would bury that line.
-    exec "$python" -W ignore -c 'import sys
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
-try:
-    main()
-except ChildFailedError as error:
-    if error.get_first_failure()[1].exitcode != 2:
-        raise
-    sys.exit(2)' "${where[@]}" \
+    exec "$python" -W ignore "$root/tools/processes.py" "${where[@]}" \
         --nproc-per-node="$processes" "$root/tools/$script" "$@" --launcher pytorch
 }

@@ -14,6 +14,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
+from torch import distributed as dist
 from torch import nn
 
 from smd_mmdet.live import Standing, standing
@@ -31,6 +32,7 @@ from .layers import (
 )
 from .messages import scalars, summary
 from .metadata import output_variances, run_metadata
+from .parallel import ddp_group, refuse_sharded
 from .proof import prove
 from .reporting import check_report, report_now
 from .schedule import stage_ends
@@ -66,7 +68,9 @@ class SMDHook(Hook):
 
     Records go to ``WORK_DIR/smd/*.parquet``, window means to the Visualizer as
     ``smd/<quantity>/<layer>``, and one line per logging interval to the log. The
-    weights trained are the same to the bit as without the hook.
+    weights trained are the same to the bit as without the hook. Under DDP each process
+    reads its share of the layers, and the first one keeps the records; with
+    ``granularity='filter'`` that one reads them all.
 
     Args:
         window: Optimizer steps per row of the records. Every step is measured,
@@ -86,7 +90,8 @@ class SMDHook(Hook):
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
-            if nothing is scale-invariant, or the theory does not know the optimizer.
+            if nothing is scale-invariant, the theory does not know the optimizer, or
+            training is sharded.
 
     Example:
         >>> custom_imports = dict(imports=['smd_mmdet'], allow_failed_imports=False)
@@ -129,6 +134,8 @@ class SMDHook(Hook):
         self.verify = verify
         self.visualize = visualize
         self.monitor: SphericalMotionMonitor | None = None
+        # Of this process, which may read for the one that has self.monitor.
+        self._reading: SphericalMotionMonitor | None = None
         self._saved_monitor: dict | None = None
         self._unwritten: list[dict[str, np.ndarray]] = []
         self._recent: deque[dict[str, np.ndarray]] = deque(
@@ -144,6 +151,7 @@ class SMDHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Choose the layers, attach the monitor, open the records."""
+        refuse_sharded(runner, 'SMDHook')
         optimizer = _optimizer_of(runner)
         model = getattr(runner.model, 'module', runner.model)
         entries = getattr(runner.optim_wrapper, 'scale_invariance', None)
@@ -156,21 +164,31 @@ class SMDHook(Hook):
         entries = [entry for entry in entries if parameters[entry.name].requires_grad]
         if not entries:
             raise SettingError(f'SMDHook: no weight to measure: {FROZEN_ADVICE}')
-        if not is_main_process():
-            return  # with DDP every rank has the same weights and gradients
-        if self.verify:
+        if is_main_process() and self.verify:
             entries = self._prove(runner, model, entries)
+        group = ddp_group(runner.model) if self.granularity == 'layer' else None
+        if group is not None:
+            entries = _as_in_the_first(entries, group)
+        elif not is_main_process():
+            return
+        fault = None
         try:
-            self.monitor = SphericalMotionMonitor(
+            self._reading = SphericalMotionMonitor(
                 optimizer,
                 {entry.name: parameters[entry.name] for entry in entries},
                 self.window,
                 self.granularity,
                 by_filter=filterwise(model, entries),
+                process_group=group,
             )
-            self._open(runner, model, entries)
-        except Exception as fault:
+            if is_main_process():
+                self.monitor = self._reading
+                self._open(runner, model, entries)
+        except Exception as error:
+            fault = error
+        if (fault := _fault_anywhere(fault, group)) is not None:
             self._give_up(runner, fault)
+            self._detach()
 
     @_survive
     def before_train_iter(
@@ -184,10 +202,8 @@ class SMDHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
         """Write the windows that have arrived; log one line per logging interval."""
-        if self.monitor.fault is not None:
-            raise self.monitor.fault
-        if self.monitor.ready:
-            self._store(runner, self.monitor.collect(wait=False))
+        if self.monitor.ready or self.monitor.fault is not None:
+            self._collect(runner, wait=False)
         if self.every_n_train_iters(runner, self._interval):
             self._tell(runner)
 
@@ -200,7 +216,7 @@ class SMDHook(Hook):
     @_survive
     def _save_window(self, runner: Runner, checkpoint: dict) -> None:
         self._note_variances()
-        self._store(runner, self.monitor.collect(wait=False))
+        self._collect(runner, wait=False)
         checkpoint[CHECKPOINT_KEY] = self.monitor.state_dict()
 
     @_survive
@@ -209,13 +225,16 @@ class SMDHook(Hook):
         if self.report == 'val':
             report_now(runner)
 
-    @_survive
     def after_train(self, runner: Runner) -> None:
         """Write what is left, the window under way included."""
+        self._finish(runner)
+        self._detach()
+
+    @_survive
+    def _finish(self, runner: Runner) -> None:
         self.monitor.end_window()
         self._note_variances()
-        self._store(runner, self.monitor.collect())
-        self.monitor.detach()
+        self._collect(runner)
         self._writer.merge()
         self._tell(runner)
         if self.report:
@@ -265,9 +284,14 @@ class SMDHook(Hook):
         except (ValueError, KeyError) as fault:
             runner.logger.warning(f'smd: a new window begins at the resume: {fault}')
 
+    def _collect(self, runner: Runner, wait: bool = True) -> None:
+        rows = self.monitor.collect(wait)
+        if len(rows['iter']):
+            self._store(runner, rows)
+        if self.monitor.fault is not None:
+            raise self.monitor.fault
+
     def _store(self, runner: Runner, rows: dict[str, np.ndarray]) -> None:
-        if len(rows['iter']) == 0:
-            return
         self._look(runner, rows)
         self._unwritten.append(rows)
         try:
@@ -307,9 +331,15 @@ class SMDHook(Hook):
             runner.logger.info(summary(self._standing))
             self._standing = None
 
+    def _detach(self) -> None:
+        """At the same moment in all processes: from then on none waits for another."""
+        if self._reading is not None:
+            self._reading.detach()
+        self._reading = None
+
     def _give_up(self, runner: Runner, fault: Exception) -> None:
         if self.monitor is not None:
-            self.monitor.detach()
+            self.monitor.withdraw()
         self.monitor = None
         runner.logger.warning(
             f'smd: monitoring stopped at iteration {runner.iter + 1}, training goes '
@@ -332,6 +362,27 @@ def _optimizer_of(runner: Runner):
                     f'holds for SGD without it; set {key}={fix}'
                 )
     return wrapper.optimizer
+
+
+def _as_in_the_first(entries: list, group: dist.ProcessGroup) -> list:
+    """The first process's list, in all: what was found may differ by chance."""
+    told = [entries]
+    dist.broadcast_object_list(told, src=dist.get_global_rank(group, 0), group=group)
+    return told[0]
+
+
+def _fault_anywhere(
+    fault: Exception | None, group: dist.ProcessGroup | None
+) -> Exception | None:
+    """The fault of this process, or of another; in all of them, or in none."""
+    if group is None:
+        return fault
+    told = [None] * dist.get_world_size(group)
+    dist.all_gather_object(told, fault and f'{type(fault).__name__}: {fault}', group)
+    for rank, text in enumerate(told):
+        if text is not None:
+            return RuntimeError(f'process {rank}: {text}')
+    return None
 
 
 def _stage_ends(runner: Runner) -> list[int]:

@@ -2,9 +2,11 @@
 
 import argparse
 import ast
+import ctypes
 import os
 import pickle
 import re
+import signal
 import sys
 import time
 import warnings
@@ -24,8 +26,9 @@ from .errors import SettingError
 
 __all__ = ['add_common_arguments', 'build_runner', 'load_config', 'one_line_errors']
 
-# MMEngine imports it: nothing that a user can change, and much to read.
+# MMEngine's own use of it: nothing that a user can change, and much to read.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated')
 
 
 class _Options(DictAction):
@@ -119,7 +122,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
 def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runner:
     """Finish a loaded config by the common arguments and build its runner."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher in ('none', 'pytorch'):  # the others have their own
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'pytorch':
+        _end_with_parent()
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -134,6 +140,14 @@ def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runne
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def _end_with_parent() -> None:
+    """Let no process go on alone when what launched it is killed (Linux)."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError, TypeError):
+        return
+
+
 def check_checkpoint(path: str) -> None:
     """Raise SettingError if path is a local file that is not there."""
     if '://' not in path and not Path(path).is_file():
@@ -145,12 +159,18 @@ def one_line_errors() -> Iterator[None]:
     """End the process with one line and status 2 on a wrong setting.
 
     A checkpoint that torch refuses to load, because it would run code, is such a
-    setting. Any other exception keeps its traceback.
+    setting. Where another process of the run is gone, which is no fault of this one, it
+    is one line and status 1. Any other exception keeps its traceback.
     """
+    status = 2
     try:
         yield
     except SettingError as error:
         message = str(error)
+    except RuntimeError as error:
+        if not _LOST_PEER.search(str(error)):
+            raise
+        message, status = f'another process is gone: {_first_line(error)}', 1
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         why = f'it would load {refused[1]}' if refused else _first_line(error)
@@ -160,12 +180,28 @@ def one_line_errors() -> Iterator[None]:
         )
     else:
         return
-    if os.environ.get('LOCAL_RANK', '0') != '0':
-        # Mostly all processes fail alike and the launcher ends the others with the
-        # first: let that be the one that says why.
+    if status == 1 or _position() != '0':
+        # The launcher ends all processes with the first that fails, which says why:
+        # where all fail alike that of rank 0, else the one that is gone.
         time.sleep(10)
     print('error:', ' '.join(message.split()), file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(status)
+
+
+# What gloo and NCCL say of a connection that the other side has closed.
+_LOST_PEER = re.compile(
+    r'Connection (closed|reset) by peer|Broken pipe|Socket (closed|timeout)'
+    r'|NCCL.*remote process exited|failed to recv, got 0 bytes',
+    re.IGNORECASE,
+)
+
+
+def _position() -> str:
+    """Of this process among those of the run."""
+    for name in ('LOCAL_RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        if name in os.environ:
+            return os.environ[name]
+    return '0'
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,146 @@
+"""Measuring shared out among the processes of data-parallel training.
+
+There every rank holds the same weights, gradients and optimizer state, and the pass
+over them is what measuring costs. So each rank reads its share of the layers into a
+tensor of zeros, and the sum of these over the ranks is what one rank alone would have
+read, to the bit: the others add 0.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+# What reading a layer costs whatever its size, in elements.
+PER_LAYER = 65536
+
+
+def share_out(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    """Give every rank about as much to read; the same on every rank.
+
+    Args:
+        sizes: Number of elements of each layer.
+        ranks: Number of ranks.
+
+    Returns:
+        The positions of each rank's layers, in order.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
+    for layer in sorted(range(len(sizes)), key=lambda layer: -sizes[layer]):
+        rank = load.index(min(load))
+        shares[rank].append(layer)
+        load[rank] += sizes[layer] + PER_LAYER
+    return [sorted(share) for share in shares]
+
+
+class Share:
+    """A rank's share of the layers, and its part in bringing a step's rows together.
+
+    An exchange is begun in a step and received in a later one, so that no rank waits
+    for another. A rank that could not measure sends a failure in place of its rows:
+    were it to send nothing, the others would wait for it.
+
+    Args:
+        group: The ranks that take part.
+        sizes: Number of elements of each layer.
+        columns: Values in a row.
+        steps: How many exchanges can be under way.
+        device: Where the weights are.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        sizes: Sequence[int],
+        columns: int,
+        steps: int,
+        device: torch.device,
+    ) -> None:
+        self.rank = dist.get_rank(group)
+        self.layers = share_out(sizes, dist.get_world_size(group))[self.rank]
+        kind = {'dtype': torch.float64, 'device': device}
+        self.rows = torch.full((len(self.layers), columns), torch.nan, **kind)
+        self.failures = torch.zeros((), **kind)
+        self._group = group
+        self._index = torch.tensor(self.layers, dtype=torch.int64, device=device)
+        self._slots = torch.zeros(steps, len(sizes) + 1, columns, **kind)
+        self._under_way: deque[tuple[dist.Work, Tensor]] = deque()
+        self._sent = 0
+
+    def send(self, failed: bool) -> None:
+        """Begin the exchange of ``rows``, or of the word that there are none."""
+        if len(self._under_way) == len(self._slots):
+            self._next()  # a rank that receives nothing
+        slot = self._slots[self._sent % len(self._slots)]
+        slot.zero_()
+        if failed:
+            slot[-1].fill_(1)
+        else:
+            slot.index_copy_(0, self._index, self.rows)
+        work = dist.all_reduce(slot, group=self._group, async_op=True)
+        self._under_way.append((work, slot))
+        self._sent += 1
+
+    def receive(self, rows: Tensor) -> None:
+        """Write the rows of the steps under way.
+
+        On a GPU this makes the device's stream wait, not the host.
+
+        Args:
+            rows: Shape (steps, layers, columns), whose last steps are those.
+        """
+        for out in rows[len(rows) - len(self._under_way) :]:
+            slot = self._next()
+            out.copy_(slot[:-1])
+            self.failures += slot[-1, 0]
+
+    def _next(self) -> Tensor:
+        work, slot = self._under_way.popleft()
+        work.wait()
+        return slot
+
+
+# Module, class, and what it is called. Nothing can be of a class whose module was
+# never imported, so none of them is imported here.
+_SHARDING = (
+    ('torch.distributed.tensor', 'DTensor', 'fully_shard (DTensor parameters)'),
+    ('torch.distributed.fsdp', 'FullyShardedDataParallel', 'FullyShardedDataParallel'),
+    (
+        'torch.distributed.fsdp._flat_param',
+        'FlatParameter',
+        'FullyShardedDataParallel',
+    ),
+    (
+        'torch.distributed.optim.zero_redundancy_optimizer',
+        'ZeroRedundancyOptimizer',
+        'ZeroRedundancyOptimizer',
+    ),
+    ('deepspeed', 'DeepSpeedEngine', 'DeepSpeed'),
+)
+
+
+def sharded(things: Iterable[object]) -> str | None:
+    """By what, if by anything, parameters, modules or optimizers are sharded.
+
+    Then a rank has a part of each weight, or of its state, and the inner products of
+    that part are not those of the weight.
+
+    Returns:
+        A name of what shards the first that is sharded; None if none is.
+    """
+    kinds = [
+        (getattr(sys.modules[module], name), words)
+        for module, name, words in _SHARDING
+        if hasattr(sys.modules.get(module), name)
+    ]
+    for thing in things:
+        for kind, words in kinds:
+            if isinstance(thing, kind):
+                return words
+    return None
