@@ -2,7 +2,7 @@ import re
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
@@ -59,6 +59,17 @@ setup(
         'smd_mmdet.report': ['*.html', '*.css', '*.js'],
     },
     cmdclass={'build_py': BuildWithConfigs},
+    # A plain C library, loaded by ctypes. Without a C compiler the installation
+    # goes on, and torch's operations do its work, slower.
+    ext_modules=[
+        Extension(
+            'smd_mmdet.kernels._fused',
+            ['smd_mmdet/kernels/fused.c'],
+            extra_compile_args=['-O3', '-pthread'],
+            extra_link_args=['-pthread'],
+            optional=True,
+        )
+    ],
     python_requires='>=3.10',
     # torch and the detection stack are left out on purpose: each comes in
     # several builds and two distributions, and requiring one by name would

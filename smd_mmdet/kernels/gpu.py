@@ -1,0 +1,4 @@
+
+
+def supports(device):
+    return False
