@@ -1,4 +1,2 @@
-
-
 def supports(device):
     return False
