@@ -14,17 +14,23 @@ equations of :mod:`smd_mmdet.theory` describe it. Two independent answers are gi
 * :func:`verify_scale_invariance` scales the parameters of a float64 copy and
   compares losses and gradients, whatever the structure says.
 
+:func:`find_dependents` tells which biases and running statistics have to follow a
+weight that is rescaled.
+
 Only torch is needed. Parameters, buffers, gradients, random generators and training
 flags are left exactly as they were.
 """
 
+from .dependents import Dependents, find_dependents
 from .proof import ScaleProof, verify_scale_invariance
 from .structure import ScaleInvariance, find_scale_invariant
 from .undisturbed import kept_rng
 
 __all__ = [
+    'Dependents',
     'ScaleInvariance',
     'ScaleProof',
+    'find_dependents',
     'find_scale_invariant',
     'kept_rng',
     'verify_scale_invariance',

@@ -3,17 +3,22 @@
 import dataclasses
 import math
 
+# Numbers of consecutive channels, and the degree they share.
+Layout = tuple[tuple[int, float], ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class PerChannel:
     """Degrees that differ between the channels, up to a constant in each channel.
 
     Batch statistics of each channel remove both; for anything else the value is
-    not homogeneous, for ``cause``.
+    not homogeneous, for ``cause``. ``layout`` tells which channels have which degree,
+    where they have several and it is known.
     """
 
     degrees: frozenset[float]
     cause: str
+    layout: Layout | None = None
 
 
 Degree = float | PerChannel
@@ -25,11 +30,13 @@ class Value:
     """Degrees of one node's value in each parameter, by id; 0 is left out.
 
     ``spread`` marks a non-negative statistic (norm, variance), to which an ε is
-    added that does not count.
+    added that does not count. ``leaf`` is the parameter that the value is, in
+    whatever shape.
     """
 
     degrees: Degrees
     spread: bool = False
+    leaf: int | None = None
 
 
 CONSTANT = Value({})
@@ -47,6 +54,11 @@ VIEWS = _operations("""
     SplitWithSizes UnsafeSplit Narrow Chunk Take TakeAlongDim MaskedSelect Triu Tril
     Unfold Lift Abs Cumsum Sum Mean Nansum Nanmean Max Min Amax Amin Aminmax Cummax
     Cummin Median Mode Sort Topk Kthvalue Trace
+""")
+# Value → the same value in another shape or type.
+RESHAPES = _operations("""
+    Alias Clone Contiguous Expand Permute Reshape ReshapeAlias Squeeze T ToCopy
+    Transpose UnsafeView Unsqueeze View
 """)
 # Homogeneous of degree 1 in their first input.
 HOMOGENEOUS = _operations("""
@@ -133,6 +145,17 @@ def one_per_channel(shape, out_shape) -> bool:
         return False
     padded = (1,) * (len(out_shape) - len(shape)) + tuple(shape)
     return all(n == 1 for i, n in enumerate(padded) if i != 1)
+
+
+def layout_of(degree: Degree, shape) -> Layout | None:
+    """Which channels of a value of this shape have which degree, if it is known."""
+    if isinstance(degree, PerChannel):
+        if degree.layout is not None:
+            return degree.layout
+        if len(degree.degrees) > 1:
+            return None
+        (degree,) = degree.degrees
+    return ((shape[1], degree),) if shape is not None and len(shape) > 1 else None
 
 
 def keeps_channels(shape, out_shape) -> bool:

@@ -5,6 +5,7 @@ import bisect
 import torch
 from torch import nn
 
+from .operations import saved_attribute
 from .undisturbed import is_norm
 
 
@@ -49,6 +50,18 @@ class Owners:
 
     def name(self, node) -> str:
         return self._names[self.owner(node)] or 'the model itself'
+
+    def statistics(self, node) -> str | None:
+        """Name of the module whose running statistics a norm's node updates."""
+        owner = self.owner(node)
+        if getattr(owner, 'running_mean', None) is not None:
+            return self._names[owner]
+        used = saved_attribute(node, 'running_mean')
+        for module, name in self._names.items() if used is not None else ():
+            kept = getattr(module, 'running_mean', None)
+            if kept is not None and kept.data_ptr() == used.data_ptr():
+                return name
+        return None
 
     def norm_name(self, node) -> str | None:
         owner = self.owner(node)

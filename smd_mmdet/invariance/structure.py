@@ -66,7 +66,7 @@ def _entry(name: str, parameter: nn.Parameter, walk: Walk) -> ScaleInvariance:
     def no(reason: str) -> ScaleInvariance:
         return ScaleInvariance(name, False, None, reason)
 
-    if not parameter.requires_grad:
+    if key not in walk.trained:
         return no('frozen: requires_grad=False')
     if key not in walk.reached:
         return no('not reached: no output of the forward pass depends on it')
@@ -126,7 +126,7 @@ def find_scale_invariant(
         return [_with_notes(entry, notes) for entry in entries]
     with kept_rng(), kept_modules(model):
         to_train_mode(model)
-        return _judge_structure(model)
+        return judge_by_order(model)
 
 
 def _with_notes(entry: ScaleInvariance, notes: list[str]) -> ScaleInvariance:
@@ -136,7 +136,34 @@ def _with_notes(entry: ScaleInvariance, notes: list[str]) -> ScaleInvariance:
 
 
 def _observe(model: nn.Module, forward: Callable) -> list[ScaleInvariance]:
+    return judge(model, walk_graph(model, forward))
+
+
+def judge(model: nn.Module, walk: Walk) -> list[ScaleInvariance]:
+    """What a walk that has ended says of each parameter."""
+    parameters = _unique_parameters(model)
+    return [_entry(name, p, walk) for name, p in parameters.items()]
+
+
+def walk_graph(model: nn.Module, forward: Callable, frozen: bool = False) -> Walk:
+    """Run one forward pass in train mode and walk its graph.
+
+    Args:
+        model: The model; everything the pass touches is restored.
+        forward: Runs the pass; every tensor in what it returns counts as a loss.
+        frozen: Follow frozen parameters too.
+
+    Returns:
+        The walk, at its end.
+
+    Raises:
+        ValueError: If the forward pass returns nothing that needs a gradient.
+    """
     with observable(model), torch.inference_mode(False), torch.enable_grad():
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        if frozen:
+            for parameter in model.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
         owners = Owners(model)
         owners.watch()
         outputs = [t for t in _tensors(forward()) if t.requires_grad]
@@ -144,22 +171,26 @@ def _observe(model: nn.Module, forward: Callable) -> list[ScaleInvariance]:
             raise ValueError(
                 'the forward pass returned no tensor that needs a gradient'
             )
-        parameters = _unique_parameters(model)
-        walk = Walk(parameters.values(), owners)
+        walk = Walk(_unique_parameters(model).values(), owners)
+        walk.trained = trained
         walk.run(outputs)
-        return [_entry(name, p, walk) for name, p in parameters.items()]
+        return walk
 
 
-def _judge_structure(model: nn.Module) -> list[ScaleInvariance]:
-    found: dict[int, tuple[bool, str | None, str]] = {}
+def pairs_by_order(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
+    """Linear maps, the norm that comes next among the children, and its name."""
     names = {module: name for name, module in model.named_modules()}
-    for parent in list(names):
-        children = list(parent.children())
-        for module, after in itertools.pairwise(children):
-            weight = getattr(module, 'weight', None)
+    for parent in names:
+        for module, after in itertools.pairwise(parent.children()):
             if _is_linear_map(module) and is_norm(after):
-                verdict = _judge_pair(module, after, names[after])
-                found.setdefault(id(weight), verdict)
+                yield module, after, names[after]
+
+
+def judge_by_order(model: nn.Module) -> list[ScaleInvariance]:
+    """What the order of modules alone says of each parameter."""
+    found: dict[int, tuple[bool, str | None, str]] = {}
+    for module, norm, name in pairs_by_order(model):
+        found.setdefault(id(module.weight), _judge_pair(module, norm, name))
     entries = []
     for name, parameter in _unique_parameters(model).items():
         default = (False, None, 'no norm follows it')

@@ -1,5 +1,6 @@
 """Degrees of homogeneity carried through a graph, from the parameters to the loss."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,21 +12,27 @@ from .operations import (
     CUSTOM_PRODUCTS,
     HOMOGENEOUS,
     PRODUCTS,
+    RESHAPES,
     SCALED_PRODUCTS,
     SPREADS,
     SUMS,
     VIEWS,
     Degree,
     Degrees,
+    Layout,
     PerChannel,
     Value,
     keeps_channels,
+    layout_of,
     one_per_channel,
     operation_of,
     output_shape,
     saved_attribute,
 )
 from .owners import Owners
+
+# Views that may leave some channels out.
+CUTS = frozenset({'Slice', 'Split', 'SplitWithSizes', 'UnsafeSplit'})
 
 
 class Walk:
@@ -35,12 +42,21 @@ class Walk:
         self._parameters = {id(p) for p in parameters}
         self._owners = owners
         self._values: dict[object, Value] = {}
+        self.trained = self._parameters
         self.reached: set[int] = set()
         self.failed: dict[int, str] = {}
         # Insertion order is the order of the forward pass: the first one is named.
         self.norms: dict[int, dict[str, None]] = {}
         self.constructed: dict[int, str] = {}
         self.cancelled: dict[int, str] = {}
+        # What must be scaled too, for the stored statistics to fit. A bias: the
+        # degrees of what it is added to, at each of its uses; other uses are counted.
+        self.shifts: dict[int, list[Degrees]] = {}
+        self.uses: dict[int, int] = {}
+        # A norm with running statistics: the degrees of its input, at each call.
+        self.statistics: dict[str, list[dict[int, Layout]]] = {}
+        # Where what must be scaled too is out of reach, and why.
+        self.unmet: dict[int, str] = {}
 
     def run(self, outputs: Sequence[Tensor]) -> None:
         for output in outputs:
@@ -105,15 +121,23 @@ class Walk:
             if parameter not in self._parameters:
                 return CONSTANT
             self.reached.add(parameter)
-            return Value({parameter: 1.0})
+            return Value({parameter: 1.0}, leaf=parameter)
         inputs = [
             CONSTANT if child is None else self._input(child, output)
             for child, output in node.next_functions
         ]
+        reshaped = inputs[0].leaf if inputs and operation in RESHAPES else None
+        if reshaped is None:
+            for leaf in (value.leaf for value in inputs if value.leaf is not None):
+                self.uses[leaf] = self.uses.get(leaf, 0) + 1
+        if 'BatchNorm' in operation or 'InstanceNorm' in operation:
+            self._note_statistics(node, inputs[0])
         if not any(value.degrees for value in inputs):
-            return CONSTANT
+            return CONSTANT if reshaped is None else Value({}, leaf=reshaped)
         value = self._rule(node, operation, inputs)
         self._note_division(node, inputs, value)
+        if reshaped is not None:
+            value = dataclasses.replace(value, leaf=reshaped)
         return value
 
     def _input(self, child, output: int) -> Value:
@@ -125,8 +149,43 @@ class Walk:
             degrees = {
                 p: degree for p, degree in value.degrees.items() if p not in self.failed
             }
-            return Value(degrees, value.spread)
+            return Value(degrees, value.spread, value.leaf)
         return value
+
+    def _note_statistics(self, node, value: Value) -> None:
+        if saved_attribute(node, 'training') is False:
+            return
+        name = self._owners.statistics(node)
+        layouts = {}
+        for p, degree in value.degrees.items():
+            degrees = degree.degrees if isinstance(degree, PerChannel) else {degree}
+            if not any(degrees):
+                continue
+            layout = layout_of(degree, output_shape(*node.next_functions[0]))
+            if layout is None:
+                self.unmet.setdefault(
+                    p, f'which channels of {self._norm(node)} it feeds is not clear'
+                )
+            else:
+                layouts[p] = layout
+            if name is None and saved_attribute(node, 'running_mean') is not None:
+                self.unmet.setdefault(
+                    p, f'{self._norm(node)} has running statistics of no module'
+                )
+        if name is not None:
+            self.statistics.setdefault(name, []).append(layouts)
+
+    def _note_shift(self, node, bias: Value, degrees: Degrees) -> None:
+        """Remember that a bias is added to a value of these degrees."""
+        if bias.leaf is not None:
+            self.shifts.setdefault(bias.leaf, []).append(degrees)
+            return
+        for p, degree in degrees.items():
+            if bias.degrees.get(p) == degree:
+                continue
+            self.unmet.setdefault(
+                p, f'what is added to it in {self._place(node)} is no parameter'
+            )
 
     def _note_division(self, node, inputs: list[Value], value: Value) -> None:
         """Remember what became invariant here by arithmetic, without a norm."""
@@ -134,8 +193,13 @@ class Walk:
             for p in one.degrees:
                 if p in value.degrees or p in self.failed or p in self.norms:
                     continue
-                if p not in self.cancelled:
-                    self.constructed.setdefault(p, self._place(node))
+                if p in self.cancelled:
+                    continue
+                self.constructed.setdefault(p, self._place(node))
+                if self._owners.statistics(node) is not None:
+                    self.unmet.setdefault(
+                        p, f'{self._place(node)} may keep statistics of its own'
+                    )
 
     # ------------------------------------------------------------------------- rules
 
@@ -183,7 +247,7 @@ class Walk:
         self._mixed(inputs[1:], f'{self._place(node)} is not homogeneous')
         if any(isinstance(d, PerChannel) for d in value.degrees.values()):
             if self._channels_stay(node, operation):
-                return value
+                return _cut(value) if operation in CUTS else value
             return Value(self._pure(node, [value]), value.spread)
         spread = value.spread and operation in VIEWS
         return Value(value.degrees, spread)
@@ -215,11 +279,15 @@ class Walk:
             inputs = [*inputs, CONSTANT]
         if operation == 'Cat' and saved_attribute(node, 'dim') in (1, None):
             return self._cat_channels(node, inputs)
-        shift = operation in ('Add', 'Sub') and any(
-            child is not None
-            and one_per_channel(output_shape(child, nr), output_shape(node))
-            for child, nr in node.next_functions
-        )
+        if operation in ('Add', 'Sub') and len(inputs) == 2:
+            per_channel = [
+                child is not None
+                and one_per_channel(output_shape(child, nr), output_shape(node))
+                for child, nr in node.next_functions
+            ]
+            if sum(per_channel) == 1:
+                shift = per_channel.index(True)
+                return self._shift(node, inputs[1 - shift], inputs[shift])
         cause = f'{self._place(node)} joins it with terms of another degree'
         degrees: Degrees = {}
         for p in {p for value in inputs for p in value.degrees}:
@@ -229,11 +297,23 @@ class Walk:
                 self._fail(p, own.cause)
             elif all(d == found[0] for d in found):
                 degrees[p] = found[0]
-            elif shift:
-                degrees[p] = PerChannel(frozenset(found), cause)
             else:
                 self._fail(p, cause)
         return Value(degrees, all(value.spread for value in inputs))
+
+    def _shift(self, node, value: Value, bias: Value) -> Value:
+        """A value and what is added to each of its channels."""
+        cause = f'{self._place(node)} joins it with terms of another degree'
+        self._note_shift(node, bias, self._pure(node, [value]))
+        return Value(self._shifted(node, value, bias, cause))
+
+    def _shifted(self, node, value: Value, bias: Value, cause: str) -> Degrees:
+        degrees = self._pure(node, [value])
+        for p in degrees.keys() | bias.degrees.keys():
+            degree = degrees.get(p, 0.0)
+            if degree != bias.degrees.get(p, 0.0):
+                degrees[p] = PerChannel(frozenset({degree}), cause)
+        return degrees
 
     @staticmethod
     def _is_eps(node) -> bool:
@@ -254,8 +334,15 @@ class Walk:
                 for d in found
             ]
             causes = [d.cause for d in found if isinstance(d, PerChannel)]
+            layouts = [
+                layout_of(degree, output_shape(child, nr)) if child else None
+                for degree, (child, nr) in zip(found, node.next_functions, strict=True)
+            ]
+            known = None not in layouts and saved_attribute(node, 'dim') == 1
             degrees[p] = PerChannel(
-                frozenset().union(*every), causes[0] if causes else cause
+                frozenset().union(*every),
+                causes[0] if causes else cause,
+                tuple(run for layout in layouts for run in layout) if known else None,
             )
         return Value(degrees)
 
@@ -276,16 +363,10 @@ class Walk:
         if not biased:
             spread = all(inputs[i] is inputs[0] or inputs[i].spread for i in factors)
             return Value(degrees, spread and len(factors) == 2)
-        added = inputs[bias].degrees if bias < len(inputs) else {}
+        added = inputs[bias] if bias < len(inputs) else CONSTANT
         cause = f'a bias is added to it ({self._place(node)})'
-        shifted: Degrees = {}
-        for p in degrees.keys() | added.keys():
-            degree = degrees.get(p, 0.0)
-            if degree == added.get(p, 0.0):
-                shifted[p] = degree
-            else:
-                shifted[p] = PerChannel(frozenset({degree}), cause)
-        return Value(shifted)
+        self._note_shift(node, added, degrees)
+        return Value(self._shifted(node, Value(degrees), added, cause))
 
     def _batch_norm(self, node, inputs: list[Value]) -> Value:
         training = saved_attribute(node, 'training')
@@ -317,6 +398,8 @@ class Walk:
     def _affine(self, node, inputs: Sequence[Value]) -> Value:
         """Output of a norm: of degree 0, but for its own weight and bias."""
         cause = f'it is a weight or bias of {self._norm(node)}'
+        shift = inputs[1] if len(inputs) > 1 else CONSTANT
+        self._note_shift(node, shift, self._pure(node, inputs[:1]))
         degrees: Degrees = {}
         for position, value in enumerate(inputs[:2]):
             for p, degree in value.degrees.items():
@@ -395,3 +478,14 @@ class Walk:
         # g · v / ‖v‖: of degree 0 in v, 1 in g.
         self._pure(node, inputs[:1])
         return Value(self._pure(node, inputs[1:]))
+
+
+def _cut(value: Value) -> Value:
+    """The value without the order of its channels' degrees."""
+    return Value(
+        {
+            p: dataclasses.replace(d, layout=None) if isinstance(d, PerChannel) else d
+            for p, d in value.degrees.items()
+        },
+        value.spread,
+    )
