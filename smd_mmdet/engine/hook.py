@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from torch import distributed as dist
 from torch import nn
+from torch.optim import Optimizer
 
 from smd_mmdet.live import Standing, standing
 from smd_mmdet.monitor import SphericalMotionMonitor
@@ -112,7 +113,7 @@ class SMDHook(Hook):
         **unknown,
     ) -> None:
         for key in unknown:
-            raise SettingError(_unknown_setting(key))
+            raise SettingError(unknown_setting(SMDHook, key))
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise SettingError(
                 f'SMDHook: window must be an integer >= 1, got {window!r}'
@@ -152,7 +153,7 @@ class SMDHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Choose the layers, attach the monitor, open the records."""
         refuse_sharded(runner, 'SMDHook')
-        optimizer = _optimizer_of(runner)
+        optimizer = optimizer_of(runner, 'SMDHook')
         model = getattr(runner.model, 'module', runner.model)
         entries = getattr(runner.optim_wrapper, 'scale_invariance', None)
         entries = choose_layers(
@@ -239,6 +240,12 @@ class SMDHook(Hook):
         self._tell(runner)
         if self.report:
             report_now(runner)
+
+    @_survive
+    def describe(self, runner: Runner, facts: dict) -> None:
+        """Keep facts about the run, as plain values, beside its records."""
+        self._metadata.update(facts)
+        self._writer.describe(self._metadata)
 
     # ---------------------------------------------------------------- parts
 
@@ -347,18 +354,27 @@ class SMDHook(Hook):
         )
 
 
-def _optimizer_of(runner: Runner):
+def optimizer_of(runner: Runner, hook: str) -> Optimizer:
+    """The one optimizer of a run.
+
+    Args:
+        runner: The run.
+        hook: Who asks, for the message.
+
+    Raises:
+        SettingError: If there are several, or one that the theory does not know.
+    """
     wrapper = runner.optim_wrapper
     if not isinstance(wrapper, OptimWrapper):
         raise SettingError(
-            'SMDHook: optim_wrapper holds several optimizers; the hook measures runs '
+            f'{hook}: optim_wrapper holds several optimizers; the hook is for runs '
             'with a single one'
         )
     for group in wrapper.optimizer.param_groups:
         for key, fix in (('nesterov', False), ('dampening', 0)):
             if group.get(key):
                 raise SettingError(
-                    f'SMDHook: optim_wrapper.optimizer.{key}={group[key]}: the theory '
+                    f'{hook}: optim_wrapper.optimizer.{key}={group[key]}: the theory '
                     f'holds for SGD without it; set {key}={fix}'
                 )
     return wrapper.optimizer
@@ -400,12 +416,13 @@ def _stage_ends(runner: Runner) -> list[int]:
         return []
 
 
-def _unknown_setting(key: str) -> str:
+def unknown_setting(hook: type[Hook], key: str) -> str:
+    """What to say of a setting that a hook does not have."""
     known = [
         name
-        for name, parameter in inspect.signature(SMDHook).parameters.items()
+        for name, parameter in inspect.signature(hook).parameters.items()
         if parameter.kind is not parameter.VAR_KEYWORD
     ]
     close = difflib.get_close_matches(key, known, n=1)
     hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
-    return f'SMDHook has no setting {key!r}; {hint}'
+    return f'{hook.__name__} has no setting {key!r}; {hint}'

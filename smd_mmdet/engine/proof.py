@@ -52,7 +52,7 @@ def prove(
 
 def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScaleProof]:
     failure = None
-    for data in _batches(runner, model):
+    for data in batches(runner, model):
         try:
             return verify_scale_invariance(
                 model, lambda copy, data=data: detector_loss(copy, data), names
@@ -62,7 +62,7 @@ def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScalePro
     raise failure
 
 
-def _batches(runner: Runner, model: nn.Module) -> Iterator[dict]:
+def batches(runner: Runner, model: nn.Module) -> Iterator[dict]:
     """Small random images for a detector, else the first images of the run."""
     if any(kind.__module__.startswith('mmdet.') for kind in type(model).__mro__):
         for size in SIZES:
