@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from smd_mmdet import filters
 from smd_mmdet.kernels import gram
 from smd_mmdet.quantities import QUANTITIES, measure
-from smd_mmdet.readers import MOMENT, ROW, reader_for, settings_of
+from smd_mmdet.readers import MOMENT, ROW, Reader, reader_for, settings_of
 from smd_mmdet.sharing import Share, sharded
 from smd_mmdet.stages import Change, Stage, StageTracker
 from smd_mmdet.windows import HostCopy, Moments
@@ -137,11 +137,7 @@ class SphericalMotionMonitor:
         named_params = dict(named_params)
         if not named_params:
             raise ValueError('named_params is empty: there is nothing to measure')
-        if shard := sharded([optimizer, *named_params.values()]):
-            raise ValueError(
-                f'{shard}: each process has a part of the weights or of their state, '
-                'and the inner products of a part are not those of the weight'
-            )
+        _refuse_sharded(optimizer, named_params.values())
         self.optimizer = optimizer
         self.window = window
         self.names = tuple(named_params)
@@ -156,12 +152,7 @@ class SphericalMotionMonitor:
         if process_group is not None:
             sizes = [param.numel() for param in self._params]
             self._share = Share(process_group, sizes, ROW, self._block.size, device)
-        own = range(layers) if self._share is None else self._share.layers
-        self._reader = reader_for(optimizer)(
-            optimizer,
-            [self._params[layer] for layer in own],
-            [self._groups[layer] for layer in own],
-        )
+        self._reader = self._new_reader()
         self._moments = Moments(len(QUANTITIES), layers, device)
         self._filters = None
         if granularity == 'filter':
@@ -174,7 +165,8 @@ class SphericalMotionMonitor:
                 device,
             )
         self._stages = StageTracker()
-        self._settings: tuple | None = None
+        self._settings: dict | None = None
+        self._layout: list | None = None
         self._closed: deque[_Window] = deque()
         self.start_at(0)
 
@@ -229,6 +221,37 @@ class SphericalMotionMonitor:
         self._measuring = False
         if self._share is None:
             self.detach()
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Measure another optimizer from its next step on, in a new window.
+
+        Collect before, if the theory of the optimizers differs. In a process group
+        every rank does it after the same step.
+
+        Args:
+            optimizer: Of the same parameters.
+
+        Raises:
+            ValueError: If a measured weight is not among its parameters, or they are
+                sharded; the monitor is unchanged then.
+        """
+        _refuse_sharded(optimizer, self._params)
+        groups = _groups_of(optimizer, dict(zip(self.names, self._params, strict=True)))
+        measuring = self._measuring
+        self.detach()
+        self.end_window()
+        self.optimizer, self._groups, self._layout = optimizer, groups, None
+        self._reader = self._new_reader()
+        self.attach()
+        self._measuring = measuring
+
+    def _new_reader(self) -> Reader:
+        own = range(len(self._params)) if self._share is None else self._share.layers
+        return reader_for(self.optimizer)(
+            self.optimizer,
+            [self._params[layer] for layer in own],
+            [self._groups[layer] for layer in own],
+        )
 
     def start_at(self, iteration: int) -> None:
         """Count on from iterations done before the monitor was attached."""
@@ -311,7 +334,8 @@ class SphericalMotionMonitor:
         block, row = self._block, len(self._block)
         block.iterations.append(self.iteration)
         block.settings[row] = self._layer_settings
-        block.has_grad[row] = torch.tensor([p.grad is not None for p in self._params])
+        has_grad = torch.tensor([p.grad is not None for p in self._params])
+        block.has_grad[row] = has_grad & self._listed
         # A fused optimizer under AMP decides on the device whether it steps.
         found_inf = getattr(self.optimizer, 'found_inf', None)
         if found_inf is None:
@@ -336,8 +360,15 @@ class SphericalMotionMonitor:
 
     def _turn_window(self) -> None:
         """Before a step is added: decide what becomes of those before it."""
-        settings = tuple(map(settings_of, self.optimizer.param_groups))
-        change = self._stages.observe(settings)
+        groups = self.optimizer.param_groups
+        layout = [(id(group), len(group['params'])) for group in groups]
+        if layout != self._layout:
+            self._layout = layout
+            self._find_groups()
+        settings = {
+            index: settings_of(groups[index]) for index in sorted(set(self._groups))
+        }
+        change = self._stages.observe(tuple(settings.values()))
         if change is not Change.NONE:
             self._close_window(self.iteration, change is Change.SETTLED)
         if self._window.steps >= self.window:
@@ -349,6 +380,15 @@ class SphericalMotionMonitor:
             self._layer_settings = torch.tensor(
                 [settings[group] for group in self._groups], dtype=torch.float64
             )
+
+    def _find_groups(self) -> None:
+        """Follow the layers to their groups; one that has left makes no step."""
+        groups = self.optimizer.param_groups
+        index = {id(p): i for i, group in enumerate(groups) for p in group['params']}
+        found = [index.get(id(param)) for param in self._params]
+        self._listed = torch.tensor([group is not None for group in found])
+        self._groups[:] = [group or 0 for group in found]
+        self._settings = None
 
     def _reduce(self, steps: int) -> None:
         """Merge the block's first steps into the moments of the window."""
@@ -497,6 +537,14 @@ class SphericalMotionMonitor:
 
 def _failure_elsewhere() -> RuntimeError:
     return RuntimeError('measuring failed in another process, whose warning says why')
+
+
+def _refuse_sharded(optimizer: Optimizer, params: Iterable[nn.Parameter]) -> None:
+    if shard := sharded([optimizer, *params]):
+        raise ValueError(
+            f'{shard}: each process has a part of the weights or of their state, '
+            'and the inner products of a part are not those of the weight'
+        )
 
 
 def _groups_of(optimizer: Optimizer, named_params: Mapping) -> list[int]:

@@ -5,11 +5,12 @@ parts only. Its name tells its iterations; many small parts are merged into a la
 one, and until the small ones are gone, the reader leaves out what a wider part holds.
 """
 
+import contextlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 FOLDER = 'smd'
+UNREADABLE = 'smd-unreadable'
 MERGE_AT = 64
 
 _METADATA_KEY = b'smd_mmdet'
@@ -31,6 +33,8 @@ _TYPES = {
     'shape': pa.list_(pa.int64()),
     'stage': pa.int64(),
 }
+# Without a value in each of these a row says nothing.
+_KEYS = ('iter', 'count', 'layer', 'stage')
 
 
 class RecordsError(ValueError):
@@ -65,12 +69,18 @@ class _Part:
         return self.first <= other.first and other.last <= self.last
 
 
+def _listed(folder: Path) -> set[_Part]:
+    matches = ((_PART.fullmatch(path.name), path) for path in folder.iterdir())
+    return {_Part(int(m[1]), int(m[2]), path) for m, path in matches if m}
+
+
 def _parts(folder: Path) -> tuple[list[_Part], list[_Part]]:
     """The parts to read, in order, and those that a wider part holds."""
-    found = []
-    for path in folder.iterdir():
-        if match := _PART.fullmatch(path.name):
-            found.append(_Part(int(match[1]), int(match[2]), path))
+    # A listing made while a merge replaces parts may have neither the small ones nor
+    # the large one; the next has it.
+    found, before = _listed(folder), None
+    while found != before:
+        found, before = _listed(folder), found
     kept, held = [], []
     for part in sorted(found, key=lambda part: (part.first, -part.last)):
         (held if kept and kept[-1].holds(part) else kept).append(part)
@@ -85,11 +95,11 @@ class RecordWriter:
         metadata: JSON-able facts about the run, kept in every part.
         resume_from: None begins a new run: records of an earlier one are moved
             aside, to ``smd-<time>``. An iteration keeps earlier records and drops
-            the rows from it on, which are to be measured again.
+            the rows from it on, which are to be measured again; parts that cannot be
+            read are moved to ``smd-unreadable``.
 
     Raises:
-        OSError: If the folder cannot be written.
-        RecordsError: If a part to be cut cannot be read.
+        OSError: If the folder cannot be written. The same may be tried again.
     """
 
     def __init__(
@@ -102,15 +112,14 @@ class RecordWriter:
         self.describe(metadata or {})
         self._small: list[_Part] = []
         self.set_aside: Path | None = None
+        self.unreadable: list[Path] = []
         if resume_from is None:
             self._set_earlier_run_aside()
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob('.*.tmp'):
             leftover.unlink()
-        _, held = _parts(self.folder)
-        for part in held:
-            part.path.unlink()
         if resume_from is not None:
+            self._move_unreadable()
             self._drop_from(resume_from)
 
     def describe(self, metadata: dict) -> None:
@@ -134,28 +143,43 @@ class RecordWriter:
             self.merge()
 
     def merge(self) -> None:
-        """Make one part of the small ones written since the last time."""
-        if len(self._small) > 1:
-            tables = [pq.read_table(part.path) for part in self._small]
-            self._write(pa.concat_tables(tables))
-            for part in self._small:
+        """Make one part of the small ones written since the last time.
+
+        Where that fails they stay, and hold the same rows.
+        """
+        small, self._small = self._small, []
+        if len(small) < 2:
+            return
+        with contextlib.suppress(OSError, RecordsError, pa.ArrowException):
+            self._write(_concat([_read_part(part.path) for part in small]))
+            for part in small:
                 part.path.unlink()
-        self._small = []
 
     def _set_earlier_run_aside(self) -> None:
         if not self.folder.is_dir() or not any(self.folder.iterdir()):
             return
         stamp = time.strftime('%Y%m%d_%H%M%S')
-        self.set_aside = self.folder.with_name(f'{FOLDER}-{stamp}')
-        number = 1
-        while self.set_aside.exists():
-            number += 1
-            self.set_aside = self.folder.with_name(f'{FOLDER}-{stamp}-{number}')
-        self.folder.rename(self.set_aside)
+        aside = _unused(self.folder.with_name(f'{FOLDER}-{stamp}'))
+        self.folder.rename(aside)
+        self.set_aside = aside
+
+    def _move_unreadable(self) -> None:
+        for part in sorted(_listed(self.folder)):
+            try:
+                _read_part(part.path)
+            except RecordsError:
+                aside = self.folder.with_name(UNREADABLE)
+                aside.mkdir(exist_ok=True)
+                aside = _unused(aside / part.path.name)
+                part.path.rename(aside)
+                self.unreadable.append(aside)
 
     def _drop_from(self, iteration: int) -> None:
-        parts, _ = _parts(self.folder)
-        for part in parts:
+        parts, held = _parts(self.folder)
+        for part in held:
+            part.path.unlink()
+        # The last first: if this is cut short, what is left has no gap.
+        for part in reversed(parts):
             if part.last < iteration:
                 continue
             if part.first < iteration:
@@ -168,14 +192,18 @@ class RecordWriter:
         part = _Part.at(self.folder, bounds['min'].as_py(), bounds['max'].as_py())
         temporary = part.path.with_name(f'.{part.path.name}.{os.getpid()}.tmp')
         table = table.replace_schema_metadata(self._metadata)
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
         try:
             with open(temporary, 'wb') as file:
-                pq.write_table(table, file, compression='zstd')
+                pq.write_table(
+                    table, file, compression='zstd', write_page_checksum=True
+                )
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(part.path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
         _sync_folder(self.folder)
         return part
@@ -185,11 +213,26 @@ def _sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where the system can."""
     if not hasattr(os, 'O_DIRECTORY'):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number behind it if it is taken."""
+    taken, number = path, 1
+    while taken.exists():
+        number += 1
+        taken = path.with_name(f'{path.name}-{number}')
+    return taken
+
+
+def _concat(tables: list[pa.Table]) -> pa.Table:
+    """One table; what a part does not have is null in its rows."""
+    return pa.concat_tables(tables, promote_options='default')
 
 
 @dataclass(frozen=True)
@@ -199,10 +242,18 @@ class Records:
     Args:
         table: Rows by iteration; columns as design.md names them.
         metadata: The facts kept with the last part.
+        source: Where they are from, for messages.
     """
 
     table: pa.Table
     metadata: dict
+    source: str = 'records'
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Raise RecordsError if a column is missing."""
+        missing = [name for name in columns if name not in self.table.column_names]
+        if missing:
+            raise RecordsError(f'{self.source}: no column {", ".join(missing)}')
 
     def layers(self) -> list[str]:
         """Layer names in the order of the first window."""
@@ -250,25 +301,51 @@ def read_records(work_dir: str | os.PathLike) -> Records:
             # A run that is going on has merged parts since they were listed.
             if attempt == 2:
                 raise RecordsError(f'{folder}: records vanish while read') from None
-    metadata = json.loads(tables[-1].schema.metadata[_METADATA_KEY])
-    return Records(pa.concat_tables(tables), metadata)
+    table = _concat(tables)
+    if not table.num_rows:
+        raise RecordsError(f'{folder}: its parts have no rows')
+    return Records(table, _facts(tables[-1]), str(folder))
+
+
+def _facts(table: pa.Table) -> dict:
+    """What is kept beside the rows."""
+    return json.loads(table.schema.metadata[_METADATA_KEY])
 
 
 def _read_part(path: Path) -> pa.Table:
+    if path.is_dir():
+        raise RecordsError(f'{path}: not readable as Parquet: it is a folder')
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException) as fault:
-        reason = str(fault).splitlines()[0]
+    except (OSError, ValueError, pa.ArrowException) as fault:
+        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
         raise RecordsError(f'{path}: not readable as Parquet: {reason}') from None
     try:
-        version = json.loads(table.schema.metadata[_METADATA_KEY])['schema_version']
-    except (KeyError, TypeError, ValueError):
+        facts = _facts(table)
+        version = facts['schema_version']
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise RecordsError(f'{path}: not a record of smd_mmdet') from None
     if version != SCHEMA_VERSION:
         raise RecordsError(
             f'{path}: records of schema version {version}; this smd_mmdet reads '
             f'version {SCHEMA_VERSION}'
         )
-    return table
+    if not isinstance(facts.get('layers', {}), dict):
+        raise RecordsError(f'{path}: not a record of smd_mmdet')
+    return _as_written(table, path)
+
+
+def _as_written(table: pa.Table, path: Path) -> pa.Table:
+    """The table with the types it was written with, if it has the keys of a row."""
+    names = table.column_names
+    for name in _KEYS:
+        if names.count(name) != 1 or table[name].null_count:
+            raise RecordsError(f'{path}: no column {name}, or one with gaps')
+    fields = {name: _TYPES.get(name, pa.float64()) for name in names}
+    try:
+        return table.cast(pa.schema(fields.items(), table.schema.metadata))
+    except (ValueError, pa.ArrowException) as fault:
+        reason = str(fault).splitlines()[0]
+        raise RecordsError(f'{path}: a column of another type: {reason}') from None

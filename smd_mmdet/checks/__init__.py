@@ -52,7 +52,7 @@ from .report import (
     StageReport,
     StageSummary,
 )
-from .series import MIN_ITERATIONS, Series
+from .series import COLUMNS, MIN_ITERATIONS, Series
 from .stage import check_stage, diagnose, settle_state
 from .summary import correct_for_multiplicity, summarize
 
@@ -98,7 +98,11 @@ def check(records: Records) -> Report:
 
     Returns:
         The verdicts. A run of no layers gives an empty report.
+
+    Raises:
+        RecordsError: If a column is missing.
     """
+    records.require(COLUMNS)
     known = records.metadata.get('theory') or 'sgd'
     facts = records.metadata.get('layers') or {}
     shapes = _shapes(records)

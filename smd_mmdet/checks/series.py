@@ -11,6 +11,15 @@ from .statistics import MIN_BATCHES, Estimate, ratio_of_sums
 MIN_ITERATIONS = 200
 MAX_BATCHES = 16
 
+# Of the records, what the checks and the figures read.
+COLUMNS = (
+    *('iter', 'count', 'layer', 'stage', 'lr', 'weight_decay', 'momentum'),
+    *('weight_norm_mean', 'weight_norm_var', 'cosine_mean', 'cosine_var'),
+    *('unit_grad_sq_mean', 'unit_grad_sq_max'),
+    *('unit_h_mean', 'unit_h_var', 'unit_h_min'),
+    *('angular_update_mean', 'angular_update_var', 'angular_update_eq'),
+)
+
 
 class Series:
     """The windows of one layer in one stage, in which it had gradients.

@@ -7,10 +7,11 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
@@ -18,9 +19,10 @@ from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from smd_mmdet import lock
 from smd_mmdet.live import Standing, standing
 from smd_mmdet.monitor import SphericalMotionMonitor
-from smd_mmdet.records import RecordWriter
+from smd_mmdet.records import FOLDER, RecordWriter
 
 from .errors import SettingError
 from .groups import join_checkpoint, split_checkpoint
@@ -92,7 +94,8 @@ class SMDHook(Hook):
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
             if nothing is scale-invariant, the theory does not know the optimizer, or
-            training is sharded.
+            training is sharded, or another process writes records to the same
+            ``work_dir``.
 
     Example:
         >>> custom_imports = dict(imports=['smd_mmdet'], allow_failed_imports=False)
@@ -138,6 +141,7 @@ class SMDHook(Hook):
         # Of this process, which may read for the one that has self.monitor.
         self._reading: SphericalMotionMonitor | None = None
         self._saved_monitor: dict | None = None
+        self._writer: RecordWriter | None = None
         self._unwritten: list[dict[str, np.ndarray]] = []
         self._recent: deque[dict[str, np.ndarray]] = deque(
             maxlen=max(1, RECENT_ITERATIONS // window)
@@ -165,6 +169,7 @@ class SMDHook(Hook):
         entries = [entry for entry in entries if parameters[entry.name].requires_grad]
         if not entries:
             raise SettingError(f'SMDHook: no weight to measure: {FROZEN_ADVICE}')
+        _hold(runner.work_dir)
         if is_main_process() and self.verify:
             entries = self._prove(runner, model, entries)
         group = ddp_group(runner.model) if self.granularity == 'layer' else None
@@ -191,12 +196,16 @@ class SMDHook(Hook):
             self._give_up(runner, fault)
             self._detach()
 
-    @_survive
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
     ) -> None:
-        """Tell the monitor the global iteration."""
-        self.monitor.iteration = runner.iter
+        """Tell the monitor the global iteration, and which optimizer steps."""
+        if self._reading is None:
+            return
+        if runner.optim_wrapper.optimizer is not self._reading.optimizer:
+            self._follow(runner)
+        if self.monitor is not None:
+            self.monitor.iteration = runner.iter
 
     @_survive
     def after_train_iter(
@@ -236,7 +245,9 @@ class SMDHook(Hook):
         self.monitor.end_window()
         self._note_variances()
         self._collect(runner)
-        self._writer.merge()
+        if self._writer is not None:
+            self._writer.merge()
+        lock.release(runner.work_dir)
         self._tell(runner)
         if self.report:
             report_now(runner)
@@ -245,7 +256,8 @@ class SMDHook(Hook):
     def describe(self, runner: Runner, facts: dict) -> None:
         """Keep facts about the run, as plain values, beside its records."""
         self._metadata.update(facts)
-        self._writer.describe(self._metadata)
+        if self._writer is not None:
+            self._writer.describe(self._metadata)
 
     # ---------------------------------------------------------------- parts
 
@@ -258,18 +270,34 @@ class SMDHook(Hook):
             runner.logger.warning(f'smd: {warning}')
         return entries
 
+    def _follow(self, runner: Runner) -> None:
+        """In all processes, go on at the optimizer that took the other's place."""
+        self._end_window(runner)
+        try:
+            self._reading.follow(runner.optim_wrapper.optimizer)
+        except Exception as fault:
+            self._give_up(runner, fault)
+            self._detach()
+        if self.monitor is not None:
+            self.describe(runner, {'theory': self.monitor.theory})
+
+    @_survive
+    def _end_window(self, runner: Runner) -> None:
+        runner.logger.warning(
+            f'smd: the optimizer was replaced before iteration {runner.iter + 1}: the '
+            'new one is measured from here on, in a new window'
+        )
+        self.monitor.end_window()
+        self._collect(runner)
+
     def _open(self, runner: Runner, model: nn.Module, entries: list) -> None:
-        resume_from = None
+        self._resume_from = None
         if runner.iter > 0:
             self._continue(runner)
-            resume_from = self.monitor.window_start
+            self._resume_from = self.monitor.window_start
         self._entries, self._model = entries, model
         self._metadata = run_metadata(runner, model, entries, self.monitor)
-        self._writer = RecordWriter(runner.work_dir, self._metadata, resume_from)
-        if self._writer.set_aside:
-            runner.logger.info(
-                f'smd: records of an earlier run are now in {self._writer.set_aside}'
-            )
+        self._write(runner)
         self._interval = next(
             (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
             self.window,
@@ -278,7 +306,7 @@ class SMDHook(Hook):
         invariant = sum(entry.invariant for entry in entries)
         runner.logger.info(
             f'smd: {len(entries)} weights are measured at every iteration, {invariant} '
-            f'of them scale-invariant; records in {self._writer.folder}'
+            f'of them scale-invariant; records in {Path(runner.work_dir, FOLDER)}'
         )
 
     def _continue(self, runner: Runner) -> None:
@@ -301,7 +329,16 @@ class SMDHook(Hook):
     def _store(self, runner: Runner, rows: dict[str, np.ndarray]) -> None:
         self._look(runner, rows)
         self._unwritten.append(rows)
+        self._write(runner)
+
+    def _write(self, runner: Runner) -> None:
+        """Write what waits for it; what the disk refuses is tried again."""
         try:
+            if self._writer is None:
+                self._writer = RecordWriter(
+                    runner.work_dir, self._metadata, self._resume_from
+                )
+                self._tell_what_was_moved(runner)
             while self._unwritten:
                 self._writer.append(self._unwritten[0])
                 del self._unwritten[0]
@@ -312,10 +349,22 @@ class SMDHook(Hook):
                 f'({len(self._unwritten)} windows are kept in memory to try again)'
             )
 
+    def _tell_what_was_moved(self, runner: Runner) -> None:
+        if self._writer.set_aside:
+            runner.logger.info(
+                f'smd: records of an earlier run are now in {self._writer.set_aside}'
+            )
+        for path in self._writer.unreadable:
+            runner.logger.warning(
+                f'smd: records that cannot be read are now in {path}: their iterations '
+                'are missing'
+            )
+
     def _note_variances(self) -> None:
         for name, variance in output_variances(self._model, self._entries).items():
             self._metadata['layers'][name]['output_variance'] = variance
-        self._writer.describe(self._metadata)
+        if self._writer is not None:
+            self._writer.describe(self._metadata)
 
     def _look(self, runner: Runner, rows: dict[str, np.ndarray]) -> None:
         """Judge where the layers stand, from the newest windows of this stage."""
@@ -348,6 +397,7 @@ class SMDHook(Hook):
         if self.monitor is not None:
             self.monitor.withdraw()
         self.monitor = None
+        lock.release(runner.work_dir)
         runner.logger.warning(
             f'smd: monitoring stopped at iteration {runner.iter + 1}, training goes '
             f'on: {type(fault).__name__}: {fault}'
@@ -378,6 +428,22 @@ def optimizer_of(runner: Runner, hook: str) -> Optimizer:
                     f'holds for SGD without it; set {key}={fix}'
                 )
     return wrapper.optimizer
+
+
+def _hold(work_dir: str) -> None:
+    """Refuse, in every process, a folder that another run writes to."""
+    told: list[str | None] = [None]
+    if is_main_process():
+        try:
+            lock.hold(work_dir)
+        except lock.FolderInUse as fault:
+            told = [str(fault)]
+    broadcast_object_list(told)
+    if told[0] is not None:
+        raise SettingError(
+            f'SMDHook: work_dir {told[0]}: give this run another work_dir, or wait for '
+            'that one to end'
+        )
 
 
 def _as_in_the_first(entries: list, group: dist.ProcessGroup) -> list:

@@ -71,7 +71,12 @@ def _layer(model: nn.Module, entry: ScaleInvariance) -> dict:
 
 
 def _norm(model: nn.Module, entry: ScaleInvariance) -> nn.Module | None:
-    return None if entry.norm is None else model.get_submodule(entry.norm)
+    if entry.norm is None:
+        return None
+    try:
+        return model.get_submodule(entry.norm)
+    except AttributeError:  # taken out of the model since
+        return None
 
 
 def _version(package: str) -> str:

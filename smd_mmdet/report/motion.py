@@ -251,6 +251,7 @@ def run_of(records: Records, name: str) -> Run:
         records: Of the run.
         name: To show.
     """
+    report = check(records)
     known = records.metadata.get('theory') or 'sgd'
     layers = [Motion(name, columns, known) for name, columns in records.by_layer()]
-    return Run(name, layers, check(records), records.metadata)
+    return Run(name, layers, report, records.metadata)

@@ -35,6 +35,7 @@ def layers_ahead(course: Course, work_dir: str) -> list[dict]:
 
 def _measured(records: Records) -> list[dict]:
     """‖w‖ of the first window and L of the last third, per layer that has them."""
+    records.require(('unit_h_mean', 'weight_norm_mean'))
     facts = records.metadata.get('layers') or {}
     layers = []
     for name, columns in records.by_layer():
