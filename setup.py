@@ -87,9 +87,11 @@ setup(
         'test': [
             'duckdb',
             'hypothesis',
+            'mypy',
             'pandas',
             'psutil',
             'pytest',
+            'pytest-cov',
             'ruff',
             'selenium',
             'tensorboard',
