@@ -25,7 +25,9 @@ sys.path.insert(0, str(ROOT / 'tools'))
 import reproduce  # noqa: E402
 from reproduction import page, theorems, training, walks  # noqa: E402
 from reproduction.experiments import DATA, EXPERIMENTS, Experiment  # noqa: E402
+from reproduction.model_section import parting_table  # noqa: E402
 from reproduction.results import Results, paired, read_results  # noqa: E402
+from reproduction.theorem_section import theorem_section  # noqa: E402
 
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
@@ -391,7 +393,7 @@ def test_a_layer_that_breaks_the_theory_is_named_with_its_figures(tmp_path):
     folder = tmp_path / 'runs' / 'walk-seed0'
     write_run(folder, radial=0.3)
     (folder / 'finished').touch()
-    shown = page.parting_table(read_results([PLAIN], tmp_path / 'runs'))
+    shown = parting_table(read_results([PLAIN], tmp_path / 'runs'))
     found = rows(f'# apart\n{shown}', 'apart')
     layers = {row['layer'] for row in found}
     assert layers == {f'`{name.removesuffix(".weight")}`' for name in NAMES}
@@ -502,7 +504,7 @@ def test_the_table_of_drops_agrees_with_closed_forms(drops):
 
 
 def test_the_page_says_what_the_walks_did(equilibria, drops):
-    text = '\n\n'.join(page.theorem_section(equilibria, drops, 60))
+    text = '\n\n'.join(theorem_section(equilibria, drops, 60))
     for row, each in zip(rows(text, REST), equilibria, strict=True):
         assert row['walk'] == each.name
         assert float(row['‖w‖/w*']) == pytest.approx(each.norm, abs=6e-5)
@@ -510,7 +512,7 @@ def test_the_page_says_what_the_walks_did(equilibria, drops):
     assert [row['weights'] for row in after] == ['plain', 'rescaled'] * 2
     assert 'The bound of Theorem 1 is never exceeded' in text
     worse = [replace(equilibria[0], exceeded=3), *equilibria[1:]]
-    text = '\n\n'.join(page.theorem_section(worse, drops, 60))
+    text = '\n\n'.join(theorem_section(worse, drops, 60))
     assert 'The bound of Theorem 1 is exceeded in 3 iterations' in text
 
 

@@ -170,6 +170,14 @@ class Paired:
         return 'significant' if self.p_value < LEVEL else 'not significant'
 
 
+def compared_with(results: Results, all_of_them: Sequence[Results]) -> Results | None:
+    """What an experiment is compared with, if runs of both are finished."""
+    for other in all_of_them:
+        if other.experiment.name == results.experiment.against:
+            return other if other.runs and results.runs else None
+    return None
+
+
 def paired(first: Results, second: Results) -> list[Paired]:
     """Differences of every score, second minus first, by metric and iteration."""
     by_seed = {result.task.seed: result for result in first.runs}
