@@ -11,7 +11,10 @@ version = re.search(
 )
 
 # Of tools/, what launches a run; the rest works on a checkout.
-LAUNCHERS = ('common.sh', 'train.py', 'test.py', 'dist_*.sh', 'slurm_*.sh')
+LAUNCHERS = (
+    *('common.sh', 'processes.py', 'train.py', 'test.py'),
+    *('dist_*.sh', 'slurm_*.sh'),
+)
 
 
 class BuildWithConfigs(build_py):

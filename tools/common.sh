@@ -25,12 +25,15 @@ pick_python() {
     fi
 }
 
+check_number() {
+    [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 must be a whole number above 0, got '$2'"
+}
+
 # launch_processes SCRIPT GPUS ARG...: torchrun with MMDetection's variables.
 launch_processes() {
     local script=$1 processes=$2 python cores where
     shift 2
-    [[ $processes =~ ^[1-9][0-9]*$ ]] ||
-        die "GPUS must be a whole number of processes above 0, got '$processes'"
+    check_number GPUS "$processes"
     python=$(pick_python) || exit
     if [[ -z ${PORT:-} && ${NNODES:-1} == 1 ]]; then
         # A port of its own: several runs fit on one machine.
@@ -54,4 +57,31 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
     exec "$python" -W ignore "$root/tools/processes.py" "${where[@]}" \
         --nproc-per-node="$processes" "$root/tools/$script" "$@" --launcher pytorch
+}
+
+# launch_slurm SCRIPT PARTITION JOB_NAME ARG...: srun with MMDetection's variables.
+launch_slurm() {
+    local script=$1 partition=$2 job=$3 python status=0 per_node
+    local gpus=${GPUS:-8} cores=${CPUS_PER_TASK:-5}
+    shift 3
+    check_number GPUS "$gpus"
+    per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+    check_number GPUS_PER_NODE "$per_node"
+    check_number CPUS_PER_TASK "$cores"
+    command -v srun >/dev/null || die 'no srun: this is not a machine of a Slurm cluster'
+    python=$(pick_python) || exit
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
+    export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
+    export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    # shellcheck disable=SC2086  # SRUN_ARGS are words
+    srun --partition="$partition" --job-name="$job" --gres="gpu:$per_node" \
+        --ntasks="$gpus" --ntasks-per-node="$per_node" --cpus-per-task="$cores" \
+        --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+        "$python" -u "$root/tools/$script" "$@" --launcher slurm || status=$?
+    case $status in
+        0 | 2) exit "$status" ;; # what is wrong with a setting has been told
+    esac
+    say "error: srun ended with status $status, as told above; what was written so far" \
+        "is readable, and training goes on from the last checkpoint with --resume"
+    exit 1
 }

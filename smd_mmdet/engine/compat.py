@@ -8,7 +8,7 @@ import datetime
 import os
 import pickle
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ def prepare(cfg: Config, training: bool = True) -> None:
         SettingError: If the config cannot run on this machine.
     """
     launcher = cfg.get('launcher', 'none')
+    if launcher == 'slurm':
+        _choose_port(os.environ)
     if get_device() != 'cpu':
         _check_gpus(launcher)
         return
@@ -89,13 +91,20 @@ def prepare(cfg: Config, training: bool = True) -> None:
     _wrap_for_cpu(cfg)
 
 
+def _choose_port(env: MutableMapping[str, str]) -> None:
+    """The same in all processes of a Slurm step, another one in other steps."""
+    try:
+        step = 100 * int(env['SLURM_JOB_ID']) + int(env.get('SLURM_STEP_ID', 0))
+    except (KeyError, ValueError):
+        return  # MMEngine's, 29500
+    env.setdefault('MASTER_PORT', str(20000 + step % 10000))
+
+
 def _check_gpus(launcher: str) -> None:
-    if launcher != 'pytorch' or not torch.cuda.is_available():
+    variable = {'pytorch': 'LOCAL_RANK', 'slurm': 'SLURM_LOCALID'}.get(launcher)
+    if variable is None or not torch.cuda.is_available():
         return
-    local_rank, visible = (
-        int(os.environ.get('LOCAL_RANK', 0)),
-        torch.cuda.device_count(),
-    )
+    local_rank, visible = int(os.environ.get(variable, 0)), torch.cuda.device_count()
     if local_rank >= visible:
         raise SettingError(
             f'more processes than GPUs: this machine shows {visible}, and process '
@@ -152,10 +161,7 @@ def _init_cpu_processes(cfg: Config, launcher: str) -> None:
             env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
             env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
             if 'MASTER_ADDR' not in env:
-                hosts = ['scontrol', 'show', 'hostnames', nodes]
-                env['MASTER_ADDR'] = subprocess.check_output(hosts, text=True).split()[
-                    0
-                ]
+                env['MASTER_ADDR'] = _first_host(nodes)
         elif launcher == 'mpi':
             env['RANK'] = env['OMPI_COMM_WORLD_RANK']
             env['WORLD_SIZE'] = env['OMPI_COMM_WORLD_SIZE']
@@ -174,6 +180,17 @@ def _init_cpu_processes(cfg: Config, launcher: str) -> None:
     if 'timeout' in dist_cfg:
         options['timeout'] = datetime.timedelta(seconds=dist_cfg['timeout'])
     dist.init_process_group('gloo', **options)
+
+
+def _first_host(nodes: str) -> str:
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    try:
+        return subprocess.check_output(command, text=True).split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise SettingError(
+            f'--launcher slurm: scontrol does not tell the first of the nodes {nodes} '
+            f'({error}): set MASTER_ADDR to it'
+        ) from None
 
 
 def _wrap_for_cpu(cfg: Config) -> None:
