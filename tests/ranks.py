@@ -5,6 +5,7 @@ RANK=0 WORLD_SIZE=2 ... python tests/ranks.py FUNCTION FOLDER
 
 import copy
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -12,13 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import HOOKS, METRICS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from tiny import tiny_config
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet import SphericalMotionMonitor
+from smd_mmdet.engine import compat
 from smd_mmdet.records import RecordWriter
 
 
@@ -66,6 +73,10 @@ class Alone(Hook):
                 hook.window,
             )
 
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 0:
+            self.monitor.iteration = runner.iter
+
     def after_train(self, runner):
         if runner.rank == 0:
             self.monitor.end_window()
@@ -73,6 +84,97 @@ class Alone(Hook):
             writer.append(self.monitor.collect())
             self.monitor.detach()
 
+
+# ---------------------------------------------------------------- MMEngine
+
+
+@METRICS.register_module(force=True)
+class Score(BaseMetric):
+    """A score that the second validation is best in."""
+
+    validations = 0
+
+    def process(self, batch, outputs):
+        self.results.append(len(outputs))
+
+    def compute_metrics(self, results):
+        self.validations += 1
+        return {'score': -abs(self.validations - 2)}
+
+
+def train(config):
+    for kept in (MessageHub, MMLogger, DefaultScope, Visualizer):
+        kept._instance_dict.clear()
+    compat.prepare(config)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def parallel_config(work_dir, hook=True, norm='gn', **changes):
+    """60 iterations of batches of 16, whatever the number of processes."""
+    ranks = int(os.environ.get('WORLD_SIZE', 1))
+    changes = {'model.norm': norm, 'train_dataloader.batch_size': 16 // ranks} | changes
+    config = tiny_config(work_dir, hook=dict(window=10) if hook else None, **changes)
+    config.custom_imports.imports = ['smd_mmdet', 'tiny', 'ranks']
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='Strike')]
+    config.launcher = 'none' if ranks == 1 else 'pytorch'
+    return config
+
+
+def by_epoch(config):
+    """Epochs of 4 iterations of 16 images; a window spans several."""
+    validation = dict(config.train_dataloader)
+    validation['sampler'] = dict(type='DefaultSampler', shuffle=False)
+    config.merge_from_dict(
+        {
+            'train_cfg': dict(type='EpochBasedTrainLoop', max_epochs=5, _delete_=True),
+            'train_dataloader.sampler': dict(
+                type='DefaultSampler', shuffle=True, _delete_=True
+            ),
+            'val_dataloader': validation,
+            'val_cfg': dict(),
+            'val_evaluator': dict(type='Score'),
+            'default_hooks.checkpoint': dict(
+                by_epoch=True, interval=1, save_best='score', rule='greater'
+            ),
+            'log_processor.by_epoch': True,
+        }
+    )
+    return config
+
+
+def runs(folder):
+    """Runs whose records and weights test_distributed.py compares."""
+    folder = Path(folder)
+    config = parallel_config(folder / 'whole')
+    config.custom_hooks.append(dict(type='Alone'))
+    train(config)
+    train(parallel_config(folder / 'plain', hook=False))
+    train(parallel_config(folder / 'alone_filters', norm='bn', **FILTERS))
+    changes = {'optim_wrapper.accumulative_counts': 4}
+    config = parallel_config(folder / 'accumulated', **changes)
+    config.custom_hooks.append(dict(type='Alone'))
+    train(config)
+
+    config = parallel_config(folder / 'single', resume=True)
+    config.load_from = str(folder / 'single' / 'iter_25.pth')
+    train(config)
+
+    train(by_epoch(parallel_config(folder / 'epochs')))
+    if dist.get_rank() == 0:
+        shutil.copytree(folder / 'epochs', folder / 'epochs_resumed')
+    dist.barrier()
+    config = by_epoch(parallel_config(folder / 'epochs_resumed', resume=True))
+    config.load_from = str(folder / 'epochs_resumed' / 'epoch_3.pth')
+    train(config)
+
+    for rank in range(2):
+        os.environ['STRIKE'] = f'break {rank} 27'
+        train(parallel_config(folder / f'broken{rank}'))
+
+
+FILTERS = {'custom_hooks.0.granularity': 'filter'}
 
 # ---------------------------------------------------------------- plain torch
 
