@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from smd_mmdet.transfers import to_device
+
 from .layout import Layer, widen
 
 # A float32 dot product loses digits with its length, and the angle loses them
@@ -64,5 +66,5 @@ def _index(rows: tuple[int, ...], device: torch.device) -> Tensor:
     if key not in _indices:
         if len(_indices) > 64:
             _indices.clear()
-        _indices[key] = torch.tensor(rows, device=device)
+        _indices[key] = to_device(torch.tensor(rows), device)
     return _indices[key]
