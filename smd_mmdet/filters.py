@@ -13,7 +13,7 @@ from torch import Tensor
 from smd_mmdet.kernels import filter_gram
 from smd_mmdet.quantities import QUANTITIES, measure
 from smd_mmdet.readers import MOMENT, ROW
-from smd_mmdet.windows import HostCopy
+from smd_mmdet.transfers import Download, HostCopy
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS = tuple(
@@ -45,6 +45,7 @@ class FilterMeans:
         self._waiting = False
         self._sum = torch.zeros(len(QUANTITIES), total, dtype=double, device=device)
         self._count = torch.zeros(total, dtype=double, device=device)
+        self._download = Download(self._sum.shape, device)
 
     def read(
         self,
@@ -88,7 +89,7 @@ class FilterMeans:
 
     def close(self) -> HostCopy:
         """The window's means, NaN where nothing was counted; forgets them."""
-        means = HostCopy(self._sum / self._count)
+        means = self._download.send(self._sum / self._count)
         self._sum.zero_()
         self._count.zero_()
         return means

@@ -14,12 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from smd_mmdet import filters
-from smd_mmdet.kernels import gram
+from smd_mmdet.kernels import gram, squared_norms
 from smd_mmdet.quantities import QUANTITIES, measure
 from smd_mmdet.readers import MOMENT, ROW, Reader, reader_for, settings_of
 from smd_mmdet.sharing import Share, sharded
 from smd_mmdet.stages import Change, Stage, StageTracker
-from smd_mmdet.windows import HostCopy, Moments
+from smd_mmdet.transfers import Download, HostCopy, Upload
+from smd_mmdet.windows import Moments
 
 STATISTICS = ('mean', 'var', 'min', 'max')
 COLUMNS = (
@@ -45,6 +46,8 @@ class _Block:
         self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
         self.settings = torch.zeros(size, layers, 3, dtype=torch.float64)
         self.iterations: list[int] = []
+        self._has_grad = Upload(self.has_grad.shape, torch.bool, device)
+        self._settings = Upload(self.settings.shape, torch.float64, device)
 
     def __len__(self) -> int:
         return len(self.iterations)
@@ -52,6 +55,11 @@ class _Block:
     def tensors(self) -> dict[str, torch.Tensor]:
         names = ('rows', 'taken', 'has_grad', 'settings')
         return {name: getattr(self, name) for name in names}
+
+    def conditions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """On the device, of all steps: the settings, and whether the step counts."""
+        valid = self._has_grad.send(self.has_grad) & self.taken.unsqueeze(1)
+        return self._settings.send(self.settings), valid
 
     def drop(self, count: int) -> None:
         """Forget the first steps; at most one may stay, as the first."""
@@ -153,7 +161,10 @@ class SphericalMotionMonitor:
             sizes = [param.numel() for param in self._params]
             self._share = Share(process_group, sizes, ROW, self._block.size, device)
         self._reader = self._new_reader()
+        self._no_moment = torch.full((), torch.nan, device=device)
         self._moments = Moments(len(QUANTITIES), layers, device)
+        self._moments_download = Download(self._moments.values.shape, device)
+        self._failures_download = Download((), device)
         self._filters = None
         if granularity == 'filter':
             by_filter = set(self.names if by_filter is None else by_filter)
@@ -348,14 +359,12 @@ class SphericalMotionMonitor:
         """The pass over the weights: a row for each layer that this rank reads."""
         layers, moments = list(self._reader.tensors()), list(self._reader.moments())
         gram(layers, rows[:, :MOMENT])
-        for i, moment in enumerate(moments):
-            if moment is not None:
-                norm = torch.linalg.vector_norm(moment, dtype=torch.float32)
-                rows[i, MOMENT] = norm.square()
+        if any(moment is not None for moment in moments):
+            present = [self._no_moment if m is None else m for m in moments]
+            squared_norms(present, rows[:, MOMENT])
         if self._filters is not None:
-            block, row = self._block, len(self._block) - 1
-            valid = _to_device(block.has_grad[row], rows.device) & block.taken[row]
-            settings = _to_device(block.settings[row], rows.device)
+            row = len(self._block) - 1
+            settings, valid = (values[row] for values in self._block.conditions())
             self._filters.read(layers, moments, settings, valid, self._reader.step)
 
     def _turn_window(self) -> None:
@@ -396,9 +405,7 @@ class SphericalMotionMonitor:
             return
         self._receive()
         block, window = self._block, self._window
-        settings = _to_device(block.settings[:steps], block.rows.device)
-        valid = _to_device(block.has_grad[:steps], block.rows.device)
-        valid = valid & block.taken[:steps].unsqueeze(1)
+        settings, valid = (values[:steps] for values in block.conditions())
         step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
         self._moments.add(measure(step), valid)
         window.settings_sum += block.settings[:steps].sum(0)
@@ -418,11 +425,11 @@ class SphericalMotionMonitor:
         window = self._window
         window.steps -= kept
         if window.steps:
-            window.moments = HostCopy(self._moments.summary())
+            window.moments = self._moments_download.send(self._moments.summary())
             if self._filters is not None:
                 window.filter_means = self._close_filters(bool(kept))
             if self._share is not None:
-                window.failures = HostCopy(self._share.failures)
+                window.failures = self._failures_download.send(self._share.failures)
             self._closed.append(window)
         self._moments.reset()
         first = self._block.iterations[0] if kept else next_iteration
@@ -565,9 +572,3 @@ def _mean_settings(window: _Window) -> np.ndarray:
     if window.stage.steady:  # a mean of equal numbers would differ in the last digit
         return window.settings.numpy()
     return (window.settings_sum / window.steps).numpy()
-
-
-def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    if device.type != 'cuda':
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -58,34 +58,3 @@ class Moments:
         empty = count == 0
         statistics = torch.stack([mean, sum_sq / count.clamp_min(1), low, high])
         return torch.cat([count.unsqueeze(0), statistics.masked_fill(empty, torch.nan)])
-
-
-class HostCopy:
-    """A tensor on its way to the host, without making the device wait.
-
-    Args:
-        tensor: Any tensor; on a GPU it is copied to pinned memory.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._event = None
-        if tensor.is_cuda:
-            self._tensor = torch.empty(
-                tensor.shape, dtype=tensor.dtype, device='cpu', pin_memory=True
-            )
-            self._tensor.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._tensor = tensor.clone()
-
-    @property
-    def arrived(self) -> bool:
-        """Whether the host can read it without waiting."""
-        return self._event is None or self._event.query()
-
-    def numpy(self):
-        """The values; waits for them if they have not arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._tensor.numpy()

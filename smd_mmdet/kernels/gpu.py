@@ -86,7 +86,6 @@ def _launch(layers: list[Layer], rows: list[int], out: Tensor) -> None:
                 partial[first:],
                 *(programs.DTYPES[dtype] for dtype in (*dtypes, wide)),
                 ALIGNED=aligned,
-                CHUNK=CHUNK,
                 BLOCK=BLOCK,
             )
         programs.row_sums[(len(plan.spans), 6)](

@@ -22,11 +22,10 @@ def chunk_products(
     V: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGNED: tl.constexpr,
-    CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Six inner products of one chunk: each lane adds CHUNK / BLOCK terms in WIDE,
-    the lanes are added in float64."""
+    """Six inner products of one chunk: the terms of a lane are added in WIDE, the lanes
+    in float64."""
     chunk = tl.program_id(0)
     layer = tl.load(chunks + 3 * chunk)
     begin = tl.load(chunks + 3 * chunk + 1)
@@ -39,19 +38,29 @@ def chunk_products(
         g = tl.multiple_of(g, 16)
         v = tl.multiple_of(v, 16)
         begin = tl.multiple_of(begin, 16)
-    lanes = tl.arange(0, BLOCK)
     ww = tl.zeros([BLOCK], WIDE)
     wg = tl.zeros([BLOCK], WIDE)
     wv = tl.zeros([BLOCK], WIDE)
     gg = tl.zeros([BLOCK], WIDE)
     gv = tl.zeros([BLOCK], WIDE)
     vv = tl.zeros([BLOCK], WIDE)
-    for step in range(0, CHUNK, BLOCK):
-        at = begin + step + lanes
-        inside = at < end
-        a = tl.load(w + at, mask=inside, other=0).to(WIDE)
-        b = tl.load(g + at, mask=inside, other=0).to(WIDE)
-        c = tl.load(v + at, mask=inside, other=0).to(WIDE)
+    lanes = tl.arange(0, BLOCK)
+    whole = begin + (end - begin) // BLOCK * BLOCK
+    for first in range(begin, whole, BLOCK):
+        a = tl.load(w + first + lanes).to(WIDE)
+        b = tl.load(g + first + lanes).to(WIDE)
+        c = tl.load(v + first + lanes).to(WIDE)
+        ww += a * a
+        wg += a * b
+        wv += a * c
+        gg += b * b
+        gv += b * c
+        vv += c * c
+    if whole < end:
+        inside = whole + lanes < end
+        a = tl.load(w + whole + lanes, mask=inside, other=0).to(WIDE)
+        b = tl.load(g + whole + lanes, mask=inside, other=0).to(WIDE)
+        c = tl.load(v + whole + lanes, mask=inside, other=0).to(WIDE)
         ww += a * a
         wg += a * b
         wv += a * c
