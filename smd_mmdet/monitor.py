@@ -156,10 +156,11 @@ class SphericalMotionMonitor:
         self._groups = _groups_of(optimizer, named_params)
         device, layers = self._params[0].device, len(self._params)
         self._block = _Block(min(window, BLOCK), layers, device)
-        self._share = None
+        self._share, self._own = None, list(range(layers))
         if process_group is not None:
             sizes = [param.numel() for param in self._params]
             self._share = Share(process_group, sizes, ROW, self._block.size, device)
+            self._own = self._share.layers
         self._reader = self._new_reader()
         self._no_moment = torch.full((), torch.nan, device=device)
         self._moments = Moments(len(QUANTITIES), layers, device)
@@ -257,11 +258,10 @@ class SphericalMotionMonitor:
         self._measuring = measuring
 
     def _new_reader(self) -> Reader:
-        own = range(len(self._params)) if self._share is None else self._share.layers
         return reader_for(self.optimizer)(
             self.optimizer,
-            [self._params[layer] for layer in own],
-            [self._groups[layer] for layer in own],
+            [self._params[layer] for layer in self._own],
+            [self._groups[layer] for layer in self._own],
         )
 
     def start_at(self, iteration: int) -> None:
@@ -332,6 +332,7 @@ class SphericalMotionMonitor:
 
     def _measure(self) -> None:
         self.iteration += 1
+        self._find_groups()
         if self._share is None or self._share.rank == 0:
             self._add_step()
         if self._share is None:
@@ -370,10 +371,6 @@ class SphericalMotionMonitor:
     def _turn_window(self) -> None:
         """Before a step is added: decide what becomes of those before it."""
         groups = self.optimizer.param_groups
-        layout = [(id(group), len(group['params'])) for group in groups]
-        if layout != self._layout:
-            self._layout = layout
-            self._find_groups()
         settings = {
             index: settings_of(groups[index]) for index in sorted(set(self._groups))
         }
@@ -393,10 +390,15 @@ class SphericalMotionMonitor:
     def _find_groups(self) -> None:
         """Follow the layers to their groups; one that has left makes no step."""
         groups = self.optimizer.param_groups
+        layout = [(id(group), len(group['params'])) for group in groups]
+        if layout == self._layout:
+            return
+        self._layout = layout
         index = {id(p): i for i, group in enumerate(groups) for p in group['params']}
         found = [index.get(id(param)) for param in self._params]
         self._listed = torch.tensor([group is not None for group in found])
-        self._groups[:] = [group or 0 for group in found]
+        self._groups = [group or 0 for group in found]
+        self._reader.groups = [self._groups[layer] for layer in self._own]
         self._settings = None
 
     def _reduce(self, steps: int) -> None:

@@ -288,6 +288,35 @@ def keep(folder, name, rows, whole):
     np.savez(Path(folder, f'{name}.npz'), **both)
 
 
+def scaled(folder):
+    """Mixed precision; two steps are left out, for what one rank's gradients are."""
+    for fused in (False, True):
+        training = Training()
+        if fused:
+            training.optimizer = torch.optim.SGD(
+                training.net.parameters(), 0.1, momentum=0.9, fused=True
+            )
+        shared, alone = training.monitor(4), training.monitor(4, shared=False)
+        scaler = torch.amp.GradScaler('cpu', init_scale=1024.0, growth_interval=5)
+        for number in range(14):
+            training.optimizer.zero_grad()
+            x, y = batch(number, training.part)
+            with torch.autocast('cpu', torch.bfloat16):
+                loss = nn.functional.cross_entropy(training.model(x).float(), y)
+            if number in (3, 8) and training.rank == training.ranks - 1:
+                loss = loss * float('inf')
+            scaler.scale(loss).backward()
+            scaler.step(training.optimizer)
+            scaler.update()
+        shared.end_window()
+        alone.end_window()
+        rows = shared.collect()
+        if training.rank == 0:
+            same(rows, alone.collect())
+            assert rows['count'][rows['layer'] == 'a.weight'].sum() == 12
+        dist.barrier()
+
+
 def saved(folder):
     """Rank 0 saves a window under way, by itself; another monitor goes on with it."""
     training = Training()

@@ -107,7 +107,7 @@ def assert_equal_but_for_rounding(rows, expected, quantities):
     'world', [2, pytest.param(4, marks=pytest.mark.slow)]
 )  # fmt: skip
 def test_ranks_measure_together_what_one_measures_alone(tmp_path, world):
-    on_ranks(world, tmp_path, 'monitors', 'saved', 'broken')
+    on_ranks(world, tmp_path, 'monitors', 'scaled', 'saved', 'broken')
     files = sorted(tmp_path.glob('*.npz'))
     assert len(files) == 6
     for file in files:

@@ -170,7 +170,8 @@ def one_line_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not _LOST_PEER.search(str(error)):
             raise
-        message, status = f'another process is gone: {_first_line(error)}', 1
+        what = _first_line(error).split('. This is typically')[0]
+        message, status = f'another process is gone: {what}', 1
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         why = f'it would load {refused[1]}' if refused else _first_line(error)
