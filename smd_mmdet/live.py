@@ -54,7 +54,9 @@ class Standing:
 
 
 def standing(
-    columns: dict[str, np.ndarray], remaining: float | None = None
+    columns: dict[str, np.ndarray],
+    remaining: float | None = None,
+    applicable: np.ndarray | None = None,
 ) -> Standing:
     """Judge the newest windows; meant for every window of a run, so no tests.
 
@@ -63,6 +65,8 @@ def standing(
             hands them over; several average the noise of L.
         remaining: Iterations left in this stage, which tell what it cannot reach;
             None if not known.
+        applicable: One bool per layer, False for those that are measured without
+            being scale-invariant; None stands for all True.
 
     Returns:
         The layers' standing, in the order of the columns.
@@ -106,6 +110,13 @@ def standing(
     left = cosine_sq > COSINE_LEFT**2
     state[left] = _LEFT
     iterations[~known | left] = np.nan
+    if applicable is not None:
+        state[~applicable] = _NO_THEORY
+        ratio, iterations, known = (
+            np.where(applicable, ratio, np.nan),
+            np.where(applicable, iterations, np.nan),
+            known & applicable,
+        )
     return Standing(
         layer=columns['layer'][last],
         state=STATES[state],

@@ -460,6 +460,7 @@ def test_a_control_run_measures_what_is_not_scale_invariant(tmp_path):
     runner = train(tiny_config(tmp_path, hook=hook, **{'model.norm': 'none'}))
     log = Path(runner.logger.handlers[1].baseFilename).read_text()
     assert 'layers.0.weight is measured but is not scale-invariant' in log
+    assert 'smd: 0 of 2 layers in equilibrium, 2 no theory' in log
     records = read_records(tmp_path)
     assert records.layers() == ['layers.0.weight', 'layers.8.weight']
     assert not any(f['invariant'] for f in records.metadata['layers'].values())

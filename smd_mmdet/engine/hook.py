@@ -378,7 +378,10 @@ class SMDHook(Hook):
             for key in newest
         }
         end = next((end for end in self._stage_ends if end >= last), runner.max_iters)
-        self._standing = standing(columns, remaining=end - last)
+        invariant = [entry.name for entry in self._entries if entry.invariant]
+        self._standing = standing(
+            columns, end - last, np.isin(newest['layer'], invariant)
+        )
         if self.visualize:
             runner.visualizer.add_scalars(scalars(newest, self._standing), last)
 
