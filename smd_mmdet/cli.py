@@ -184,13 +184,20 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _add_shapes(commands) -> None:
     parser = commands.add_parser(
-        'shapes', help='write a COCO instance-segmentation data set of drawn shapes'
+        'shapes', help="write a data set of drawn shapes, in COCO's format"
     )
     parser.add_argument('directory', help='folder to make')
     parser.add_argument('--train', type=int, required=True, metavar='N', help='images')
     parser.add_argument('--val', type=int, required=True, metavar='M', help='images')
     parser.add_argument('--size', type=int, default=128, metavar='S', help='pixels')
     parser.add_argument('--seed', type=int, default=0, metavar='K')
+    parser.add_argument(
+        '--kind',
+        choices=['detection', 'classification'],
+        default='detection',
+        help="COCO's format with boxes and masks (default), or a folder of pictures "
+        'per class',
+    )
     parser.set_defaults(run=_shapes)
 
 
@@ -206,7 +213,13 @@ def _shapes(args: argparse.Namespace) -> int:
         return track(items, description=description, total=total, console=console)
 
     write_shapes(
-        args.directory, args.train, args.val, args.size, args.seed, progress=progress
+        args.directory,
+        args.train,
+        args.val,
+        args.size,
+        args.seed,
+        progress=progress,
+        kind=args.kind,
     )
     return 0
 

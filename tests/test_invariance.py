@@ -920,7 +920,7 @@ def test_mask_rcnn_as_shipped_has_none():
 def test_mask_rcnn_proof():
     from mmengine.logging import MessageHub
 
-    from smd_mmdet.engine.sample_inputs import detector_loss, sample_inputs
+    from smd_mmdet.engine.sample_inputs import model_loss, sample_inputs
 
     model = mask_rcnn()
     expected = convolutions(model, *HEADS)
@@ -930,7 +930,7 @@ def test_mask_rcnn_proof():
     before, info = _snapshot(model), dict(hub.runtime_info)
     data = sample_inputs(model, size=64)
     proofs = verify_scale_invariance(
-        model, lambda m: detector_loss(m, data, economical=True), names
+        model, lambda m: model_loss(m, data, economical=True), names
     )
     _assert_same(before, _snapshot(model))
     assert dict(hub.runtime_info) == info
@@ -960,14 +960,14 @@ def retinanet(**head):
 
 @pytest.mark.parametrize('objects', [True, False])
 def test_retinanet_with_and_without_positives(objects):
-    from smd_mmdet.engine.sample_inputs import detector_loss, sample_inputs
+    from smd_mmdet.engine.sample_inputs import model_loss, sample_inputs
 
     model = retinanet()
     data = sample_inputs(model, size=64)
     if not objects:
         for sample in data['data_samples']:
             sample.gt_instances = sample.gt_instances[:0]
-    whole = Block(lambda m, _: detector_loss(m.model, data), model=model)
+    whole = Block(lambda m, _: model_loss(m.model, data), model=model)
     expected = convolutions(whole, 'retina_cls', 'retina_reg')
     assert found(whole, None) == expected
 

@@ -1,47 +1,32 @@
-"""A procedural data set for instance segmentation, in COCO's format.
+"""Procedural data sets of shapes: COCO's format, or a folder of pictures per class.
 
-Every picture holds one to four textured shapes, turned and scaled at random, the
-later ones in front of the earlier, on a cluttered background. Colour, texture,
-size and angle are drawn without regard to the class: only the outline tells it.
-A mask is what can be seen of a shape, so it may have holes or several pieces.
-
-Picture i of a split depends on (seed, split, i, size) and nothing else: a smaller
-data set is the beginning of a larger one. To give the same pixels on every
-machine the code keeps to arithmetic that IEEE 754 or OpenCV's 8-bit routines fix
-exactly, draws its own polygons, since OpenCV's differ from version to version,
-and takes only uniform numbers from the bit generator. The bytes of the PNG files
-are those of the installed OpenCV's encoder.
+The same arguments give the same bytes; a smaller data set is the beginning of a larger
+one.
 """
 
 import json
-import math
 import operator
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .drawing import CLASSES, SPLITS, Shape, draw_scene, draw_single
+
 __all__ = ['CLASSES', 'write_shapes']
 
-CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
-SPLITS = ('train', 'val')
+# What the data are for, and the files that describe them.
+KINDS = {'detection': 'instances', 'classification': 'classes'}
 
 # Raise it with every change that alters a picture or an annotation: a directory
 # written by another version then no longer counts as the same data set.
 VERSION = 1
 
 MIN_SIZE, MAX_SIZE = 32, 2048
-MAX_OBJECTS = 4
-PLACEMENTS = 40
-MIN_SIDE, MAX_SIDE = 0.2, 0.5
-MIN_SIDE_PIXELS = 14
-MIN_VISIBLE, MIN_VISIBLE_PIXELS = 0.4, 30
-SUPERSAMPLING = 4
 
 
 def write_shapes(
@@ -51,11 +36,15 @@ def write_shapes(
     size: int = 128,
     seed: int = 0,
     progress: Callable[..., Iterable] | None = None,
+    kind: str = 'detection',
 ) -> None:
-    """Write the data set.
+    """Write a data set.
 
-    The files are ``train/*.png``, ``val/*.png``,
-    ``annotations/instances_train.json`` and ``annotations/instances_val.json``.
+    For detection and instance segmentation the files are ``train/*.png``,
+    ``val/*.png``, ``annotations/instances_train.json`` and
+    ``annotations/instances_val.json``. For classification every picture holds one
+    shape, the files are ``train/CLASS/*.png`` and ``val/CLASS/*.png`` as in ImageNet,
+    each class as often as the others, and ``annotations/classes_*.json`` list them.
     They are written next to ``directory`` and moved there when complete, so an
     interrupted call leaves nothing under that name. Where the same data set is
     already complete, nothing is written and a line says so.
@@ -68,6 +57,7 @@ def write_shapes(
         seed: Seed of all random choices, at least 0.
         progress: Called as ``progress(items, total=..., description=...)`` once
             per split, returns the items; ``rich.progress.track`` will do.
+        kind: 'detection' or 'classification'.
 
     Raises:
         ValueError: If an argument is out of range, or if ``directory`` holds
@@ -77,8 +67,12 @@ def write_shapes(
     counts = {'train': _integer('train', train, 1), 'val': _integer('val', val, 1)}
     size = _integer('size', size, MIN_SIZE, MAX_SIZE)
     seed = _integer('seed', seed, 0)
+    if kind not in KINDS:
+        raise ValueError(f'kind must be one of {", ".join(KINDS)}, got {kind!r}')
     directory = _path(directory)
     parameters = {'version': VERSION, **counts, 'size': size, 'seed': seed}
+    if kind != 'detection':
+        parameters['kind'] = kind
     try:
         written = _is_written(directory, parameters)
         if not written:
@@ -131,7 +125,7 @@ def _is_written(directory: Path, parameters: dict) -> bool:
     if not any(directory.iterdir()):
         return False
     for split in SPLITS:
-        stored, names = _read_split(directory, split)
+        stored, names = _read_split(directory, split, _kind(parameters))
         if stored != parameters:
             raise ValueError(
                 f'directory {directory} holds a shapes data set with other '
@@ -146,15 +140,20 @@ def _is_written(directory: Path, parameters: dict) -> bool:
     return True
 
 
-def _read_split(directory: Path, split: str) -> tuple[dict, list[str]]:
+def _kind(parameters: dict) -> str:
+    return parameters.get('kind', 'detection')
+
+
+def _read_split(directory: Path, split: str, kind: str) -> tuple[dict, list[str]]:
     try:
-        text = _annotations(directory, split).read_text(encoding='utf-8')
+        text = _annotations(directory, split, kind).read_text(encoding='utf-8')
         data = json.loads(text)
         names = [image['file_name'] for image in data['images']]
         return dict(data['info']['parameters']), names
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
-            f'directory {directory} is not empty and holds no shapes data set: '
+            f'directory {directory} is not empty and holds no shapes data set '
+            f'for {kind}: '
             'choose another directory'
         ) from None
 
@@ -167,8 +166,8 @@ def _listed(parameters: dict) -> str:
     return ', '.join(f'{name}={value}' for name, value in parameters.items())
 
 
-def _annotations(directory: Path, split: str) -> Path:
-    return directory / 'annotations' / f'instances_{split}.json'
+def _annotations(directory: Path, split: str, kind: str) -> Path:
+    return directory / 'annotations' / f'{KINDS[kind]}_{split}.json'
 
 
 def _write(directory: Path, parameters: dict, progress: Callable) -> None:
@@ -189,45 +188,74 @@ def _write(directory: Path, parameters: dict, progress: Callable) -> None:
 def _write_split(
     directory: Path, split: str, parameters: dict, progress: Callable
 ) -> None:
-    size, total = parameters['size'], parameters[split]
-    images, annotations = [], []
+    kind, total = _kind(parameters), parameters[split]
+    write = _write_scene if kind == 'detection' else _write_single
     (directory / split).mkdir()
-    for index in progress(range(total), total=total, description=f'{split} pictures'):
-        picture, objects = _draw(parameters['seed'], split, index, size)
-        # COCO's evaluation takes an id of 0 for "no match".
-        image_id = index + 1
-        name = f'{image_id:012d}.png'
-        _, png = cv2.imencode('.png', picture)
-        (directory / split / name).write_bytes(png.tobytes())
-        image = {'id': image_id, 'file_name': name, 'height': size, 'width': size}
-        images.append(image)
-        for shape in objects:
-            annotations.append(_annotation(shape, image_id, len(annotations) + 1))
-    document = {
-        'info': _info(parameters),
-        'licenses': [],
-        'images': images,
-        'annotations': annotations,
-        'categories': [
-            {'id': number, 'name': name, 'supercategory': 'shape'}
-            for number, name in enumerate(CLASSES, 1)
-        ],
-    }
+    if kind == 'classification':
+        for name in CLASSES:
+            (directory / split / name).mkdir()
+    numbers = progress(range(total), total=total, description=f'{split} pictures')
+    document: dict = {'info': _info(parameters), 'licenses': [], 'images': []}
+    if kind == 'detection':
+        document['annotations'] = []
+    document['categories'] = [
+        {'id': number, 'name': name, 'supercategory': 'shape'}
+        for number, name in enumerate(CLASSES, 1)
+    ]
+    for index in numbers:
+        write(directory / split, split, index, parameters, document)
     text = json.dumps(document, separators=(',', ':')) + '\n'
-    _annotations(directory, split).write_text(text, encoding='utf-8', newline='\n')
+    file = _annotations(directory, split, kind)
+    file.write_text(text, encoding='utf-8', newline='\n')
+
+
+def _write_scene(
+    folder: Path, split: str, index: int, parameters: dict, document: dict
+) -> None:
+    picture, objects = draw_scene(parameters['seed'], split, index, parameters['size'])
+    image = _write_picture(folder, f'{index + 1:012d}.png', index, picture)
+    document['images'].append(image)
+    annotations = document['annotations']
+    for shape in objects:
+        annotations.append(_annotation(shape, image['id'], len(annotations) + 1))
+
+
+def _write_single(
+    folder: Path, split: str, index: int, parameters: dict, document: dict
+) -> None:
+    seed, size = parameters['seed'], parameters['size']
+    label = index % len(CLASSES)
+    picture = draw_single(seed, split, index, size, label)
+    name = f'{CLASSES[label]}/{index + 1:012d}.png'
+    image = _write_picture(folder, name, index, picture)
+    document['images'].append({**image, 'category_id': label + 1})
+
+
+def _write_picture(folder: Path, name: str, index: int, picture: np.ndarray) -> dict:
+    _, png = cv2.imencode('.png', picture)
+    (folder / name).write_bytes(png.tobytes())
+    height, width = picture.shape[:2]
+    # COCO's evaluation takes an id of 0 for "no match".
+    return {'id': index + 1, 'file_name': name, 'height': height, 'width': width}
+
+
+_DESCRIPTIONS = {
+    'detection': 'Shapes, a procedural data set for instance segmentation',
+    'classification': 'Shapes, a procedural data set for image classification',
+}
 
 
 def _info(parameters: dict) -> dict:
     # No date: it would make two runs differ.
     return {
-        'description': 'Shapes, a procedural data set for instance segmentation',
+        'description': _DESCRIPTIONS[_kind(parameters)],
         'version': str(VERSION),
         'contributor': 'smd_mmdet',
         'parameters': parameters,
     }
 
 
-def _annotation(shape: '_Shape', image_id: int, number: int) -> dict:
+def _annotation(shape: Shape, image_id: int, number: int) -> dict:
     rle = coco_mask.encode(np.asfortranarray(shape.visible, dtype=np.uint8))
     return {
         'id': number,
@@ -238,333 +266,3 @@ def _annotation(shape: '_Shape', image_id: int, number: int) -> dict:
         'bbox': coco_mask.toBbox(rle).tolist(),
         'iscrowd': 0,
     }
-
-
-# One picture
-
-
-@dataclass
-class _Shape:
-    """A placed shape: how to draw it, and what is left to see of it.
-
-    The core is the disc in the middle that is a ring's hole. With the core covered
-    a ring could be taken for a circle, and a star for loose triangles.
-    """
-
-    label: int
-    window: tuple[slice, slice]
-    coverage: np.ndarray
-    visible: np.ndarray
-    core: np.ndarray
-    area: float
-    core_area: float
-
-    def stays_clear(self, hidden: np.ndarray) -> bool:
-        body = np.count_nonzero(self.visible & ~hidden)
-        core = np.count_nonzero(self.core & ~hidden)
-        return (
-            body >= max(MIN_VISIBLE * self.area, MIN_VISIBLE_PIXELS)
-            and core >= MIN_VISIBLE * self.core_area
-        )
-
-    def hide(self, hidden: np.ndarray) -> None:
-        self.visible &= ~hidden
-        self.core &= ~hidden
-
-
-def _draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list]:
-    # The seed comes last: it alone may take several words of entropy.
-    entropy = [SPLITS.index(split), index, size, seed]
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
-    objects = _place(rng, size)
-    ground = _color(rng)
-    picture = _background(rng, size, ground)
-    taken = [ground]
-    for shape in objects:
-        _paint(rng, picture, shape, taken)
-    return _noisy(rng, picture), objects
-
-
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
-
-
-def _below(rng: np.random.Generator, count: int) -> int:
-    return int(rng.random() * count)
-
-
-def _turn(rng: np.random.Generator) -> tuple[float, float]:
-    """Cosine and sine of a random angle."""
-    angle = _between(rng, 0, 2 * math.pi)
-    # The last digits of sin and cos differ between mathematical libraries.
-    return round(math.cos(angle), 9), round(math.sin(angle), 9)
-
-
-# Geometry
-
-
-def _polygon(*radii: float, corners: int) -> np.ndarray:
-    """Corners at equal angles whose distances from the centre take turns."""
-    points = []
-    for corner in range(corners):
-        angle = 2 * math.pi * corner / corners
-        radius = radii[corner % len(radii)]
-        points.append((radius * math.cos(angle), radius * math.sin(angle)))
-    return np.round(points, 9)
-
-
-_CIRCLE = _polygon(1.0, corners=128)
-_RECTANGLE = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-
-# Contours by class, filled by the even-odd rule, in units of half the side drawn.
-# The radii give the classes about the same width.
-_CORE = [0.52 * _CIRCLE]
-_CONTOURS = {
-    'circle': [_CIRCLE],
-    'square': [_polygon(1.25, corners=4)],
-    'triangle': [_polygon(1.2, corners=3)],
-    'star': [_polygon(1.15, 0.48, corners=10)],
-    'ring': [_CIRCLE, *_CORE],
-}
-
-
-def _place(rng: np.random.Generator, size: int) -> list[_Shape]:
-    """Choose shapes such that each can still be told when all are drawn.
-
-    A shape that would hide too much of another is left out of the picture, not of
-    the annotations alone, so nothing that is drawn goes without an annotation.
-    """
-    wanted = 1 + _below(rng, MAX_OBJECTS)
-    objects: list[_Shape] = []
-    # The first placement always succeeds, since the bounds on side and position
-    # leave enough of it inside: no picture is empty.
-    for _ in range(PLACEMENTS):
-        if len(objects) == wanted:
-            break
-        shape = _random_shape(rng, size)
-        body = shape.visible
-        if not shape.stays_clear(np.zeros_like(body)):
-            continue
-        if all(other.stays_clear(body) for other in objects):
-            for other in objects:
-                other.hide(body)
-            objects.append(shape)
-    return objects
-
-
-def _random_shape(rng: np.random.Generator, size: int) -> _Shape:
-    label = _below(rng, len(CLASSES))
-    smallest = max(MIN_SIDE * size, MIN_SIDE_PIXELS)
-    side = _between(rng, smallest, MAX_SIDE * size)
-    margin = 0.42 * side
-    center = [_between(rng, margin, size - margin) for _ in range(2)]
-    turn = _turn(rng)
-
-    def drawn(contours: list[np.ndarray]) -> tuple:
-        placed = [_moved(contour, side / 2, turn, center) for contour in contours]
-        window, coverage = _rasterize(placed, size)
-        mask = np.zeros((size, size), bool)
-        mask[window] = coverage >= 0.5
-        return window, coverage, mask, _area(placed)
-
-    window, coverage, visible, area = drawn(_CONTOURS[CLASSES[label]])
-    _, _, core, core_area = drawn(_CORE)
-    return _Shape(label, window, coverage, visible, core, area, core_area)
-
-
-def _moved(
-    contour: np.ndarray,
-    scale: float | tuple[float, float],
-    turn: tuple[float, float],
-    center: tuple[float, float],
-) -> np.ndarray:
-    (cos, sin), (x, y) = turn, (contour * scale).T
-    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + center
-
-
-def _area(contours: list[np.ndarray]) -> float:
-    """What the first contour encloses, less what the others do."""
-    areas = []
-    for x, y in (contour.T for contour in contours):
-        areas.append(abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2)
-    return areas[0] - sum(areas[1:])
-
-
-def _rasterize(
-    contours: list[np.ndarray], size: int
-) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Draw contours, anti-aliased, filled by the even-odd rule.
-
-    Returns:
-        The window of the picture they fall in, and the share of each pixel in it
-        that they cover.
-    """
-    low = np.clip(np.floor(contours[0].min(axis=0)), 0, size).astype(int)
-    high = np.clip(np.ceil(contours[0].max(axis=0)), 0, size).astype(int)
-    width, height = high - low
-    fine = [(contour - low) * SUPERSAMPLING for contour in contours]
-    inside = _fill(fine, width * SUPERSAMPLING, height * SUPERSAMPLING)
-    cells = inside.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING)
-    counts = cells.sum(axis=1, dtype=np.uint8).sum(axis=2, dtype=np.uint8)
-    return (slice(low[1], high[1]), slice(low[0], high[0])), counts / SUPERSAMPLING**2
-
-
-def _fill(contours: list[np.ndarray], width: int, height: int) -> np.ndarray:
-    """One where the centre of a cell lies inside the contours, zero elsewhere."""
-    # The column more takes the crossings to the right of all centres.
-    flips = np.zeros((height, width + 1), np.uint8)
-    centers = np.arange(height)[:, None] + 0.5
-    for contour in contours:
-        (x, y), (next_x, next_y) = contour.T, np.roll(contour, -1, axis=0).T
-        rows, edges = np.nonzero((y <= centers) != (next_y <= centers))
-        run = (rows + 0.5 - y[edges]) / (next_y - y)[edges]
-        crossings = x[edges] + run * (next_x - x)[edges]
-        columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)
-        np.bitwise_xor.at(flips, (rows, columns), 1)
-    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width]
-
-
-# Paint
-
-
-def _color(rng: np.random.Generator) -> np.ndarray:
-    return rng.random(3) * 215 + 20
-
-
-def _shifted(rng: np.random.Generator, color: np.ndarray, by: float) -> np.ndarray:
-    return np.clip(color + (rng.random(3) * 2 - 1) * by, 0, 255)
-
-
-def _distinct_color(rng: np.random.Generator, taken: list[np.ndarray]) -> np.ndarray:
-    """The one of a few random colours that differs most from those in use."""
-    candidates = [_color(rng) for _ in range(12)]
-    return max(candidates, key=lambda color: _distance(color, taken))
-
-
-def _distance(color: np.ndarray, others: list[np.ndarray]) -> float:
-    return min(np.abs(color - other).sum() for other in others)
-
-
-def _background(rng: np.random.Generator, size: int, ground: np.ndarray) -> np.ndarray:
-    slope = _gradient(rng, size, size)[..., None]
-    other = _shifted(rng, ground, 45)
-    picture = _to_bytes(ground * (1 - slope) + other * slope)
-    for _ in range(3 + _below(rng, 5)):
-        _blob(rng, picture, _shifted(rng, ground, 60))
-    # Long and soft, a blob cannot pass for a shape.
-    blur = 2 * (size // 32) + 1
-    picture = cv2.GaussianBlur(picture, (blur, blur), 0)
-    for _ in range(2 + _below(rng, 5)):
-        _line(rng, picture, _shifted(rng, ground, 130))
-    return picture
-
-
-def _blob(rng: np.random.Generator, picture: np.ndarray, color: np.ndarray) -> None:
-    long = _between(rng, 0.08, 0.2)
-    _clutter(rng, picture, _CIRCLE, (long, long * _between(rng, 0.3, 0.6)), color)
-
-
-def _line(rng: np.random.Generator, picture: np.ndarray, color: np.ndarray) -> None:
-    scale = _between(rng, 0.1, 1), _between(rng, 0.006, 0.02)
-    _clutter(rng, picture, _RECTANGLE, scale, color)
-
-
-def _clutter(
-    rng: np.random.Generator,
-    picture: np.ndarray,
-    contour: np.ndarray,
-    scale: tuple[float, float],
-    color: np.ndarray,
-) -> None:
-    size = len(picture)
-    center = rng.random(2)
-    placed = _moved(contour, scale, _turn(rng), center) * size
-    window, coverage = _rasterize([placed], size)
-    _blend(picture, window, coverage, color)
-
-
-def _blend(
-    picture: np.ndarray,
-    window: tuple[slice, slice],
-    coverage: np.ndarray,
-    color: np.ndarray,
-) -> None:
-    alpha = coverage[..., None]
-    picture[window] = _to_bytes(picture[window] * (1 - alpha) + color * alpha)
-
-
-def _paint(
-    rng: np.random.Generator,
-    picture: np.ndarray,
-    shape: _Shape,
-    taken: list[np.ndarray],
-) -> None:
-    first = _distinct_color(rng, taken)
-    shades = [first * 0.5, first * 0.5 + 127]
-    second = max(shades, key=lambda shade: _distance(shade, taken))
-    taken.append(first)
-    pattern = _PATTERNS[_below(rng, len(_PATTERNS))]
-    mix = pattern(rng, *shape.coverage.shape, size=len(picture))[..., None]
-    surface = first * (1 - mix) + second * mix
-    _blend(picture, shape.window, shape.coverage, surface)
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _noisy(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    strength = _between(rng, 3, 12)
-    grain = rng.random((*picture.shape[:2], 1), dtype=np.float32) * 2 - 1
-    return _to_bytes(picture + grain * np.float32(strength))
-
-
-# Patterns give a number from 0 to 1 for each pixel of a window.
-
-
-def _axes(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    cos, sin = _turn(rng)
-    y, x = np.ogrid[:height, :width]
-    return cos * x + sin * y, cos * y - sin * x
-
-
-def _cells(
-    rng: np.random.Generator, height: int, width: int, size: int
-) -> tuple[float, list[np.ndarray]]:
-    """A period in pixels, and for each axis the place in it, from -0.5 to 0.5."""
-    period = max(_between(rng, 0.05, 0.1) * size, 4)
-    axes = _axes(rng, height, width)
-    return period, [(axis / period + rng.random()) % 1 - 0.5 for axis in axes]
-
-
-def _stripes(
-    rng: np.random.Generator, height: int, width: int, size: int
-) -> np.ndarray:
-    period, (across, _) = _cells(rng, height, width, size)
-    return np.clip((np.abs(across) - 0.25) * period + 0.5, 0, 1)
-
-
-def _dots(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
-    period, (x, y) = _cells(rng, height, width, size)
-    return np.clip((0.3 - np.sqrt(x * x + y * y)) * period + 0.5, 0, 1)
-
-
-def _gradient(
-    rng: np.random.Generator, height: int, width: int, size: int | None = None
-) -> np.ndarray:
-    along, _ = _axes(rng, height, width)
-    return (along - along.min()) / (along.max() - along.min())
-
-
-def _speckle(
-    rng: np.random.Generator, height: int, width: int, size: int
-) -> np.ndarray:
-    grain = max(size // 40, 2)
-    coarse = _to_bytes(rng.random((height // grain + 2, width // grain + 2)) * 255)
-    shape = (width, height)
-    return cv2.resize(coarse, shape, interpolation=cv2.INTER_LINEAR_EXACT) / 255
-
-
-_PATTERNS = (_stripes, _dots, _gradient, _speckle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from smd_mmdet.invariance import (
@@ -22,7 +22,7 @@ from smd_mmdet.invariance import (
 )
 
 from .launch import load_config
-from .sample_inputs import SIZES, detector_loss, sample_inputs
+from .sample_inputs import model_loss, sample_inputs, sample_sizes
 
 __all__ = ['audit', 'build_untrained']
 
@@ -45,7 +45,7 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
     The model is built with random weights: nothing is downloaded or loaded.
 
     Args:
-        config: Path of a config, ``mmdet::folder/name.py``, or a config.
+        config: Path of a config, ``package::folder/name.py``, or a config.
         verify: Prove or refute the answer by numbers, for every trainable tensor of
             two dimensions or more.
 
@@ -106,11 +106,8 @@ def build_untrained(config: Config) -> nn.Module:
     settings = copy.deepcopy(settings)
     _forget_checkpoints(settings)
     with _quiet():
-        from mmdet.registry import MODELS
-        from mmdet.utils import register_all_modules
-
-        register_all_modules(init_default_scope=False)
-        init_default_scope(config.get('default_scope') or 'mmdet')
+        scope = config.get('default_scope') or 'mmdet'
+        init_default_scope(scope)
         torch.manual_seed(0)
         try:
             model = MODELS.build(settings)
@@ -171,7 +168,7 @@ def _prove(
     ]
     found = {entry.name for entry in entries if entry.invariant}
     error = None
-    for size in SIZES:
+    for size in sample_sizes(model):
         try:
             proofs = _prove_on(model, names, size, batch_size=2)
             open_ones = [n for n in names if n in found and proofs[n].verdict is None]
@@ -188,7 +185,7 @@ def _prove_on(
     data = sample_inputs(model, size, batch_size)
 
     def loss(replica: nn.Module) -> Tensor:
-        return detector_loss(replica, data, economical=True)
+        return model_loss(replica, data, economical=True)
 
     return verify_scale_invariance(model, loss, names, alone=False)
 
@@ -338,9 +335,8 @@ def _kind(part: dict) -> str | None:
 
 def _options(kind: Any) -> set[str]:
     """Names of a module's constructor arguments, base classes included."""
-    from mmdet.registry import MODELS
-
-    module = MODELS.get(kind) if isinstance(kind, str) else kind
+    with MODELS.switch_scope_and_registry(None) as models:
+        module = models.get(kind) if isinstance(kind, str) else kind
     names: set[str] = set()
     for base in getattr(module, '__mro__', ()):
         if '__init__' in vars(base):

@@ -1,14 +1,19 @@
 """Where MMEngine 0.10.7 and today's PyTorch disagree, and what a CPU run needs.
 
 Importing this module lets ``torch.load(weights_only=True)`` read MMEngine's own
-checkpoints; :func:`prepare` readies a config for the machine it runs on.
+checkpoints; :func:`allow_mmpretrain` lets MMPretrain import without torchvision;
+:func:`prepare` readies a config for the machine it runs on.
 """
 
 import datetime
 import os
 import pickle
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
+from enum import Enum
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import numpy as np
@@ -22,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .errors import SettingError
 
-__all__ = ['allow_mmengine_checkpoints', 'prepare']
+__all__ = ['allow_mmengine_checkpoints', 'allow_mmpretrain', 'prepare']
 
 STATISTICS = ('current', 'max', 'mean', 'min')
 SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBatchNorm')
@@ -59,6 +64,41 @@ def _statistic(owner: Any, name: Any) -> Any:
     if owner is HistoryBuffer and name in STATISTICS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner}, {name})')
+
+
+def allow_mmpretrain(cfg: Config) -> None:
+    """Let MMPretrain import without torchvision, if a config uses MMPretrain.
+
+    MMPretrain imports torchvision and needs it for a few transforms only, but its
+    wheels on PyPI do not import beside a CPU build of torch. Where it is missing a
+    stand-in takes its place, with the names that MMPretrain's modules look up as they
+    are loaded. To use any other of them fails as without it.
+    """
+    if 'mmpretrain' not in str(cfg.to_dict()) or find_spec('torchvision') is not None:
+        return
+    names = ('', '.transforms', '.transforms.functional', '.transforms.transforms')
+    for name in (*names, '.ops', '.ops.boxes'):
+        name = f'torchvision{name}'
+        module = sys.modules[name] = module_from_spec(ModuleSpec(name, None))
+        module.__getattr__ = _no_torchvision
+        module.__path__ = []
+        parent, _, child = name.rpartition('.')
+        if parent:
+            setattr(sys.modules[parent], child, module)
+    sys.modules['torchvision'].__version__ = 'not installed'
+    modes = ('NEAREST', 'BILINEAR', 'BICUBIC', 'BOX', 'HAMMING', 'LANCZOS')
+    transforms = sys.modules['torchvision.transforms']
+    transforms.transforms.InterpolationMode = Enum('InterpolationMode', modes)
+    transforms.RandomResizedCrop = _NoTransform
+
+
+class _NoTransform:
+    def __init__(self, *args, **kwargs) -> None:
+        raise ImportError(f'{type(self).__name__} needs torchvision')
+
+
+def _no_torchvision(name: str) -> Any:
+    raise AttributeError(f'{name} needs torchvision, which is not installed')
 
 
 def prepare(cfg: Config, training: bool = True) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from smd_mmdet.shipped import find_config
 
@@ -104,7 +105,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
                 f'{path}{where}: {getattr(error, "msg", None) or _first_line(error)}'
             ) from error
     try:
-        cfg = Config.fromfile(file)
+        cfg = Config.fromfile(file, import_custom_modules=False)
+        compat.allow_mmpretrain(cfg)
+        if cfg.get('custom_imports'):
+            import_modules_from_strings(**cfg.custom_imports)
     except Exception as error:
         raise SettingError(
             f'cannot read config {path}: {type(error).__name__}: {_first_line(error)}'

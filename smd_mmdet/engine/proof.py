@@ -15,7 +15,7 @@ from smd_mmdet.invariance import (
     verify_scale_invariance,
 )
 
-from .sample_inputs import SIZES, detector_loss, sample_inputs
+from .sample_inputs import comes_from, model_loss, sample_inputs, sample_sizes
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -55,17 +55,17 @@ def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScalePro
     for data in batches(runner, model):
         try:
             return verify_scale_invariance(
-                model, lambda copy, data=data: detector_loss(copy, data), names
+                model, lambda copy, data=data: model_loss(copy, data), names
             )
         except Exception as fault:  # images too small for this model, say
             failure = failure or fault
     raise failure
 
 
-def batches(runner: Runner, model: nn.Module) -> Iterator[dict]:
-    """Small random images for a detector, else the first images of the run."""
-    if any(kind.__module__.startswith('mmdet.') for kind in type(model).__mro__):
-        for size in SIZES:
+def batches(runner: Runner, model: nn.Module) -> Iterator[dict | list]:
+    """Small random images for a model we know, else the first images of the run."""
+    if comes_from(model, 'mmdet', 'mmpretrain'):
+        for size in sample_sizes(model):
             yield sample_inputs(model, size)
     loader = runner.train_dataloader
     with kept_rng():

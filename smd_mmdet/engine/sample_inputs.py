@@ -1,7 +1,8 @@
-"""Small random training batches for any detector, and its loss on them.
+"""Small random training batches for any model of MMEngine, and its loss on them.
 
-Made to run every loss path of a model once, not to train it: images of noise with a
-few boxes, masks, a semantic map and proposals. MMDetection is imported when needed.
+Made to run every loss path of a model once, not to train it: images of noise, with a
+few boxes, masks, a semantic map and proposals for a detector, with a label for a
+classifier. MMDetection and MMPretrain are imported when needed.
 """
 
 import contextlib
@@ -12,31 +13,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ['detector_loss', 'forward_detector', 'sample_inputs']
+__all__ = ['forward_model', 'model_loss', 'sample_inputs', 'sample_sizes']
 
-# Most models take 128 pixels; SSD and the deepest pyramids need more.
-SIZES = (128, 320, 512)
+# Most detectors take 128 pixels; SSD and the deepest pyramids need more.
+_DETECTOR_SIZES = (128, 320, 512)
+# At 64 pixels the last map of a usual classifier has more than the one pixel that
+# leaves batch norm nothing to do; transformers want 224 or 384, LeNet 32.
+_OTHER_SIZES = (64, 128, 224, 384, 32)
 _REGIONS = 64
 # Late enough for every warm-up factor to be 1, and no multiple of 10 follows, at
 # which some preprocessors draw a new image size.
 _ITERATION = 100_000
 
 
+def sample_sizes(model: nn.Module) -> tuple[int, ...]:
+    """Sizes of images to try on a model, the cheapest first.
+
+    Args:
+        model: A model of MMEngine.
+
+    Returns:
+        Heights in pixels.
+    """
+    return _DETECTOR_SIZES if comes_from(model, 'mmdet') else _OTHER_SIZES
+
+
+def comes_from(model: nn.Module, *packages: str) -> bool:
+    """Whether a model's class, or one it is derived from, is of one of the packages."""
+    origins = {kind.__module__.partition('.')[0] for kind in type(model).__mro__}
+    return not origins.isdisjoint(packages)
+
+
 def sample_inputs(
     model: nn.Module, size: int = 128, batch_size: int = 2, seed: int = 0
-) -> dict:
+) -> dict | list:
     """A random batch as a training dataloader would collate it for this model.
 
     No global random generator is used.
 
     Args:
-        model: A detector, tracker, re-identification or semi-supervised model.
+        model: A detector, tracker, re-identification or semi-supervised model of
+            MMDetection, a classifier of MMPretrain, or any other model of MMEngine,
+            which is taken for one of images and labels.
         size: Height and width of the images, a multiple of 32.
         batch_size: Number of images (or clips).
         seed: Seed of the images and boxes.
 
     Returns:
-        The batch: ``inputs`` and ``data_samples``.
+        The batch: ``inputs`` and ``data_samples``, or a list of images and labels.
 
     Raises:
         ValueError: If ``size`` is no positive multiple of 32 or ``batch_size`` < 1.
@@ -53,14 +77,18 @@ def sample_inputs(
         return _collate([draw.person(i) for i in range(batch_size)])
     if preprocessor == 'MultiBranchDataPreprocessor':
         return draw.branches(batch_size)
+    if preprocessor == 'ClsDataPreprocessor':
+        return _collate([draw.labelled(i) for i in range(batch_size)])
+    if preprocessor == 'BaseDataPreprocessor' and not comes_from(model, 'mmdet'):
+        return draw.plain(batch_size)
     return _collate([draw.image(i) for i in range(batch_size)])
 
 
-def detector_loss(model: nn.Module, data: dict, economical: bool = False) -> Tensor:
+def model_loss(model: nn.Module, data: dict | list, economical: bool = False) -> Tensor:
     """Total loss of a batch, as ``train_step`` computes it; the batch is not changed.
 
     Args:
-        model: A model of MMDetection, in the mode it is to be run in.
+        model: A model of MMEngine, in the mode it is to be run in.
         data: A batch as a dataloader collates it.
         economical: Leave out augmentations of the batch, some of which pad images to
             the size of training, and take few regions of an image to the second
@@ -76,11 +104,11 @@ def detector_loss(model: nn.Module, data: dict, economical: bool = False) -> Ten
     return model.parse_losses(losses)[0]
 
 
-def forward_detector(model: nn.Module, notes: list[str]) -> object:
-    """Loss of a detector on a random batch, or what else it can compute.
+def forward_model(model: nn.Module, notes: list[str]) -> object:
+    """Loss of a model on a random batch, or what else it can compute.
 
     Args:
-        model: The detector, in train mode.
+        model: A model of MMEngine, in train mode.
         notes: Receives a sentence if the loss could not be computed and the outputs
             of the raw forward pass, or of backbone and neck, stand for it.
 
@@ -91,9 +119,9 @@ def forward_detector(model: nn.Module, notes: list[str]) -> object:
         RuntimeError: If nothing could be run.
     """
     error = None
-    for size in SIZES:
+    for size in sample_sizes(model):
         try:
-            return detector_loss(model, sample_inputs(model, size), economical=True)
+            return model_loss(model, sample_inputs(model, size), economical=True)
         except Exception as failure:  # whatever a foreign model may raise
             error = error or failure
     failed = f'the loss failed: {_line(error)}'
@@ -177,6 +205,7 @@ class _Draw:
         self._size = size
         self._device = next(model.parameters()).device
         self._classes = self._class_count(model)
+        self._channels = self._channel_count(model)
         self._stuff, self._stride = self._semantic_map(model)
         self._text = hasattr(model, 'language_model')
 
@@ -185,6 +214,12 @@ class _Draw:
         counts = [getattr(m, 'num_classes', None) for m in model.modules()]
         # The single class of an RPN is that of the boxes only if there is no other.
         return min((n for n in counts if isinstance(n, int) and n > 1), default=1)
+
+    @staticmethod
+    def _channel_count(model: nn.Module) -> int:
+        """Those of the first convolution: 1 for grey images."""
+        first = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+        return 1 if next(first, 3) == 1 else 3
 
     @staticmethod
     def _semantic_map(model: nn.Module) -> tuple[int, int]:
@@ -201,7 +236,7 @@ class _Draw:
         return 0, 1
 
     def _pixels(self, *leading: int) -> Tensor:
-        shape = (*leading, 3, self._size, self._size)
+        shape = (*leading, self._channels, self._size, self._size)
         return torch.from_numpy(self._rng.randint(0, 256, shape, dtype=np.uint8))
 
     def _boxes(self) -> np.ndarray:
@@ -283,6 +318,22 @@ class _Draw:
         return dict(
             inputs=self._pixels().to(self._device), data_samples=self._sample(index)
         )
+
+    def labelled(self, index: int) -> dict:
+        from mmpretrain.structures import DataSample
+
+        sample = DataSample(metainfo=self._meta(index))
+        sample.set_gt_label(int(self._rng.randint(self._classes)))
+        return dict(
+            inputs=self._pixels().to(self._device),
+            data_samples=sample.to(self._device),
+        )
+
+    def plain(self, batch_size: int) -> list:
+        """Images and labels; every classifier knows the class 0."""
+        images = self._pixels(batch_size).float() / 255
+        labels = torch.zeros(batch_size, dtype=torch.long)
+        return [images.to(self._device), labels.to(self._device)]
 
     def clip(self, index: int) -> dict:
         from mmdet.structures import TrackDataSample

@@ -104,9 +104,10 @@ def find_scale_invariant(
     Args:
         model: The model, without a DDP wrapper.
         inputs: Positional arguments of one forward pass; every tensor in what it
-            returns counts as a loss. None: a detector of MMDetection gets small
-            random images and its own losses, any other module is judged by the
-            order of its children alone, and the reason says so.
+            returns counts as a loss. None: a model of MMEngine (a detector, a
+            classifier) gets small random images and its own losses; any other
+            module, and one that takes no images, is judged by the order of its
+            children alone, and the reason says so.
 
     Returns:
         One entry per parameter, in the order of ``model.named_parameters()``;
@@ -118,12 +119,17 @@ def find_scale_invariant(
     if inputs is not None:
         inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         return _observe(model, lambda: model(*inputs))
-    if hasattr(model, 'data_preprocessor') and hasattr(model, 'loss'):
-        from smd_mmdet.engine.sample_inputs import forward_detector
+    if hasattr(model, 'data_preprocessor'):
+        from smd_mmdet.engine.sample_inputs import forward_model
 
         notes: list[str] = []
-        entries = _observe(model, lambda: forward_detector(model, notes))
-        return [_with_notes(entry, notes) for entry in entries]
+        try:
+            entries = _observe(model, lambda: forward_model(model, notes))
+            return [_with_notes(entry, notes) for entry in entries]
+        except RuntimeError:
+            # A model without a loss of its own may take anything as inputs.
+            if hasattr(model, 'loss'):
+                raise
     with kept_rng(), kept_modules(model):
         to_train_mode(model)
         return judge_by_order(model)
