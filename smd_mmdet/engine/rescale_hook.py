@@ -33,7 +33,7 @@ from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
 from .parallel import refuse_sharded
 from .proof import batches
 from .rates import RateHistory
-from .sample_inputs import detector_loss
+from .sample_inputs import model_loss
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -370,7 +370,7 @@ def _dependents(runner: Runner, model: nn.Module) -> Dependents:
         for data in batches(runner, model):
             try:
                 return find_dependents(
-                    model, forward=lambda data=data: detector_loss(model, data)
+                    model, forward=lambda data=data: model_loss(model, data)
                 )
             except Exception:  # images too small for this model, say
                 continue

@@ -48,8 +48,8 @@ def find_dependents(
 
     Args:
         model: The model, without a DDP wrapper.
-        inputs: Positional arguments of one forward pass. None: a detector of
-            MMDetection gets small random images, a plain module is tried with random
+        inputs: Positional arguments of one forward pass. None: a model of
+            MMEngine gets small random images, a plain module is tried with random
             numbers of the shape that its first layer takes; if it cannot take
             these, the order of its children decides.
         forward: Runs the forward pass and returns its losses, in place of ``inputs``.
@@ -66,9 +66,9 @@ def find_dependents(
         inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         return _observed(model, lambda: model(*inputs))
     if hasattr(model, 'data_preprocessor') and hasattr(model, 'loss'):
-        from smd_mmdet.engine.sample_inputs import forward_detector
+        from smd_mmdet.engine.sample_inputs import forward_model
 
-        return _observed(model, lambda: forward_detector(model, []))
+        return _observed(model, lambda: forward_model(model, []))
     for guess in _guesses(model):
         try:
             return _observed(model, lambda guess=guess: model(guess))

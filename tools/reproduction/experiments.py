@@ -54,6 +54,11 @@ DATA = {
     'shapes': Data(
         'data/shapes', ('-m', 'smd_mmdet.cli', 'shapes'), '--train 500 --val 60'
     ),
+    'shapes_cls': Data(
+        'data/shapes_cls',
+        ('-m', 'smd_mmdet.cli', 'shapes'),
+        '--train 2000 --val 1000 --size 32 --kind classification',
+    ),
 }
 
 _PAPER = ('angular_update', 'weight_norm')
@@ -97,6 +102,18 @@ def _detectors(prefix: str, rank: int, seeds: int = 1, **rest) -> list[Experimen
     ]
 
 
+def _classifier(variant: str, title: str, **rest) -> Experiment:
+    return Experiment(
+        name=f'resnet18{variant}',
+        config=f'configs/classification/resnet18{variant}_shapes.py',
+        group='ResNet-18',
+        title=title,
+        rank=1,
+        data='shapes_cls',
+        **rest,
+    )
+
+
 EXPERIMENTS = [
     *_detectors('mask-rcnn_bn', 0, seeds=3, quick=True, figures=_PAPER),
     _detector('mask-rcnn_bn', 'slow', 'slow equilibrium, plain', 2, seeds=3),
@@ -109,6 +126,14 @@ EXPERIMENTS = [
         against='mask-rcnn_bn_slow',
     ),
     *_detectors('retinanet_bn', 1, seeds=3, quick=True),
+    _classifier('_3stage', 'three stages, plain', seeds=3, figures=_PAPER),
+    _classifier(
+        '_3stage-rescaled',
+        'three stages, rescaled',
+        seeds=3,
+        against='resnet18_3stage',
+    ),
+    _classifier('', 'fixed learning rate'),
     *_detectors('mask-rcnn_gn', 3),
     *_detectors('retinanet_gn', 4),
 ]
