@@ -81,6 +81,13 @@ setup(
     extras_require={
         'torch': ['torch>=2.1'],
         'mmdet': ['mmengine==0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0'],
+        # MMPretrain does not name torchvision, but imports it.
+        'mmpretrain': [
+            'mmengine==0.10.7',
+            'mmcv==2.1.0',
+            'mmpretrain==1.2.0',
+            'torchvision>=0.16',
+        ],
         'onedl': [
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',

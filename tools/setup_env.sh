@@ -328,8 +328,8 @@ fi
 pip=("$venv/bin/python" -m pip install)
 run "installing $torch_spec" "${pip[@]}" "$torch_spec" -r "$root/requirements/build.txt"
 run 'installing libraries' "${pip[@]}" -r "$root/requirements/runtime.txt" -r "$root/requirements/tests.txt"
-run 'installing mmengine and mmdet' "${pip[@]}" --no-deps \
-    "mmengine==$(pinned mmengine)" "mmdet==$(pinned mmdet)"
+run 'installing mmengine, mmdet and mmpretrain' "${pip[@]}" --no-deps \
+    "mmengine==$(pinned mmengine)" "mmdet==$(pinned mmdet)" "mmpretrain==$(pinned mmpretrain)"
 install_mmcv
 run 'installing smd_mmdet' "${pip[@]}" --no-deps --no-build-isolation -e "$root"
 fault=$(why_not "$venv/bin/python")

@@ -104,6 +104,9 @@ def build_untrained(config: Config) -> nn.Module:
     if not isinstance(settings, dict) or 'type' not in settings:
         raise ValueError('the config has no model')
     settings = copy.deepcopy(settings)
+    if (preprocessor := config.get('data_preprocessor')) is not None:
+        # As the Runner does.
+        settings.setdefault('data_preprocessor', copy.deepcopy(preprocessor))
     _forget_checkpoints(settings)
     with _quiet():
         scope = config.get('default_scope') or 'mmdet'

@@ -15,6 +15,15 @@ from .optimizer import Optimizer
 
 # Images of COCO train2017 with and without those that have no object.
 _COCO = {True: 117_266, False: 118_287}
+# Training images of what MMPretrain knows by the type of the data set.
+_CLASSIFICATION = {
+    'ImageNet': 1_281_167,
+    'CIFAR10': 50_000,
+    'CIFAR100': 50_000,
+    'MNIST': 60_000,
+    'FashionMNIST': 60_000,
+}
+_PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
 
 @dataclass
@@ -90,10 +99,11 @@ def _processes(
     scaling = config.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
     if gpus is None:
-        coco = 'instances_train2017' in str(_annotation_file(config))
-        gpus = max(1, base // batch) if base and coco else 1
+        gpus = max(1, base // batch) if base and _is_public(config) else 1
         reason = (
-            f'for the base batch size {base}' if gpus > 1 else 'for lack of a number'
+            f'for the base batch size {base}'
+            if base and _is_public(config)
+            else 'for lack of a number'
         )
         assumptions.append(f'{gpus} training process{"es" * (gpus > 1)}, {reason}')
     if scaling.get('enable'):
@@ -105,11 +115,15 @@ def _processes(
     return gpus
 
 
-def _annotation_file(config: Config) -> Any:
+def _is_public(config: Config) -> bool:
+    """Whether it trains on a data set that its base batch size was chosen for."""
     dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset, dict) and isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
-    return dataset.get('ann_file', '') if isinstance(dataset, dict) else ''
+    if not isinstance(dataset, dict):
+        return False
+    coco = 'instances_train2017' in str(dataset.get('ann_file', ''))
+    return coco or type_name(dataset) in _CLASSIFICATION
 
 
 def _images(dataset: Any, assumptions: list[str]) -> int:
@@ -129,6 +143,12 @@ def _images(dataset: Any, assumptions: list[str]) -> int:
         indices = dataset['indices']
         return indices if isinstance(indices, int) else len(indices)
     file = dataset.get('ann_file', '')
+    if kind in _CLASSIFICATION and not file:
+        images = _CLASSIFICATION[kind]
+        assumptions.append(f'{kind} has {images:,} training images')
+        return images
+    if kind == 'CustomDataset' and not file:
+        return _count_pictures(dataset)
     if not isinstance(file, str):
         raise _unknown_length('its data set has no single annotation file')
     filters = dataset.get('filter_cfg') or {}
@@ -146,6 +166,16 @@ def _unknown_length(why: str) -> SettingError:
     return SettingError(
         f'the length of an epoch is not known: {why}; give --iters-per-epoch N'
     )
+
+
+def _count_pictures(dataset: dict) -> int:
+    """Pictures in the folders of their classes."""
+    prefix = dataset.get('data_prefix') or ''
+    prefix = prefix.get('img_path', '') if isinstance(prefix, dict) else prefix
+    folder = Path(dataset.get('data_root') or '', prefix)
+    if not folder.is_dir():
+        raise _unknown_length(f'{folder} is not here')
+    return sum(file.suffix.lower() in _PICTURES for file in folder.rglob('*'))
 
 
 def _count(path: Path, filters: dict) -> int:
