@@ -129,21 +129,23 @@ class EquilibriumStart:
             self._measure_from(iteration)
         return False
 
-    def end_phase(self, iteration: int) -> Verdict:
-        """Tell what the phase has shown; the next one begins, or none does."""
+    def end_phase(self) -> Verdict:
+        """Tell what the phase has shown."""
         monitor = self._monitor
         if monitor.fault is not None:
             raise monitor.fault
         monitor.end_window()
         self._collect()
-        verdict = self._judge()
+        return self._judge()
+
+    def go_on(self, iteration: int, settled: bool) -> None:
+        """Begin the next phase, unless this one was the last."""
         self.done += 1
-        monitor.detach()
-        self._monitor, self._rows = None, []
-        self.finished = verdict.settled or self.done >= self.settings.repeats
-        if not self.finished:
-            self._measure_from(iteration)
-        return verdict
+        if settled or self.done >= self.settings.repeats:
+            self.stop()
+            return
+        self._monitor.detach()
+        self._measure_from(iteration)
 
     def stop(self) -> None:
         """End for good."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -242,23 +243,23 @@ class SMDRescaleHook(Hook):
     def _go_to_equilibrium(self, runner: Runner) -> None:
         verdict = None
         try:
-            verdict = self._phases.end_phase(runner.iter)
+            verdict = self._above_epsilon(self._phases.end_phase())
         except Exception as fault:
             runner.logger.warning(f'smd: layers are not put at equilibrium: {fault}')
+        # Running statistics, and with them what the ε allows, are each process's own.
         verdict = _from_main(verdict)
         if verdict is None:
             self._phases.stop()
             return
-        factors, held = self._above_epsilon(verdict.factors)
+        self._phases.go_on(runner.iter, verdict.settled)
         turn = f'{self._phases.done} of at most {self.start.repeats}'
-        left = {**verdict.left_alone, **held}
+        factors, left = dict(verdict.factors), verdict.left_alone
         if not factors:
             runner.logger.info(
                 f'smd: iteration {runner.iter + 1}: no weight to put at its '
                 f'equilibrium ({turn}){_listed(left)}'
             )
-            return
-        if self._rescale(runner, factors, f'start at equilibrium {turn}', left):
+        elif self._rescale(runner, factors, f'start at equilibrium {turn}', left):
             self._note(runner, factors, 'start at equilibrium')
 
     def _rescale(
@@ -309,15 +310,13 @@ class SMDRescaleHook(Hook):
                     del factors[name]
                     left[name] = str(conflict)
 
-    def _above_epsilon(
-        self, factors: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, str]]:
+    def _above_epsilon(self, verdict: Verdict) -> Verdict:
         """Factors that leave output variances well above the norms' ε."""
-        factors, held = dict(factors), {}
+        factors, held = dict(verdict.factors), dict(verdict.left_alone)
         try:
             statistics = statistics_factors(self._dependents, factors)
         except ConflictError:  # told when the rescaling is planned
-            return factors, held
+            return verdict
         for name, scale in statistics.items():
             norm = self._model.get_submodule(name)
             lowest = min(c for _, c in scale)
@@ -332,7 +331,8 @@ class SMDRescaleHook(Hook):
             for weight in {p for call in calls for p in call if factors.get(p, 1) < 1}:
                 factors[weight] **= share
                 held[weight] = f'held back, {name} is near its ε'
-        return {name: c for name, c in factors.items() if c != 1}, held
+        factors = {name: c for name, c in factors.items() if c != 1}
+        return replace(verdict, factors=factors, left_alone=held)
 
     def _leave_alone(self, runner: Runner, reasons: Mapping[str, str]) -> None:
         for name, reason in reasons.items():
