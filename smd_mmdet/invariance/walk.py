@@ -335,8 +335,8 @@ class Walk:
             ]
             causes = [d.cause for d in found if isinstance(d, PerChannel)]
             layouts = [
-                layout_of(degree, output_shape(child, nr)) if child else None
-                for degree, (child, nr) in zip(found, node.next_functions, strict=True)
+                layout_of(degree, shape)
+                for degree, shape in zip(found, _joined_shapes(node), strict=True)
             ]
             known = None not in layouts and saved_attribute(node, 'dim') == 1
             degrees[p] = PerChannel(
@@ -489,3 +489,16 @@ def _cut(value: Value) -> Value:
         },
         value.spread,
     )
+
+
+def _joined_shapes(node) -> list[tuple[int, ...] | None]:
+    """Shapes of what is joined by channels; a single constant's is what is left."""
+    shapes = [
+        None if child is None else output_shape(child, output)
+        for child, output in node.next_functions
+    ]
+    whole = output_shape(node)
+    if shapes.count(None) == 1 and whole is not None and len(whole) > 1:
+        rest = whole[1] - sum(shape[1] for shape in shapes if shape is not None)
+        shapes[shapes.index(None)] = (whole[0], rest, *whole[2:])
+    return shapes

@@ -1,0 +1,537 @@
+"""Rescaling leaves the function as it is: float64, before against after."""
+
+import copy
+import math
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from test_invariance import CASES as INVARIANCE_CASES
+from test_invariance import Block, mask_rcnn
+from torch import nn
+from torch.nn import functional as F
+
+from smd_mmdet.engine.sample_inputs import detector_loss, sample_inputs
+from smd_mmdet.invariance import find_dependents, find_scale_invariant
+from smd_mmdet.rescale import rescale_
+
+
+def images(channels=3, size=8, batch=4):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, channels, size, size, generator=generator).double()
+
+
+def conv(into=3, out=6, kernel=3, bias=True, **options):
+    return nn.Conv2d(into, out, kernel, padding=kernel // 2, bias=bias, **options)
+
+
+def mmdet_module(**config):
+    import mmdet.models  # noqa: F401
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    return MODELS.build(config)
+
+
+def built_conv(kind, *args, **options):
+    from mmcv.cnn import build_conv_layer
+
+    return build_conv_layer(dict(type=kind), *args, **options)
+
+
+def tied_convs():
+    first, second = conv(bias=False, into=6), conv(into=6)
+    second.weight = first.weight
+    return Block(
+        lambda m, x: m.n2(m.b(F.relu(m.n1(m.a(F.relu(m.n0(m.stem(x)))))))),
+        stem=conv(),
+        n0=nn.BatchNorm2d(6),
+        a=first,
+        n1=nn.BatchNorm2d(6),
+        b=second,
+        n2=nn.BatchNorm2d(6),
+    )
+
+
+def frozen(model, *names):
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def with_eval_norm():
+    """A norm with fixed statistics that reads what is normalized already."""
+    model = nn.Sequential(conv(), nn.BatchNorm2d(6), nn.ReLU(), nn.BatchNorm2d(6))
+    model[3].eval()
+    return model
+
+
+def retina(kind, **options):
+    return mmdet_module(
+        type=kind,
+        num_classes=5,
+        in_channels=8,
+        feat_channels=8,
+        stacked_convs=2,
+        norm_cfg=dict(type='BN', requires_grad=True),
+        **options,
+    )
+
+
+def pyramid():
+    return ([images(8, size) for size in (8, 4, 2)],)
+
+
+# name: (module, number of invariant weights, inputs)
+CASES = {
+    'convolution with bias': (lambda: nn.Sequential(conv(), nn.BatchNorm2d(6)), 1),
+    'frozen bias': (
+        lambda: frozen(nn.Sequential(conv(), nn.BatchNorm2d(6)), '0.bias'),
+        1,
+    ),
+    'several weights before one norm': (
+        lambda: nn.Sequential(conv(bias=False), conv(6, 6), nn.BatchNorm2d(6)),
+        2,
+    ),
+    'a bias between two weights': (
+        lambda: nn.Sequential(conv(), conv(6, 6), nn.BatchNorm2d(6)),
+        1,
+    ),
+    'depthwise separable': (
+        lambda: nn.Sequential(
+            conv(), nn.BatchNorm2d(6), nn.ReLU(),
+            conv(6, 6, groups=6, bias=False), conv(6, 8, 1), nn.BatchNorm2d(8),
+        ),
+        3,
+    ),
+    'bias added by hand': (
+        lambda: Block(
+            lambda m, x: m.n(m.a(x) + m.b.bias.view(1, -1, 1, 1)),
+            a=conv(bias=False), b=conv(), n=nn.BatchNorm2d(6),
+        ),
+        1,
+    ),
+    'joined by channels': (
+        lambda: Block(
+            lambda m, x: m.n(torch.cat([m.a(x), x, m.b(x)], 1)),
+            a=conv(), b=conv(out=5), n=nn.BatchNorm2d(14),
+        ),
+        2,
+    ),
+    'read by two norms': (
+        lambda: Block(
+            lambda m, x: (lambda y: m.n1(y) + m.n2(F.max_pool2d(y, 1)))(m.a(x)),
+            a=conv(), n1=nn.BatchNorm2d(6), n2=nn.BatchNorm2d(6),
+        ),
+        1,
+    ),
+    'transposed': (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 6, 2, 2), nn.BatchNorm2d(6)),
+        1,
+    ),
+    'linear': (
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6), nn.ReLU(),
+            nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5),
+        ),
+        2,
+    ),
+    'tied weights': (tied_convs, 2),
+    'group norm': (
+        lambda: nn.Sequential(conv(bias=False), nn.GroupNorm(2, 6)),
+        1,
+    ),
+    'instance norm that keeps statistics': (
+        lambda: nn.Sequential(conv(), nn.InstanceNorm2d(6, track_running_stats=True)),
+        1,
+    ),
+    'weight standardization': (
+        lambda: nn.Sequential(
+            built_conv('ConvWS', 3, 6, 3, bias=True), nn.GroupNorm(2, 6)
+        ),
+        1,
+    ),
+    'batch norm without statistics': (
+        lambda: nn.Sequential(conv(), nn.BatchNorm2d(6, track_running_stats=False)),
+        1,
+    ),
+    'cumulative average': (
+        lambda: nn.Sequential(conv(), nn.BatchNorm2d(6, momentum=None)),
+        1,
+    ),
+    'SyncBatchNorm': (lambda: nn.Sequential(conv(), nn.SyncBatchNorm(6)), 1),
+    'a frozen norm behind the norm': (with_eval_norm, 1),
+    'weight of a norm before a norm': (
+        lambda: nn.Sequential(conv(), nn.BatchNorm2d(6), nn.BatchNorm2d(6)),
+        2,
+    ),
+    'retina head, shared': (lambda: retina('RetinaHead'), 4, pyramid),
+    'retina head, a norm per level': (
+        lambda: retina('RetinaSepBNHead', num_ins=3),
+        4,
+        pyramid,
+    ),
+    'resnet': (
+        lambda: mmdet_module(
+            type='ResNet', depth=18, base_channels=8, frozen_stages=1, norm_eval=False
+        ),
+        15,
+        lambda: (images(size=64),),
+    ),
+    'csp darknet': (
+        lambda: mmdet_module(
+            type='CSPDarknet', deepen_factor=0.2, widen_factor=0.125, norm_eval=False
+        ),
+        None,
+        lambda: (images(size=64),),
+    ),
+}  # fmt: skip
+
+
+def prepare(model):
+    """Statistics and biases at a point that is not special; no ε in the way."""
+    torch.manual_seed(0)
+    model.double()
+    for module in model.modules():
+        if isinstance(getattr(module, 'eps', None), float):
+            module.eps = 1e-16
+        if getattr(module, 'running_mean', None) is not None:
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() < 2:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def draw(names):
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.rand(len(names), generator=generator, dtype=torch.float64)
+    return dict(zip(names, (0.3 * 10**drawn).tolist(), strict=True))
+
+
+def leaves(output):
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [leaf for part in output for leaf in leaves(part)]
+
+
+def evaluated(model, inputs):
+    one = copy.deepcopy(model)
+    one.eval()
+    with torch.no_grad():
+        return leaves(one(*inputs))
+
+
+def trained(model, inputs):
+    """Loss in train mode, and the gradients, of a copy."""
+    one = copy.deepcopy(model)
+    for module in one.modules():  # its forward needs a GPU
+        if isinstance(module, nn.SyncBatchNorm):
+            module.forward = lambda x, m=module: F.batch_norm(
+                x, None, None, m.weight, m.bias, training=True, eps=m.eps
+            )
+    generator = torch.Generator().manual_seed(2)
+    loss = sum(
+        (leaf * torch.randn(leaf.shape, generator=generator).double()).sin().sum()
+        for leaf in leaves(one(*inputs))
+    )
+    loss.backward()
+    return float(loss.detach()), {n: p.grad for n, p in one.named_parameters()}
+
+
+def distance(before, after):
+    return max(
+        float((a - b).abs().max() / a.abs().max())
+        for a, b in zip(before, after, strict=True)
+    )
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_nothing_changes_but_the_scale(case):
+    build, expected, *rest = CASES[case]
+    inputs = rest[0]() if rest else (images(),)
+    model = prepare(build())
+    names = [e.name for e in find_scale_invariant(model, inputs) if e.invariant]
+    assert len(names) == (expected or len(names)) > 0
+    factors = draw(names)
+    before = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    rescale_(model, optimizer, names, factors, inputs=inputs)
+
+    assert distance(evaluated(before, inputs), evaluated(model, inputs)) < 1e-10
+    loss, gradients = trained(before, inputs)
+    rescaled_loss, rescaled_gradients = trained(model, inputs)
+    assert rescaled_loss == pytest.approx(loss, rel=1e-9)
+    for name, c in factors.items():
+        weight = before.get_parameter(name)
+        assert torch.allclose(model.get_parameter(name), c * weight, rtol=1e-14)
+        if gradients[name] is not None:
+            scale = gradients[name].abs().max()
+            change = rescaled_gradients[name] * c - gradients[name]
+            assert change.abs().max() <= 1e-8 * scale + 1e-12, name
+
+
+# Their ε is part of their code, so it shows.
+OWN_EPSILON = {
+    'norm written by hand',
+    'root mean square written by hand',
+    'functional batch norm',
+}
+
+
+def test_every_connection_that_leaves_a_weight_invariant():
+    checked = 0
+    for case, (build, expected) in INVARIANCE_CASES.items():
+        model, inputs = prepare(build()), (images(),)
+        entries = find_scale_invariant(model, inputs)
+        names = [entry.name for entry in entries if entry.invariant]
+        if not names:
+            continue
+        before = copy.deepcopy(model)
+        rescale_(model, None, names, draw(names), inputs=inputs)
+        change = distance(evaluated(before, inputs), evaluated(model, inputs))
+        assert change < (1e-3 if case in OWN_EPSILON else 1e-9), case
+        checked += bool(expected)
+    assert checked > 20
+
+
+def test_a_detector_needs_no_inputs():
+    model = mask_rcnn().double()
+    names = [entry.name for entry in find_scale_invariant(model) if entry.invariant]
+    data = sample_inputs(model)
+
+    def features(one):
+        one = copy.deepcopy(one)
+        one.eval()
+        with torch.no_grad():
+            maps = one.extract_feat(data_inputs)
+            regions = torch.cat([maps[0][:, :, :7, :7]] * 2)
+            boxes = one.roi_head.bbox_head(regions)
+        return leaves([maps, boxes])
+
+    data_inputs = torch.stack(data['inputs']).double() / 64
+    prepare(model)
+    before = copy.deepcopy(model)
+    rescale_(model, None, names, draw(names))
+    assert distance(features(before), features(model)) < 1e-9
+    assert len(names) > 20
+
+
+def test_the_momentum_fits_the_new_scale():
+    """cw at rate c²η and decay λ/c² takes the steps of w at η and λ."""
+    x, c = images(), 0.4
+    one = prepare(nn.Sequential(conv(bias=False), nn.BatchNorm2d(6), nn.ReLU()))
+    frozen(one, '1.weight', '1.bias')
+    two = copy.deepcopy(one)
+    weights = [model[0].weight for model in (one, two)]
+    first, second = (
+        torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.01)
+        for weight in weights
+    )
+
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        trained_loss = (model(x) * torch.arange(8.0)).sin().sum()
+        trained_loss.backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step(one, first)
+        step(two, second)
+    rescale_(two, second, ['0.weight'], c, inputs=x)
+    assert torch.allclose(weights[1].grad, weights[0].grad / c, rtol=1e-14)
+    second.param_groups[0].update(lr=0.1 * c**2, weight_decay=0.01 / c**2)
+    for _ in range(5):
+        step(one, first)
+        step(two, second)
+        assert torch.allclose(weights[1], c * weights[0], rtol=1e-9, atol=1e-12)
+    for name in ('running_mean', 'running_var'):
+        power = 1 if name == 'running_mean' else 2
+        expected = getattr(one[1], name) * c**power
+        # A tenth of each step's statistics is new, on both sides alike.
+        assert torch.allclose(getattr(two[1], name), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    'kind', [torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop]
+)  # fmt: skip
+def test_adaptive_steps_keep_their_size(kind):
+    """cw at rate cη takes the steps of w at η, if the averages of gradients follow."""
+    x, c = images(), 0.4
+    one = prepare(nn.Sequential(conv(bias=False), nn.BatchNorm2d(6), nn.ReLU()))
+    two = copy.deepcopy(one)
+    options = dict(lr=1e-3, eps=1e-30)
+    if kind is torch.optim.AdamW:
+        options['amsgrad'] = True
+    if kind is torch.optim.RMSprop:
+        options.update(momentum=0.9, centered=True)
+    weights = [model[0].weight for model in (one, two)]
+    optimizers = [kind([weight], weight_decay=0, **options) for weight in weights]
+
+    def step():
+        for model, optimizer in zip((one, two), optimizers, strict=True):
+            optimizer.zero_grad()
+            (model(x) * torch.arange(8.0)).sin().sum().backward()
+            optimizer.step()
+
+    step(), step(), step()
+    rescale_(two, optimizers[1], '0.weight', c, inputs=x)
+    optimizers[1].param_groups[0]['lr'] *= c
+    for _ in range(5):
+        step()
+        assert torch.allclose(weights[1], c * weights[0], rtol=1e-7, atol=1e-10)
+
+
+def test_averaged_copies_follow():
+    x = images()
+    model = prepare(nn.Sequential(conv(), nn.BatchNorm2d(6)))
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.add_(0.1)
+    before = evaluated(average, [x])
+    rescale_(model, None, ['0.weight'], 0.4, inputs=x, copies=[average])
+    assert distance(before, evaluated(average, [x])) < 1e-10
+
+
+def snapshot(model, optimizer):
+    state = [optimizer.state[p] for p in model.parameters() if p in optimizer.state]
+    tensors = [*model.state_dict().values(), *(s['momentum_buffer'] for s in state)]
+    return [tensor.clone() for tensor in tensors]
+
+
+def stepped(model, x=None):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sum(leaf.sin().sum() for leaf in leaves(model(images() if x is None else x))
+        ).backward()  # fmt: skip
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ('names', 'factor', 'message'),
+    [
+        (['0.wieght'], 0.5, "no parameter '0.wieght'; did you mean '0.weight'"),
+        (['0.bias'], 0.5, '0.bias cannot be rescaled: without effect'),
+        (['0.weight', '3.weight'], 0.5, '3.weight cannot be rescaled: a bias'),
+        (['0.weight'], 0.0, "'0.weight' must be > 0 and finite, got 0.0"),
+        (['0.weight'], -1, "'0.weight' must be > 0"),
+        (['0.weight'], math.nan, "'0.weight' must be > 0 and finite, got nan"),
+        (['0.weight'], math.inf, "'0.weight' must be > 0 and finite, got inf"),
+        (['0.weight'], True, "'0.weight' must be a number"),
+        (['0.weight'], '2', "'0.weight' must be a number"),
+        (['0.weight'], 1e-200, "factor of '0.weight' is beyond the range"),
+        (['0.weight'], {}, "no entry for '0.weight'"),
+        (['0.weight'], {'0.weight': 1.0, 'x': 2.0}, "'x', which is not among"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_changed(
+    names, factor, message
+):
+    model = prepare(
+        nn.Sequential(conv(), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 2), nn.ReLU())
+    )
+    optimizer = stepped(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match=message):
+        rescale_(model, optimizer, names, factor, inputs=images())
+    for a, b in zip(before, snapshot(model, optimizer), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_norm_that_serves_two_weights_needs_both_alike():
+    def build():
+        return prepare(
+            Block(
+                lambda m, x: m.n(m.a(x)) + F.relu(m.n(m.b(x))),
+                a=conv(bias=False), b=conv(bias=False), n=nn.BatchNorm2d(6),
+            )
+        )  # fmt: skip
+
+    x, names = images(), ['a.weight', 'b.weight']
+    model = build()
+    before = copy.deepcopy(model)
+    for some, factor in ((names[:1], 0.5), (names, dict(zip(names, (0.5, 2.0)))))[:2]:  # noqa: B905
+        with pytest.raises(
+            ValueError, match=r'weight cannot be rescaled: n also serve'
+        ):
+            rescale_(model, None, some, factor, inputs=x)
+    rescale_(model, None, names, 0.5, inputs=x)
+    assert distance(evaluated(before, [x]), evaluated(model, [x])) < 1e-10
+
+
+def test_a_bias_that_something_else_reads_is_refused():
+    model = prepare(
+        Block(
+            lambda m, x: m.n(m.a(x)) + m.a.bias.exp().view(1, -1, 1, 1),
+            a=conv(), n=nn.BatchNorm2d(6),
+        )
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r'a.weight cannot be rescaled: a.bias also'):
+        rescale_(model, None, ['a.weight'], 0.5, inputs=images())
+
+
+def test_an_optimizer_with_unknown_state_is_refused():
+    class Odd(torch.optim.SGD):
+        def step(self):
+            super().step()
+            for group in self.param_groups:
+                for p in group['params']:
+                    self.state[p]['trace'] = p.detach().clone()
+
+    model = prepare(nn.Sequential(conv(), nn.BatchNorm2d(6)))
+    optimizer = Odd(model.parameters(), lr=0.1)
+    model(images()).sum().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"0.weight .* 'trace' of Odd"):
+        rescale_(model, optimizer, ['0.weight'], 0.5, inputs=images())
+
+
+def test_either_name_of_a_tied_weight_will_do_once():
+    model = tied_convs()
+    before = model.a.weight.clone()
+    rescale_(model, None, ['a.weight', 'b.weight'], 0.5, inputs=images().float())
+    assert torch.equal(model.a.weight, before * 0.5)
+    with pytest.raises(ValueError, match=r"'b.weight' is tied"):
+        factors = {'a.weight': 0.5, 'b.weight': 0.6}
+        rescale_(model, None, factors, factors, inputs=images().float())
+
+
+class NeedsTwo(nn.Module):
+    """A plain module whose inputs cannot be guessed."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(conv(), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 2))
+
+    def forward(self, x, scale):
+        return self.layers(x) * scale
+
+
+def test_plain_modules_need_no_inputs():
+    x = images()
+    for model, inputs in (
+        (nn.Sequential(conv(bias=False), conv(6, 6), nn.BatchNorm2d(6)), (x,)),
+        (NeedsTwo(), (x, 2.0)),
+    ):
+        prepare(model)
+        observed = isinstance(model, nn.Sequential)
+        names = ['0.weight', '1.weight'] if observed else ['layers.0.weight']
+        before = copy.deepcopy(model)
+        rescale_(model, None, names, 0.4)
+        assert distance(evaluated(before, inputs), evaluated(model, inputs)) < 1e-10
+    with pytest.raises(ValueError, match='by the order of modules alone'):
+        rescale_(model, None, ['layers.3.weight'], 0.5)
+
+
+def test_the_model_is_as_it_was_after_the_search():
+    model = frozen(mask_rcnn(), 'backbone.conv1.weight')
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}
+    find_dependents(model, forward=lambda: detector_loss(model, sample_inputs(model)))
+    assert flags == {n: p.requires_grad for n, p in model.named_parameters()}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
