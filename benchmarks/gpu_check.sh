@@ -1,0 +1,179 @@
+#!/usr/bin/env bash
+# Everything that is to be shown on a GPU, in one command and one page:
+#
+#   bash benchmarks/gpu_check.sh [--out FOLDER] [--iterations N]
+#
+# What needs no mmcv comes first: the kernels, the absence of synchronization, a
+# ResNet-50 loop. Then mmcv with CUDA operators (built if missing, some twenty
+# minutes), Mask R-CNN in three precisions, torchrun. FOLDER/summary.md says of each
+# part whether it passed; the exit code is 0 if all did, 1 if one failed, and 2 where
+# there is no GPU.
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/common.sh"
+cd "$root"
+
+out=work_dirs/gpu_check
+iterations=300
+while (($#)); do
+    case $1 in
+        --out) out=${2:?--out needs a folder}; shift 2 ;;
+        --iterations) iterations=${2:?--iterations needs a number}; shift 2 ;;
+        *) die 'usage: gpu_check.sh [--out FOLDER] [--iterations N]' ;;
+    esac
+done
+[[ $iterations =~ ^[1-9][0-9]*$ ]] || die "--iterations must be a whole number above 0, got '$iterations'"
+
+python=$(pick_python) || exit
+why_not=$("$python" -W ignore -c 'import torch
+if not torch.cuda.is_available():
+    print(f"no GPU that torch {torch.__version__} sees")' 2>/dev/null) ||
+    die "$python has no torch that works; set SMD_PYTHON to one that has"
+[[ -z $why_not ]] || die "$why_not"
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+summary=$out/summary.md
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONWARNINGS=ignore
+failed=0
+printf '# GPU check\n\n%s\n\n| part | result | seconds | log |\n|---|---|---|---|\n' \
+    "$(cd benchmarks && "$python" -c 'from common import machine; print(machine())')" >"$summary"
+
+# part NAME COMMAND...: runs it, keeps its output, tells the result.
+part() {
+    local name=$1 log=$out/${1// /_}.log begin=$SECONDS result=passed
+    shift
+    say "== $name"
+    if ! "$@" >"$log" 2>&1; then
+        result=FAILED
+        failed=1
+        say "   failed: $(grep -aE 'Error|error:|FAILED' "$log" | tail -n 1)"
+    fi
+    printf '| %s | %s | %s | %s |\n' "$name" "$result" "$((SECONDS - begin))" "${log##*/}" >>"$summary"
+    [[ $result == passed ]]
+}
+
+skip() {
+    say "== $1: skipped, $2"
+    failed=1
+    printf '| %s | skipped: %s | | |\n' "$1" "$2" >>"$summary"
+}
+
+has() { "$python" -W ignore -c "import $1" 2>/dev/null; }
+has_cuda_ops() {
+    "$python" -W ignore -c 'import sys
+from mmcv.ops import get_compiling_cuda_version as built
+sys.exit(built() == "not available")' 2>/dev/null
+}
+
+# The recipe of docs/gpu.md.
+build_mmcv() {
+    local toolkit wheels=$out/wheels site nvcc
+    nvcc=$(command -v nvcc) || nvcc=/usr/local/cuda/bin/nvcc
+    toolkit=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$nvcc")")")}
+    [[ -x $toolkit/bin/nvcc ]] || { echo 'error: no CUDA toolkit; set CUDA_HOME'; return 1; }
+    site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$python" -m pip install 'setuptools<81' wheel ninja || return
+    if ! compgen -G "$wheels/mmcv-*.whl" >/dev/null; then
+        CUDA_HOME=$toolkit CPATH=$(compgen -G "$site/nvidia/*/include" | paste -sd:) \
+            TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
+            FORCE_CUDA=1 MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) "$python" -m pip wheel \
+            --no-deps --no-build-isolation -w "$wheels" mmcv==2.1.0 || return
+    fi
+    "$python" -m pip install --no-deps --force-reinstall "$wheels"/mmcv-*.whl
+}
+
+bench() { (cd benchmarks && "$python" "$@"); }
+
+# train NAME [PROCESSES] OPTION...: Mask R-CNN R50-FPN, train-mode BN, shapes at 512 px;
+# then the records must be there and hold finite numbers.
+train() {
+    local run=$out/$1 launch=("$python" tools/train.py)
+    local processes=
+    [[ $2 =~ ^[0-9]+$ ]] && { processes=$2; set -- "$1" "${@:3}"; }
+    [[ -z $processes ]] || launch=(bash tools/dist_train.sh)
+    rm -rf "$run"
+    # shellcheck disable=SC2086  # nothing where it is empty
+    SMD_PYTHON=$python "${launch[@]}" "$out/config.py" $processes --work-dir "$run" --cfg-options \
+        train_cfg.max_iters="$iterations" train_cfg.val_interval="$iterations" "${@:2}" || return
+    "$python" - "$run" <<'PY'
+import sys
+import numpy as np
+from smd_mmdet.records import read_records
+table = read_records(sys.argv[1]).table
+angle = table['angular_update_mean'].to_numpy()
+print(f'{len(angle)} rows, {np.isfinite(angle).mean():.1%} finite')
+sys.exit('error: angles are missing' if not np.isfinite(angle).mean() > 0.99 else 0)
+PY
+}
+
+part 'environment' "$python" -m torch.utils.collect_env
+nvidia-smi >>"$out/environment.log" 2>&1 || true
+has pytest || part 'installing pytest' "$python" -m pip install -q pytest hypothesis psutil
+part 'kernels' "$python" -m pytest -q -rs -m 'slow or not slow' tests/test_kernels.py
+part 'no synchronization' "$python" -m pytest -q -rs tests/test_gpu.py
+for dtype in float32 bfloat16; do
+    part "bandwidth $dtype" bench bandwidth.py --dtype "$dtype" --rounds 50
+done
+part 'peer' bench peer.py
+part 'scaling' bench scaling.py
+if has mmengine; then
+    part 'ResNet-50 loop float32' bench classify.py
+    part 'ResNet-50 loop bfloat16' bench classify.py --amp bfloat16 --channels-last
+else
+    skip 'ResNet-50 loop' 'mmengine is missing'
+fi
+
+has_cuda_ops || part 'mmcv with CUDA operators' build_mmcv || true
+if has mmdet && has_cuda_ops; then
+    data=$out/shapes
+    if [[ ! -e $data/drawn ]]; then
+        part 'drawing shapes' "$python" -m smd_mmdet.cli shapes "$data" --train 200 --val 20 --size 512
+        touch "$data/drawn"
+    fi
+    cat >"$out/config.py" <<EOF
+_base_ = ['$root/configs/shapes/mask-rcnn_r18_fpn_shapes.py']
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    backbone=dict(
+        _delete_=True, type='ResNet', depth=50, num_stages=4, out_indices=(0, 1, 2, 3),
+        frozen_stages=-1, norm_cfg=norm_cfg, norm_eval=False, style='pytorch',
+    ),
+    neck=dict(in_channels=[256, 512, 1024, 2048], num_outs=3),
+)
+data_root = '$data/'
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(512, 512), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+EOF
+    part 'Mask R-CNN float32' train float32 optim_wrapper.type=OptimWrapper
+    for dtype in float16 bfloat16; do
+        part "Mask R-CNN $dtype" train $dtype optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=$dtype
+    done
+    part 'torchrun with one process' train torchrun 1 optim_wrapper.type=OptimWrapper
+    part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 100 --target 'at most 0.3 %'
+    part 'overhead at COCO size bfloat16' bench overhead.py --coco --batch 2 --pairs 100 --amp bfloat16 --target 'at most 0.3 %'
+else
+    skip 'Mask R-CNN' 'mmdet, or mmcv with CUDA operators, is missing'
+fi
+
+{
+    echo
+    for log in "$out"/{bandwidth*,peer,scaling,ResNet*,overhead*}.log; do
+        [[ -e $log ]] || continue
+        name=${log##*/}
+        printf '\n## %s\n\n' "$(tr _ ' ' <<<"${name%.log}")"
+        grep -aE '^\||layers' "$log"
+    done
+} >>"$summary"
+say "the results are in $summary"
+exit "$failed"

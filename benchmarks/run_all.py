@@ -1,0 +1,156 @@
+"""Runs the benchmarks one after another and writes docs/performance.md.
+
+    python benchmarks/run_all.py [--only PART ...] [--threads N] [--out FILE]
+
+For a quiet machine; all of it takes about twelve minutes on two cores. --list names
+the parts. A part that fails is named in the page, and the exit code is 1.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Part:
+    """A section of the page.
+
+    Args:
+        title: Its heading.
+        target: What is aimed at.
+        command: Script and arguments; {threads} is filled in.
+    """
+
+    title: str
+    target: str
+    command: str
+    data: bool = False
+
+
+PARTS = {
+    'bandwidth-1': Part(
+        'The pass over ResNet-50, one thread',
+        'within 1.5 times a plain read of the same bytes',
+        'bandwidth.py --threads 1 --rounds 25',
+    ),
+    'bandwidth': Part(
+        'The pass over ResNet-50, all threads',
+        'within 1.5 times a plain read of the same bytes',
+        'bandwidth.py --threads {threads} --rounds 25 --no-compile',
+    ),
+    'bandwidth-small': Part(
+        'The pass over the quickstart model',
+        'calls, not bytes, are what costs here',
+        'bandwidth.py --layers quickstart --threads 1 --rounds 100 --no-compile',
+    ),
+    'peer': Part(
+        'Other ways to the same knowledge',
+        'cheaper than all of them',
+        'peer.py --threads {threads} --rounds 40',
+    ),
+    'scaling': Part(
+        'Against layers, parameters and processes',
+        'proportional to bytes, not to layers',
+        'scaling.py --threads {threads} --rounds 20',
+    ),
+    'overhead': Part(
+        'A training iteration of the quickstart',
+        'at most 3 % of an iteration',
+        'overhead.py --pairs 150 --threads {threads} --cfg-options data_root={data}/ '
+        'train_dataloader.dataset.data_root={data}/',
+        data=True,
+    ),
+    'coco': Part(
+        "A training iteration of Mask R-CNN R50-FPN at COCO's size",
+        'at most 0.5 % of an iteration on a CPU, 0.3 % on a GPU (2 % without Triton)',
+        'overhead.py --coco --pairs 5 --warmup 1 --threads {threads}',
+    ),
+    'records': Part(
+        'Records of 360,000 iterations',
+        'none was set; the whole must stay usable',
+        'record_scale.py',
+    ),
+    'soak': Part(
+        'Memory over 100,000 iterations', 'flat', 'soak.py --iterations 100000'
+    ),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS))
+    parser.add_argument('--list', action='store_true')
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'performance.md')
+    args = parser.parse_args()
+    if args.list:
+        print('\n'.join(f'{name}: {part.title}' for name, part in PARTS.items()))
+        return 0
+    lines = [
+        '# Performance',
+        '',
+        'Written by `benchmarks/run_all.py`; every figure was measured by the script '
+        'that its section names. Nothing here is part of the tests.',
+    ]
+    failed = []
+    for name in args.only:
+        part = PARTS[name]
+        began = time.perf_counter()
+        output, fine = run(part, args.threads)
+        if not fine:
+            failed.append(name)
+        seconds = time.perf_counter() - began
+        print(f'{name}: {"done" if fine else "FAILED"} in {seconds:.0f} s', flush=True)
+        script = part.command.split()[0]
+        lines += ['', f'## {part.title}', '', f'Target: {part.target}.', '']
+        lines += [output, '', f'(`benchmarks/{script}`, {seconds:.0f} s)']
+        # Written each time: an interrupted call keeps what is done.
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text('\n'.join(lines) + '\n')
+    if failed:
+        print(f'error: failed: {", ".join(failed)}', file=sys.stderr)
+    return int(bool(failed))
+
+
+def run(part: Part, threads: int) -> tuple[str, bool]:
+    """The output of a part, and whether it came to its end."""
+    data = drawn_shapes() if part.data else ''
+    script, *arguments = part.command.format(threads=threads, data=data).split()
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', ROOT / 'benchmarks' / script, *arguments],
+        env=os.environ | {'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or 'no message').splitlines()[-1]
+        sys.stderr.write(done.stderr)
+        return f'Failed: {last}', False
+    # MMEngine logs to stdout before the tables.
+    lines = done.stdout.strip().splitlines()
+    start = next((i for i, line in enumerate(lines) if ' before it began.' in line), 0)
+    return '\n'.join(lines[start:]), True
+
+
+def drawn_shapes() -> Path:
+    """The folder of a small data set, drawn once."""
+    folder = ROOT / 'data' / 'shapes_benchmark'
+    if not (folder / 'drawn').exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, '-m', 'smd_mmdet.cli', 'shapes', folder]
+        command += ['--train', '100', '--val', '4']
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        (folder / 'drawn').touch()
+    return folder
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The benchmarks run; what they measure is not judged here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip('torch')
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, **options):
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'SMD_PYTHON': sys.executable}
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, cwd=ROOT, **options
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_the_gpu_check_says_in_one_line_that_there_is_no_gpu(tmp_path):
+    done = run('bash', 'benchmarks/gpu_check.sh', '--out', tmp_path / 'out')
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith('error: no GPU that torch ')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_gpu_check_refuses_unknown_options():
+    done = run('bash', 'benchmarks/gpu_check.sh', '--wrong')
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: usage')
+
+
+def test_the_soak_prints_the_slope_of_memory():
+    done = run(sys.executable, 'benchmarks/soak.py', '--iterations', '400', check=True)
+    assert '| slope over the second half, bytes an iteration |' in done.stdout
+
+
+def test_a_part_that_fails_is_named_in_the_page_and_in_the_exit_code(tmp_path):
+    page = tmp_path / 'performance.md'
+    program = (
+        'import sys; sys.path.insert(0, "benchmarks"); import run_all\n'
+        'run_all.PARTS = {"x": run_all.Part("X", "none", "soak.py --nonsense")}\n'
+        f'sys.argv = ["run_all", "--out", {str(page)!r}]\nsys.exit(run_all.main())'
+    )
+    done = run(sys.executable, '-c', program)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == 'error: failed: x'
+    assert 'Failed: ' in page.read_text()
