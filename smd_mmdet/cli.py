@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 __all__ = ['main']
 
@@ -23,7 +24,7 @@ EXTRAS = {
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr and exit code 2."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
 
 
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_audit(commands) -> None:
+def _add_audit(commands: Any) -> None:
     parser = commands.add_parser(
         'audit', help='which parameters of a model are scale-invariant, and why'
     )
@@ -92,7 +93,7 @@ def _audit(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_plan(commands) -> None:
+def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         'plan', help='whether a schedule lets the network reach equilibrium'
     )
@@ -120,7 +121,7 @@ def _plan(args: argparse.Namespace) -> int:
     return result['exit_code']
 
 
-def _add_check(commands) -> None:
+def _add_check(commands: Any) -> None:
     parser = commands.add_parser(
         'check', help='whether the theory holds for a run, per layer and stage'
     )
@@ -142,7 +143,7 @@ def _check(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def _add_report(commands) -> None:
+def _add_report(commands: Any) -> None:
     parser = commands.add_parser(
         'report', help='figures of a run, and one page that explains it'
     )
@@ -167,7 +168,7 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_compare(commands) -> None:
+def _add_compare(commands: Any) -> None:
     parser = commands.add_parser('compare', help='runs beside one another')
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='two or more')
     parser.add_argument('-o', '--out', metavar='DIR', help='default: FIRST/compare')
@@ -182,7 +183,7 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_shapes(commands) -> None:
+def _add_shapes(commands: Any) -> None:
     parser = commands.add_parser(
         'shapes', help="write a data set of drawn shapes, in COCO's format"
     )
@@ -209,7 +210,7 @@ def _shapes(args: argparse.Namespace) -> int:
 
     console = Console(stderr=True)
 
-    def progress(items, total, description):
+    def progress(items: Iterable, total: int, description: str) -> Iterable:
         return track(items, description=description, total=total, console=console)
 
     write_shapes(
@@ -224,7 +225,7 @@ def _shapes(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(result, as_json: bool, render) -> None:
+def _print(result: Any, as_json: bool, render: Callable) -> None:
     if as_json:
         plain = result if isinstance(result, dict) else result.to_dict()
         # allow_nan=False: NaN is no JSON; results say null.

@@ -4,14 +4,14 @@ Batch norm makes each output filter scale-invariant by itself. What is kept of a
 are each filter's means; what is handed over are their quantiles over a layer's filters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from smd_mmdet.kernels import filter_gram
-from smd_mmdet.quantities import QUANTITIES, measure
+from smd_mmdet.quantities import QUANTITIES, Step, measure
 from smd_mmdet.readers import MOMENT, ROW
 from smd_mmdet.transfers import Download, HostCopy
 
@@ -21,6 +21,10 @@ COLUMNS = tuple(
     for quantity in QUANTITIES
     for q in QUANTILES
 )
+
+
+# A reader's ``step``.
+StepFormula = Callable[[Tensor, Tensor, Tensor, Tensor], Step]
 
 
 class FilterMeans:
@@ -53,7 +57,7 @@ class FilterMeans:
         moments: Sequence[Tensor | None],
         settings: Tensor,
         valid: Tensor,
-        step,
+        step: StepFormula,
     ) -> None:
         """Take in a step.
 
@@ -70,15 +74,16 @@ class FilterMeans:
         begin = 0
         for i in chosen:
             end = begin + self.filters[i]
-            if moments[i] is not None:
-                flat = moments[i].reshape(self.filters[i], -1).float()
+            moment = moments[i]
+            if moment is not None:
+                flat = moment.reshape(self.filters[i], -1).float()
                 self._rows[begin:end, MOMENT] = torch.linalg.vecdot(flat, flat)
             begin = end
         self._settings = settings[self._of_layer]
         self._valid = valid[self._of_layer]
         self._waiting = True
 
-    def merge(self, step) -> None:
+    def merge(self, step: StepFormula) -> None:
         """Count the step that waits as one of the window under way."""
         if not self._waiting:
             return

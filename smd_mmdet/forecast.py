@@ -97,13 +97,14 @@ def forecast(
     settings = lr, weight_decay, momentum
     at = np.arange(len(lr)) if at is None else _iterations(at, len(lr))
     begun = min(len(lr), _BEGINNING)
-    first = _follow(*(values[:begun] for values in settings), jump, norm, unit_grad_sq)
-    norm4, angle, norm4_now = first
+    norm4, angle, norm4_now = _follow(
+        [values[:begun] for values in settings], jump, norm, unit_grad_sq
+    )
     norm4, angle = norm4[at[at < begun]], angle[at[at < begun]]
     if at[-1] >= begun:
         chosen = at[at >= begun] - begun
         rest = [values[begun:] for values in settings]
-        later = _relax(*rest, jump[begun:], norm4_now, unit_grad_sq, chosen)
+        later = _relax(rest, jump[begun:], norm4_now, unit_grad_sq, chosen)
         norm4 = np.concatenate([norm4, later])
         unit = _unit_angle_sq(*(values[chosen] for values in rest))
         angle_sq = _per_layer(unit, norm) * unit_grad_sq / later
@@ -132,7 +133,12 @@ def _per_layer(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     return values[(slice(None), *[None] * like.ndim)]
 
 
-def _follow(lr, weight_decay, momentum, jump, norm, unit_grad_sq):
+def _follow(
+    settings: Sequence[np.ndarray],
+    jump: np.ndarray,
+    norm: np.ndarray,
+    unit_grad_sq: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means under v ← αv + g + λw, w ← w − ηv, from an empty buffer.
 
     g is tangential and E(‖g‖² + 2α⟨v, g⟩) = L/‖w‖².
@@ -140,11 +146,12 @@ def _follow(lr, weight_decay, momentum, jump, norm, unit_grad_sq):
     Returns:
         ‖w‖⁴ before each step, the angle of each step, and ‖w‖⁴ after the last.
     """
+    lr = settings[0]
     shape = (len(lr), *norm.shape)
     norm4, angle = np.empty(shape), np.empty(shape)
     ww = norm.astype(np.float64) ** 2
     wv, vv = np.zeros_like(ww), np.zeros_like(ww)
-    for t, (eta, lam, alpha) in enumerate(zip(lr, weight_decay, momentum, strict=True)):
+    for t, (eta, lam, alpha) in enumerate(zip(*settings, strict=True)):
         if jump[t] != 1:
             ww, vv = ww * np.sqrt(jump[t]), vv / np.sqrt(jump[t])
         norm4[t] = ww * ww
@@ -153,20 +160,30 @@ def _follow(lr, weight_decay, momentum, jump, norm, unit_grad_sq):
         across = np.sqrt(np.maximum(vv * ww - wv * wv, 0.0))
         angle[t] = np.arctan2(eta * across, ww - eta * wv)
         ww, wv = ww - 2 * eta * wv + eta**2 * vv, wv - eta * vv
-    if len(lr) < len(jump):
-        return norm4, angle, ww * ww
-    return norm4, angle, None
+    return norm4, angle, ww * ww
 
 
-def _relax(lr, weight_decay, momentum, jump, norm4, unit_grad_sq, chosen) -> np.ndarray:
+def _relax(
+    settings: Sequence[np.ndarray],
+    jump: np.ndarray,
+    norm4: np.ndarray,
+    unit_grad_sq: np.ndarray,
+    chosen: np.ndarray,
+) -> np.ndarray:
     """‖w‖⁴ before the chosen steps, by its linear recurrence."""
+    lr, weight_decay, momentum = settings
     keep = (1 - weight_decay * lr / (1 - momentum)) ** 4
     kept, gathered = _scan(keep, _drive(lr, weight_decay, momentum), jump)
     kept, gathered = (_per_layer(part[chosen], norm4) for part in (kept, gathered))
     return kept * norm4 + gathered * unit_grad_sq
 
 
-def _norm_eq(lr, weight_decay, momentum, unit_grad_sq) -> np.ndarray:
+def _norm_eq(
+    lr: np.ndarray,
+    weight_decay: np.ndarray,
+    momentum: np.ndarray,
+    unit_grad_sq: np.ndarray,
+) -> np.ndarray:
     """w*; infinite without decay, 0 at a rate of 0."""
     decay = weight_decay * (1 - momentum) * _second_order(lr, weight_decay, momentum)
     unit = np.where(decay > 0, lr, np.inf) / np.where(decay > 0, decay, 1.0)
@@ -186,19 +203,25 @@ def _schedule(name: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _like(name: str, validate, values: ArrayLike, lr: np.ndarray) -> np.ndarray:
+def _like(
+    name: str, validate: Callable, values: ArrayLike, lr: np.ndarray
+) -> np.ndarray:
     array = validate(name, values)
     if array.shape not in ((), lr.shape):
         raise ValueError(f'{name} must be a number or of the length of lr')
     return np.broadcast_to(array, lr.shape)
 
 
-def _second_order(lr, weight_decay, momentum) -> np.ndarray:
+def _second_order(
+    lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+) -> np.ndarray:
     """2 − λη/(1+α), the factor of Theorem 2; 2 for plain SGD (Theorem 1)."""
     return np.where(momentum > 0, 2 - weight_decay * lr / (1 + momentum), 2.0)
 
 
-def _drive(lr, weight_decay, momentum) -> np.ndarray:
+def _drive(
+    lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+) -> np.ndarray:
     """Growth of ‖w‖⁴ per iteration and unit of L; w*⁴ is its fixed point."""
     rate = lr / (1 - momentum)
     decay = weight_decay * rate
@@ -207,7 +230,9 @@ def _drive(lr, weight_decay, momentum) -> np.ndarray:
     return 4 * rate**2 * share / _second_order(lr, weight_decay, momentum)
 
 
-def _unit_angle_sq(lr, weight_decay, momentum) -> np.ndarray:
+def _unit_angle_sq(
+    lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+) -> np.ndarray:
     """Δ²·‖w‖⁴/L = Δ*²·w*⁴/L, which stays finite without decay."""
     second = _second_order(lr, weight_decay, momentum)
     return 2 * lr**2 / ((1 - momentum**2) * second)

@@ -33,6 +33,10 @@ class Reader:
 
     theory = 'none'
     before_step: Callable[[], None] | None = None
+    tensors: Callable[[], Iterator[Layer]]
+    moments: Callable[[], Iterator[Tensor | None]]
+    step: Callable[[Tensor, Tensor, Tensor, Tensor], Step]
+    equilibrium: Callable[..., tuple[np.ndarray, np.ndarray]]
 
     def __init__(
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]

@@ -81,7 +81,8 @@ def _parts(folder: Path) -> tuple[list[_Part], list[_Part]]:
     found, before = _listed(folder), None
     while found != before:
         found, before = _listed(folder), found
-    kept, held = [], []
+    kept: list[_Part] = []
+    held: list[_Part] = []
     for part in sorted(found, key=lambda part: (part.first, -part.last)):
         (held if kept and kept[-1].holds(part) else kept).append(part)
     return kept, held

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ class Share:
     ) -> None:
         self.rank = dist.get_rank(group)
         self.layers = share_out(sizes, dist.get_world_size(group))[self.rank]
-        kind = {'dtype': torch.float64, 'device': device}
+        kind: Any = {'dtype': torch.float64, 'device': device}
         self.rows = torch.full((len(self.layers), columns), torch.nan, **kind)
         self.failures = torch.zeros((), **kind)
         self._group = group

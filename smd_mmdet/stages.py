@@ -63,7 +63,7 @@ class StageTracker:
             stage.length -= 1
             self.stage = Stage(stage.number + 1, length=2)
             return Change.SETTLED
-        rising = _rate(settings) > _rate(previous)
+        rising = previous is not None and _rate(settings) > _rate(previous)
         if stage.steady and stage.length > 1:
             self.stage = Stage(stage.number + 1)
             return Change.NEW

@@ -130,7 +130,8 @@ def check(records: Records) -> Report:
 
 def _shapes(records: Records) -> dict[str, list[int]]:
     """Shape of each layer, from its first row."""
-    table, shapes = records.table, {}
+    table = records.table
+    shapes: dict[str, list[int]] = {}
     if 'shape' not in table.column_names:
         return shapes
     # The first window holds every layer, so a few rows tell.

@@ -70,7 +70,7 @@ def slow_drift(case: Case) -> Finding:
         for pieces in (1, 2, 4)
         for i in range(pieces)
     ]
-    slopes = [slope for part in parts if (slope := _slope(series, part))]
+    slopes = [found for part in parts if (found := _slope(series, part))]
     if not slopes or bound == 0:
         return undecided(case.too_few or 'too few windows for a slope')
     tail = LEVEL / len(slopes)
@@ -82,20 +82,20 @@ def slow_drift(case: Case) -> Finding:
     tested = [min(1.0, p_value * len(slopes)) for p_value in tested]
     worst = int(np.argmin(tested))
     slope, error, _ = slopes[worst]
-    found = Finding(
+    finding = Finding(
         UNDECIDED,
         f'L moves by {slope:.2g} ± {error:.2g} per iteration, its limit is {bound:.2g}',
         *(abs(slope), bound, 1 - abs(slope) / bound),
         p_value=tested[worst],
     )
     if max(far) < bound:
-        found.verdict = HOLDS
-    elif found.p_value < LEVEL:
-        found.verdict = FAILS
+        finding.verdict = HOLDS
+    elif tested[worst] < LEVEL:
+        finding.verdict = FAILS
     else:
         longer = series.iterations * max(2.0, (error / bound) ** (2 / 3))
-        found.reason += f'; about {longer:,.0f} iterations at one rate would decide'
-    return found
+        finding.reason += f'; about {longer:,.0f} iterations at one rate would decide'
+    return finding
 
 
 def _slope(series: Series, part: slice) -> tuple[float, float, int] | None:

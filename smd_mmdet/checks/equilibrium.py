@@ -151,7 +151,7 @@ def corollary(case: Case) -> Finding:
     spent = series.iterations
     if not near.any():
         reason = f'equilibrium was not reached in {spent:,} iterations'
-        return Finding(HOLDS, reason, spent, needed)
+        return Finding(HOLDS, reason, spent, float(needed))
     # Without any gradient, decay alone would take this long to within tolerance.
     surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
     return _time_taken(float(series.end[np.argmax(near)]), needed, surely)

@@ -123,7 +123,9 @@ def linear_convergence(case: Case) -> Finding:
     found = within('rate/(4λη/(1−α))', estimate, RATE_TOLERANCE, missing=missing)
     last, theorem = float(rate[-1]), float(rate[-1]) / 2
     found.value, found.bound = estimate.value * last, theorem
-    found.interval = tuple(last * bound for bound in found.interval)
+    if found.interval is not None:
+        low, high = found.interval
+        found.interval = last * low, last * high
     found.reason += (
         f'; ‖w‖⁴ relaxes at {found.value:.3g} per iteration (4λη/(1−α) = {last:.3g}, '
         f'the theorem guarantees {theorem:.3g})'

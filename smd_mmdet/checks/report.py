@@ -129,7 +129,7 @@ class Report:
         return plain(asdict(self))
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """JSON-able: NaN and infinity become None, numpy numbers Python's."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}

@@ -159,7 +159,9 @@ class Series:
         number = int(min(MAX_BATCHES, len(index), total // max(shortest, 1)))
         return [g for g in np.array_split(index, max(number, 1)) if len(g)]
 
-    def totals(self, values: np.ndarray | float, groups: list[np.ndarray]):
+    def totals(
+        self, values: np.ndarray | float, groups: list[np.ndarray]
+    ) -> np.ndarray:
         """Sum over the iterations of each batch."""
         weighted = np.broadcast_to(values, self.count.shape) * self.count
         return np.array([weighted[group].sum() for group in groups])

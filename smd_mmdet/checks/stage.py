@@ -136,8 +136,10 @@ def _on_its_way(case: Case) -> tuple[str, str]:
     settings = series.lr[-1], series.decay[-1], series.momentum[-1]
     left = np.inf
     if np.isfinite(distance):
-        left = theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
-    note = f'{case.unreachable}; about {float(left):,.0f} iterations more are needed'
+        left = float(
+            theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
+        )
+    note = f'{case.unreachable}; about {left:,.0f} iterations more are needed'
     if left == 0:
         note = f'{case.unreachable} over its end; the last window is there'
     return (UNREACHABLE if left > series.iterations else direction), note
@@ -162,6 +164,8 @@ def _is_there(stage: StageReport) -> bool:
     if stage.state != UNCLEAR or stage.note:
         return False
     angle, norm = stage.angular_update_ratio, stage.weight_norm_ratio or 1.0
+    if angle is None:
+        return False
     return abs(angle - 1) <= ANGLE_TOLERANCE and abs(norm - 1) <= NORM_TOLERANCE
 
 

@@ -1,6 +1,7 @@
 """The report over all layers: multiplicity, stages, the sentence at its top."""
 
 from collections.abc import Iterable
+from operator import itemgetter
 
 import numpy as np
 
@@ -18,16 +19,16 @@ from .report import (
 def correct_for_multiplicity(layers: list[LayerReport]) -> None:
     """Keep 'fails' only where Holm's procedure over the whole report rejects."""
     tested = [
-        check
+        (check.p_value, check)
         for layer in layers
         for stage in layer.stages
         for check in stage.checks
         if check.p_value is not None
     ]
-    tested.sort(key=lambda check: check.p_value)
+    tested.sort(key=itemgetter(0))
     rejecting = True
-    for rank, found in enumerate(tested):
-        rejecting = rejecting and found.p_value * (len(tested) - rank) < LEVEL
+    for rank, (p_value, found) in enumerate(tested):
+        rejecting = rejecting and p_value * (len(tested) - rank) < LEVEL
         if found.verdict == FAILS and not rejecting:
             found.verdict = UNDECIDED
             found.reason += f'; not significant among {len(tested)} tests'

@@ -216,7 +216,7 @@ def _init_cpu_processes(cfg: Config, launcher: str) -> None:
             'missing; was this process started by that launcher?'
         ) from None
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
-    options = {}
+    options: dict[str, Any] = {}
     if 'timeout' in dist_cfg:
         options['timeout'] = datetime.timedelta(seconds=dist_cfg['timeout'])
     dist.init_process_group('gloo', **options)

@@ -191,8 +191,10 @@ class EquilibriumStart:
         """Keep the windows that are closed; a change of the rate closes one."""
         columns = self._monitor.collect()
         layers = len(self._weights)
-        kept = ('count', 'unit_h_mean', 'unit_grad_sq_max', 'cosine_mean', 'cosine_var')
-        kept += ('angular_update_mean', 'angular_update_var')
+        kept = (
+            *('count', 'unit_h_mean', 'unit_grad_sq_max', 'cosine_mean', 'cosine_var'),
+            *('angular_update_mean', 'angular_update_var'),
+        )
         for start in range(0, len(columns['iter']), layers):
             rows = slice(start, start + layers)
             self._rows.append({key: columns[key][rows].tolist() for key in kept})

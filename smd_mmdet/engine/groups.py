@@ -61,8 +61,8 @@ def split_groups(
                 parents.append(parent)
                 members.append(tuple(where))
     optimizer.param_groups[:] = groups
-    invariant = tuple(group['scale_invariant'] for group in groups)
-    return Split(sizes, tuple(parents), tuple(members), invariant)
+    sorted_so = tuple(group['scale_invariant'] for group in groups)
+    return Split(sizes, tuple(parents), tuple(members), sorted_so)
 
 
 def join_checkpoint(checkpoint: dict, split: Split) -> None:

@@ -193,7 +193,8 @@ def spans(lr: np.ndarray, momentum: np.ndarray) -> list[Span]:
     # The second of equal iterations settles a stage; those after it tell nothing.
     telling = moved[:-1].copy()
     telling[1:] |= moved[:-2]
-    tracker, found = StageTracker(), []
+    tracker = StageTracker()
+    found: list[Span] = []
     for t in np.flatnonzero(telling).tolist():
         change = tracker.observe(((float(lr[t]), 0.0, float(momentum[t])),))
         if change is not Change.NONE:

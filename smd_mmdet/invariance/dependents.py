@@ -87,7 +87,7 @@ def _observed(model: nn.Module, forward: Callable[[], object]) -> Dependents:
         refused[names[p]] = refused[names[p]] or reason
     biases = {}
     for leaf, uses in walk.shifts.items():
-        others = [{}] * (walk.uses[leaf] - len(uses))
+        others: list[dict] = [{}] * (walk.uses[leaf] - len(uses))
         found = [{names[p]: d for p, d in use.items()} for use in uses]
         if any(found):
             biases[names[leaf]] = (*found, *others)

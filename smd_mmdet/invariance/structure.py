@@ -200,11 +200,11 @@ def judge_by_order(model: nn.Module) -> list[ScaleInvariance]:
     entries = []
     for name, parameter in _unique_parameters(model).items():
         default = (False, None, 'no norm follows it')
-        invariant, norm, reason = found.get(id(parameter), default)
+        invariant, norm_name, reason = found.get(id(parameter), default)
         if not parameter.requires_grad:
-            invariant, norm, reason = False, None, 'frozen: requires_grad=False'
+            invariant, norm_name, reason = False, None, 'frozen: requires_grad=False'
         reason += ' (judged by the order of modules alone: give inputs to observe)'
-        entries.append(ScaleInvariance(name, invariant, norm, reason))
+        entries.append(ScaleInvariance(name, invariant, norm_name, reason))
     return entries
 
 

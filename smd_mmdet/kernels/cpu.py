@@ -36,7 +36,7 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
     dtypes = {layer[0].dtype for layer in layers}
     dtype = torch.float32 if dtypes <= {torch.float32} else torch.float64
     if len(dtypes) > 1:  # rare: float32 weights beside float64 ones
-        layers = [tuple(tensor.to(dtype) for tensor in layer) for layer in layers]
+        layers = [(w.to(dtype), g.to(dtype), v.to(dtype)) for w, g, v in layers]
     elements = [layer[0].numel() for layer in layers]
     parts = zip(elements, rows, strict=True)
     sizes = np.array([number // max(row, 1) for number, row in parts], np.int64)

@@ -23,7 +23,8 @@ def lay_flat(layer: Layer, by_filter: bool = False) -> Layer:
     if by_filter:
         order.remove(0)
         order.insert(0, 0)
-    return tuple(tensor.permute(order).contiguous() for tensor in layer)
+    w, g, v = (tensor.permute(order).contiguous() for tensor in layer)
+    return w, g, v
 
 
 def widen(layer: Layer) -> Layer:
@@ -34,4 +35,5 @@ def widen(layer: Layer) -> Layer:
     dtype = torch.float32
     for tensor in layer:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in layer)
+    w, g, v = (tensor.to(dtype) for tensor in layer)
+    return w, g, v

@@ -36,7 +36,8 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
 
 
 def _write_layers(layers: list[Layer], out: Tensor) -> None:
-    products, rows = defaultdict(list), defaultdict(list)
+    products: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+    rows: dict[torch.dtype, list[int]] = defaultdict(list)
     for row, layer in enumerate(layers):
         for chunk in _chunks(widen(layer)):
             dtype = chunk[0].dtype

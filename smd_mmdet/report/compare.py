@@ -160,7 +160,7 @@ def _summary(run: Run, path: Path, scores: dict[str, dict[int, float]]) -> RunSu
 
 
 def _score(values: dict[int, float]) -> dict[str, float]:
-    best = max(values, key=values.get)
+    best = max(values, key=values.__getitem__)
     last = max(values)
     return {
         'last': values[last],

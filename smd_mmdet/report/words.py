@@ -104,7 +104,8 @@ def _assumptions(report: Report) -> list[str]:
     """The assumptions that fail in the last stage: no alarm, but to be known."""
     if not report.stages:
         return []
-    last, counts = report.stages[-1].stage, defaultdict(int)
+    last = report.stages[-1].stage
+    counts: dict[str, int] = defaultdict(int)
     for stage in (s for layer in report.layers for s in layer.stages):
         for check in stage.checks if stage.stage == last else ():
             if check.kind == 'assumption' and check.verdict == checks.FAILS:

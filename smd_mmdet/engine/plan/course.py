@@ -95,9 +95,8 @@ class Course:
         """Δ* of the config's weight decay; 0 at a rate of 0."""
         if lr <= 0:
             return 0.0
-        formula = theory.angular_update
-        if self.optimizer.theory == 'adamw':
-            formula = theory.adamw_angular_update
+        known = {'adamw': theory.adamw_angular_update}
+        formula = known.get(self.optimizer.theory, theory.angular_update)
         return float(formula(lr, self.optimizer.weight_decay, momentum))
 
     def _ratios(self, begin: int, norm: float, rescale: bool) -> np.ndarray:
