@@ -206,7 +206,7 @@ def _shapes(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from smd_mmdet.datasets import write_shapes
+    from smd_mmdet.datasets.shapes import write_shapes
 
     console = Console(stderr=True)
 

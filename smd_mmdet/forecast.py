@@ -7,6 +7,7 @@ effective rate η/(1−α) for momentum): it relaxes to w*⁴ ∝ ηL by the fac
 (1 − λη/(1−α))⁴ per iteration, and at fixed L the angle is Δ = Δ*·(w*/‖w‖)².
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -454,7 +454,9 @@ class SphericalMotionMonitor:
         layers = len(self._params)
         moments = np.array([window.moments.numpy() for window in windows])
         moments = moments.reshape(len(windows), 5, len(QUANTITIES), layers)
-        settings = np.array([_mean_settings(window) for window in windows]).reshape(len(windows) * layers, 3)
+        settings = np.array([_mean_settings(window) for window in windows]).reshape(
+            len(windows) * layers, 3
+        )
         shapes = np.empty(layers, dtype=object)
         shapes[:] = [tuple(param.shape) for param in self._params]
 

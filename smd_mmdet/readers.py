@@ -6,6 +6,7 @@ it in :func:`reader_for`.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from smd_mmdet import theory
 from smd_mmdet.kernels import GG, GV, VV, WG, WV, WW
+from smd_mmdet.kernels.layout import Layer
 from smd_mmdet.quantities import Step
 
 # A row of what is read of a layer: the six inner products, and the squared norm of
@@ -54,7 +56,7 @@ class SGDReader(Reader):
 
     theory = 'sgd'
 
-    def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def tensors(self) -> Iterator[Layer]:
         """(u, g, v) of every layer after the step."""
         return map(self._weight_grad_buffer, self.params, self.groups)
 
@@ -62,7 +64,7 @@ class SGDReader(Reader):
         """The first moment is v: nothing besides it."""
         return itertools.repeat(None, len(self.params))
 
-    def _weight_grad_buffer(self, param: nn.Parameter, group: int):
+    def _weight_grad_buffer(self, param: nn.Parameter, group: int) -> Layer:
         if param.grad is None:
             return (torch.zeros_like(param),) * 3
         maximize = self.optimizer.param_groups[group].get('maximize', False)
@@ -127,7 +129,7 @@ class DisplacementReader(Reader):
         if self._before:  # a rank that shares few layers with many may have none
             torch._foreach_copy_(self._before, list(self.params))
 
-    def tensors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def tensors(self) -> Iterator[Layer]:
         """(u, g, w − u) of every layer after the step."""
         return map(self._weight_grad_displacement, self.params, self._before)
 
@@ -138,7 +140,7 @@ class DisplacementReader(Reader):
             yield state.get('exp_avg', state.get('momentum_buffer'))
 
     @torch.no_grad()
-    def _weight_grad_displacement(self, param: nn.Parameter, before: Tensor):
+    def _weight_grad_displacement(self, param: nn.Parameter, before: Tensor) -> Layer:
         if param.grad is None:
             return (torch.zeros_like(param),) * 3
         wide = torch.promote_types(param.dtype, torch.float32)
@@ -152,7 +154,9 @@ class DisplacementReader(Reader):
         return Step(uu, ud, dd, ug, gg, gd, momentum_sq=rows[..., MOMENT], h=h)
 
     @staticmethod
-    def equilibrium(lr, weight_decay, momentum, h):
+    def equilibrium(
+        lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray, h: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """No theory: NaN rather than a guess."""
         return np.full_like(lr, np.nan), np.full_like(lr, np.nan)
 
@@ -163,7 +167,9 @@ class AdamWReader(DisplacementReader):
     theory = 'adamw'
 
     @staticmethod
-    def equilibrium(lr, weight_decay, momentum, h):
+    def equilibrium(
+        lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray, h: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Δ*; NaN where weights do not decay."""
         angle = np.full_like(lr, np.nan)
         exists = (lr > 0) & (weight_decay > 0)
@@ -175,7 +181,7 @@ class AdamWReader(DisplacementReader):
 
 def reader_for(optimizer: Optimizer) -> type[Reader]:
     """The reader for an optimizer: by algebra where it is known, else by copies."""
-    kinds = {SGD: SGDReader, AdamW: AdamWReader}
+    kinds: dict[Any, type[Reader]] = {SGD: SGDReader, AdamW: AdamWReader}
     departures = ('nesterov', 'dampening', 'amsgrad')
     groups = optimizer.param_groups
     if any(group.get(key) for group in groups for key in departures):

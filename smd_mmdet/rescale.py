@@ -9,6 +9,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -279,13 +280,13 @@ def _check_equal(name: str, values: list, uses, factors) -> None:
             )
 
 
-def _of_statistics(norm: nn.Module, scale) -> Multiplications:
+def _of_statistics(norm: Any, scale) -> Multiplications:
     factor = _channels(scale)
     mean, variance = norm.running_mean, norm.running_var
     if isinstance(factor, float):
         return [(mean, factor), (variance, factor**2)]
-    factor = torch.tensor(factor, dtype=torch.float64, device=mean.device)
-    return [(mean, factor.to(mean)), (variance, factor.square().to(variance))]
+    factors = torch.tensor(factor, dtype=torch.float64, device=mean.device)
+    return [(mean, factors.to(mean)), (variance, factors.square().to(variance))]
 
 
 def _of_state(optimizer, name: str, parameter, c: float, is_weight: bool):

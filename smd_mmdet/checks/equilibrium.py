@@ -134,7 +134,7 @@ def angle_probability(case: Case) -> Finding:
 def corollary(case: Case) -> Finding:
     """Iterations to the new equilibrium after the rate fell, in a plain run."""
     series, before = case.series, case.previous
-    if why := _no_plain_fall(series, before):
+    if before is None or (why := _no_plain_fall(series, before)):
         return not_applicable(why)
     target = series.mean(series.norm4_eq, case.part)
     if not target > 0:
@@ -146,12 +146,12 @@ def corollary(case: Case) -> Finding:
             'changed with the rate, or the stage before did not reach equilibrium'
         )
     settings = series.lr[0], series.decay[0], drop, series.momentum[0]
-    needed = theory.iterations_to_equilibrium(*settings)
+    needed = int(theory.iterations_to_equilibrium(*settings))
     near = np.abs(series.norm4 / target - 1) < ANGLE_TOLERANCE
     spent = series.iterations
     if not near.any():
         reason = f'equilibrium was not reached in {spent:,} iterations'
-        return Finding(HOLDS, reason, spent, float(needed))
+        return Finding(HOLDS, reason, spent, needed)
     # Without any gradient, decay alone would take this long to within tolerance.
     surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
     return _time_taken(float(series.end[np.argmax(near)]), needed, surely)

@@ -1,6 +1,7 @@
 """What a report holds: verdicts on checks, stages and layers."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 

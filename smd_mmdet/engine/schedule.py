@@ -92,7 +92,7 @@ def learning_rates(
         _build(settings, dummy, ends, iters_per_epoch)
         for settings in scheduler_configs(config)
     ]
-    dummy._global_step = 0  # else they warn that the optimizer made no step
+    vars(dummy)['_global_step'] = 0  # else they warn that the optimizer made no step
     stepping = [s for s in schedulers if not s.by_epoch]
     epochs = [s for s in schedulers if s.by_epoch and by_epoch]
     group = dummy.param_groups[0]
@@ -101,9 +101,9 @@ def learning_rates(
     while start < iterations:
         ahead = [(s, _idle_steps(s)) for s in stepping]
         stepping = [s for s, idle in ahead if idle < math.inf]
-        idle = min((idle for _, idle in ahead), default=math.inf)
         epoch_end = start - start % per_epoch + per_epoch
-        stop = min(start + 1 + idle, epoch_end, iterations)
+        idle = min([epoch_end - start - 1, *(idle for _, idle in ahead)])
+        stop = min(start + 1 + int(idle), iterations)
         rates[start:stop] = group['lr']
         momenta[start:stop] = group[key] if key == 'momentum' else group[key][0]
         for scheduler in stepping:

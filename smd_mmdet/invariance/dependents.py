@@ -1,6 +1,7 @@
 """What must be scaled along with a weight, for the evaluated function to stay."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -71,7 +72,7 @@ def find_dependents(
         return _observed(model, lambda: forward_model(model, []))
     for guess in _guesses(model):
         try:
-            return _observed(model, lambda guess=guess: model(guess))
+            return _observed(model, functools.partial(model, guess))
         except Exception:  # whatever a foreign forward raises for a wrong input
             continue
     return _by_order(model)

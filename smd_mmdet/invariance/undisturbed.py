@@ -6,6 +6,7 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def is_norm(module: nn.Module) -> bool:
     return any(word in type(module).__name__.lower() for word in ('norm', 'bn'))
 
 
-def _local_batch_norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _local_batch_norm(module: Any) -> Callable[[Tensor], Tensor]:
     """Forward of a SyncBatchNorm with this process's statistics only."""
 
     def forward(x: Tensor) -> Tensor:
@@ -134,7 +135,7 @@ def make_observable(model: nn.Module) -> None:
     """Remove what hides the graph or needs other processes."""
     for module in model.modules():
         if getattr(module, 'with_cp', False) is True:
-            module.with_cp = False
+            vars(module)['with_cp'] = False
         if is_sync_bn(module):
             module.forward = _local_batch_norm(module)
 

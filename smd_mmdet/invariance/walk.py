@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -107,8 +108,8 @@ class Walk:
     def _mixed(self, values: Iterable[Value], reason: str) -> Value:
         for value in values:
             for parameter, degree in value.degrees.items():
-                own = isinstance(degree, PerChannel)
-                self._fail(parameter, degree.cause if own else reason)
+                own = degree.cause if isinstance(degree, PerChannel) else None
+                self._fail(parameter, own or reason)
         return CONSTANT
 
     def _place(self, node) -> str:
@@ -144,7 +145,7 @@ class Walk:
         """Value of an input without the parameters whose case has ended."""
         value = self._values[child]
         if output == 1 and operation_of(child) == 'VarMean':
-            value = Value({p: degree / 2 for p, degree in value.degrees.items()})
+            value = Value({p: cast(float, d) / 2 for p, d in value.degrees.items()})
         if value.degrees and not self.failed.keys().isdisjoint(value.degrees):
             degrees = {
                 p: degree for p, degree in value.degrees.items() if p not in self.failed
@@ -233,7 +234,7 @@ class Walk:
 
     def _pure(self, node, inputs: Iterable[Value], times: float = 1.0) -> Degrees:
         """Sum of the inputs' degrees; ends the case of those without a single one."""
-        total: Degrees = {}
+        total: dict[int, float] = {}
         for value in inputs:
             for p, degree in value.degrees.items():
                 if isinstance(degree, PerChannel):
@@ -312,7 +313,7 @@ class Walk:
         for p in degrees.keys() | bias.degrees.keys():
             degree = degrees.get(p, 0.0)
             if degree != bias.degrees.get(p, 0.0):
-                degrees[p] = PerChannel(frozenset({degree}), cause)
+                degrees[p] = PerChannel(frozenset({cast(float, degree)}), cause)
         return degrees
 
     @staticmethod

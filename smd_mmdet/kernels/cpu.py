@@ -8,6 +8,7 @@ import ctypes
 import functools
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
     arrays = (array.ctypes.data for array in (pointers, counts, sizes))
     threads = min(torch.get_num_threads(), sum(elements) // ELEMENTS_PER_THREAD)
     # ctypes lets other Python threads run meanwhile.
-    if _library().smd_gram(
+    library: Any = _library()
+    if library.smd_gram(
         len(layers), *arrays, dtype.itemsize, threads, products.ctypes.data
     ):
         raise MemoryError('no memory for the inner products')

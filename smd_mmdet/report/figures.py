@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +30,7 @@ INK, FAINT, SHADE = '#222222', '#666666', '#ececec'
 POINTS = 480
 HEAT_COLUMNS = 240
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     'font.size': 9,
     'axes.titlesize': 10,
     'axes.titleweight': 'bold',
@@ -103,7 +104,8 @@ def part_colours(run: Run) -> dict[str, str]:
 
 def new_figure(height: float = 4.0, width: float = 8.0) -> Figure:
     figure = Figure(figsize=(width, height), layout='constrained')
-    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
+    engine: Any = figure.get_layout_engine()
+    engine.set(h_pad=0.06, w_pad=0.06)
     return figure
 
 
@@ -112,7 +114,7 @@ def head(figure: Figure, title: str, lines: Sequence[Line2D] = ()) -> None:
     if not lines:
         figure.suptitle(title, x=0.012, ha='left', fontsize=11.5, weight='bold')
         return
-    longest = max(len(line.get_label()) for line in lines)
+    longest = max(len(str(line.get_label())) for line in lines)
     fitting = int(14 * figure.get_figwidth() / (longest + 7))
     legend = figure.legend(
         handles=lines,
@@ -297,13 +299,14 @@ def entry(label: str, colour: str, width: float = 1.3, style: str = '-') -> Line
 
 def _direct(axes: Axes, y: float, text: str, x=1.0, dy=2, **style) -> None:
     """A label at a height of the data, by default at the right end of the axes."""
+    placed: dict[str, Any] = dict(ha='right', va='bottom', fontsize=8, color=INK)
     label = axes.annotate(
         text,
         (x, y),
         (-3, dy),
         axes.get_yaxis_transform(),
         textcoords='offset points',
-        **(dict(ha='right', va='bottom', fontsize=8, color=INK) | style),
+        **(placed | style),
     )
     label.set_path_effects([withStroke(linewidth=2.5, foreground='white')])
 

@@ -150,8 +150,8 @@ def _norm(axes: Axes, layer: Motion, style: dict) -> None:
 
 def _scores(runs: Sequence[Run], scores: Sequence[Scores]) -> Figure | None:
     """Every headline metric over the iterations."""
-    names = dict.fromkeys(name for each in scores for name in each)
-    names = [name for name in names if name.endswith('AP')] or list(names)
+    known = list(dict.fromkeys(name for each in scores for name in each))
+    names = [name for name in known if name.endswith('AP')] or known
     names = names[:4]
     if not names:
         return None

@@ -4,6 +4,8 @@ Without measurements the plan is relative to equilibrium, which needs no norm:
 Δ/Δ* = (w*/‖w‖)², and w*⁴ ∝ η.
 """
 
+from typing import Any
+
 from mmengine.config import Config
 
 from smd_mmdet.engine.launch import load_config
@@ -67,7 +69,7 @@ def plan(
             'the forecast with rescaling'
         )
     course = Course(lr, momentum, optimizer, spans(lr, momentum), rescales)
-    result = {
+    result: dict[str, Any] = {
         'config': name,
         'optimizer': optimizer.name,
         'theory': optimizer.theory,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from smd_mmdet import theory
 from smd_mmdet.engine.schedule import Span
@@ -99,7 +100,7 @@ class Course:
         formula = known.get(self.optimizer.theory, theory.angular_update)
         return float(formula(lr, self.optimizer.weight_decay, momentum))
 
-    def _ratios(self, begin: int, norm: float, rescale: bool) -> np.ndarray:
+    def _ratios(self, begin: int, norm: ArrayLike, rescale: bool) -> np.ndarray:
         """Δ/Δ* = (w*/‖w‖)² by iteration, at an L of 1."""
         ahead = forecast(
             self.lr[begin:],
