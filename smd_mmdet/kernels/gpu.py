@@ -65,7 +65,8 @@ _fault: Exception | None = None
 def _readable(layer: Layer) -> Layer:
     if all(tensor.dtype in _DTYPES for tensor in layer):
         return layer
-    return tuple(tensor.float() for tensor in layer)  # float8, say
+    w, g, v = layer
+    return w.float(), g.float(), v.float()  # float8, say
 
 
 def _launch(layers: list[Layer], rows: list[int], out: Tensor) -> None:
@@ -156,26 +157,27 @@ def _plan_for(layers: list[Layer], rows: list[int], device: torch.device) -> _Pl
 def _make_plan(
     sizes: list[int], rows: list[int], dtypes: list[tuple], device: torch.device
 ) -> _Plan:
-    chunks, launches, aligned = [], [], True
+    parts: list[np.ndarray] = []
+    launches, aligned = [], True
     spans: list = [None] * len(sizes)
     for kind in dict.fromkeys(dtypes):
-        first = sum(map(len, chunks))
+        first = sum(len(part) for part in parts)
         for layer in (i for i, other in enumerate(dtypes) if other == kind):
-            begin = sum(map(len, chunks))
+            begin = sum(len(part) for part in parts)
             part, spans[layer] = _chunks_of(layer, sizes[layer], rows[layer])
             aligned &= not (part[:, 1] % 16).any()
             spans[layer] += begin
-            chunks.append(part)
-        count = sum(map(len, chunks)) - first
+            parts.append(part)
+        count = sum(len(part) for part in parts) - first
         if count:
             launches.append((kind, first, count))
-    chunks = np.concatenate([np.empty((0, 3), np.int64), *chunks])
-    spans = np.concatenate([np.empty((0, 2), np.int64), *spans])
+    chunks = np.concatenate([np.empty((0, 3), np.int64), *parts])
+    rows_of = np.concatenate([np.empty((0, 2), np.int64), *spans])
     return _Plan(
         launches,
         bool(aligned),
         to_device(torch.from_numpy(chunks), device),
-        to_device(torch.from_numpy(spans), device),
+        to_device(torch.from_numpy(rows_of), device),
         torch.empty(len(chunks), 6, dtype=torch.float64, device=device),
         Upload((3 * len(sizes),), torch.int64, device),
     )
