@@ -134,7 +134,8 @@ def angle_probability(case: Case) -> Finding:
 def corollary(case: Case) -> Finding:
     """Iterations to the new equilibrium after the rate fell, in a plain run."""
     series, before = case.series, case.previous
-    if before is None or (why := _no_plain_fall(series, before)):
+    why = _no_plain_fall(series, before)
+    if before is None or why:
         return not_applicable(why)
     target = series.mean(series.norm4_eq, case.part)
     if not target > 0:
