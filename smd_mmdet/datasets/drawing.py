@@ -51,7 +51,7 @@ class Shape:
     def stays_clear(self, hidden: np.ndarray) -> bool:
         body = np.count_nonzero(self.visible & ~hidden)
         core = np.count_nonzero(self.core & ~hidden)
-        return (
+        return bool(
             body >= max(MIN_VISIBLE * self.area, MIN_VISIBLE_PIXELS)
             and core >= MIN_VISIBLE * self.core_area
         )
@@ -177,7 +177,7 @@ def _random_shape(
     smallest = max(sides[0] * size, MIN_SIDE_PIXELS)
     side = _between(rng, smallest, sides[1] * size)
     margin = 0.42 * side
-    center = [_between(rng, margin, size - margin) for _ in range(2)]
+    center = np.array([_between(rng, margin, size - margin) for _ in range(2)])
     turn = _turn(rng)
 
     def drawn(contours: list[np.ndarray]) -> tuple:
@@ -196,7 +196,7 @@ def _moved(
     contour: np.ndarray,
     scale: float | tuple[float, float],
     turn: tuple[float, float],
-    center: tuple[float, float],
+    center: np.ndarray,
 ) -> np.ndarray:
     (cos, sin), (x, y) = turn, (contour * scale).T
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + center
@@ -324,7 +324,8 @@ def _paint(
     second = max(shades, key=lambda shade: _distance(shade, taken))
     taken.append(first)
     pattern = _PATTERNS[_below(rng, len(_PATTERNS))]
-    mix = pattern(rng, *shape.coverage.shape, size=len(picture))[..., None]
+    height, width = shape.coverage.shape
+    mix = pattern(rng, height, width, len(picture))[..., None]
     surface = first * (1 - mix) + second * mix
     _blend(picture, shape.window, shape.coverage, surface)
 

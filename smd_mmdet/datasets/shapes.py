@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,12 @@ def write_shapes(
     if kind not in KINDS:
         raise ValueError(f'kind must be one of {", ".join(KINDS)}, got {kind!r}')
     directory = _path(directory)
-    parameters = {'version': VERSION, **counts, 'size': size, 'seed': seed}
+    parameters: dict[str, Any] = {
+        'version': VERSION,
+        **counts,
+        'size': size,
+        'seed': seed,
+    }
     if kind != 'detection':
         parameters['kind'] = kind
     try:

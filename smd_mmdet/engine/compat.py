@@ -79,16 +79,18 @@ def allow_mmpretrain(cfg: Config) -> None:
     names = ('', '.transforms', '.transforms.functional', '.transforms.transforms')
     for name in (*names, '.ops', '.ops.boxes'):
         name = f'torchvision{name}'
-        module = sys.modules[name] = module_from_spec(ModuleSpec(name, None))
+        module: Any = module_from_spec(ModuleSpec(name, None))
+        sys.modules[name] = module
         module.__getattr__ = _no_torchvision
         module.__path__ = []
         parent, _, child = name.rpartition('.')
         if parent:
             setattr(sys.modules[parent], child, module)
-    sys.modules['torchvision'].__version__ = 'not installed'
+    vars(sys.modules['torchvision'])['__version__'] = 'not installed'
     modes = ('NEAREST', 'BILINEAR', 'BICUBIC', 'BOX', 'HAMMING', 'LANCZOS')
-    transforms = sys.modules['torchvision.transforms']
-    transforms.transforms.InterpolationMode = Enum('InterpolationMode', modes)
+    transforms: Any = sys.modules['torchvision.transforms']
+    mode = Enum('InterpolationMode', modes)  # type: ignore[misc]
+    transforms.transforms.InterpolationMode = mode
     transforms.RandomResizedCrop = _NoTransform
 
 

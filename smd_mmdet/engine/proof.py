@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -54,9 +55,7 @@ def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScalePro
     failure = None
     for data in batches(runner, model):
         try:
-            return verify_scale_invariance(
-                model, lambda copy, data=data: model_loss(copy, data), names
-            )
+            return verify_scale_invariance(model, partial(model_loss, data=data), names)
         except Exception as fault:  # images too small for this model, say
             failure = failure or fault
     raise failure

@@ -8,6 +8,7 @@ classifier. MMDetection and MMPretrain are imported when needed.
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,11 +98,12 @@ def model_loss(model: nn.Module, data: dict | list, economical: bool = False) ->
     Returns:
         The scalar loss.
     """
+    detector: Any = model
     limits = _economy(model) if economical else contextlib.nullcontext()
     with _messages(), limits:
-        data = model.data_preprocessor(copy.deepcopy(data), True)
-        losses = model._run_forward(data, mode='loss')
-    return model.parse_losses(losses)[0]
+        data = detector.data_preprocessor(copy.deepcopy(data), True)
+        losses = detector._run_forward(data, mode='loss')
+    return detector.parse_losses(losses)[0]
 
 
 def forward_model(model: nn.Module, notes: list[str]) -> object:
@@ -141,13 +143,13 @@ def _line(error: BaseException) -> str:
     return f'{type(error).__name__}: {text[:160]}'
 
 
-def _raw_forward(model: nn.Module) -> object:
+def _raw_forward(model: Any) -> object:
     with _messages():
         data = model.data_preprocessor(sample_inputs(model), True)
         return model._run_forward(data, mode='tensor')
 
 
-def _features(model: nn.Module) -> object:
+def _features(model: Any) -> object:
     with _messages():
         data = model.data_preprocessor(sample_inputs(model), True)
         return model.extract_feat(data['inputs'])
@@ -222,7 +224,7 @@ class _Draw:
         return 1 if next(first, 3) == 1 else 3
 
     @staticmethod
-    def _semantic_map(model: nn.Module) -> tuple[int, int]:
+    def _semantic_map(model: Any) -> tuple[int, int]:
         """Classes and stride of the semantic map; 0 classes if the model has none."""
         for module in model.modules():
             if any(
