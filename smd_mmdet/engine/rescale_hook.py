@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine import dist
@@ -318,7 +318,7 @@ class SMDRescaleHook(Hook):
         except ConflictError:  # told when the rescaling is planned
             return verdict
         for name, scale in statistics.items():
-            norm = self._model.get_submodule(name)
+            norm: Any = self._model.get_submodule(name)
             lowest = min(c for _, c in scale)
             variance = float(norm.running_var.double().median())
             limit = min(
@@ -369,9 +369,8 @@ def _dependents(runner: Runner, model: nn.Module) -> Dependents:
     try:
         for data in batches(runner, model):
             try:
-                return find_dependents(
-                    model, forward=lambda data=data: model_loss(model, data)
-                )
+                forward = functools.partial(model_loss, model, data)
+                return find_dependents(model, forward=forward)
             except Exception:  # images too small for this model, say
                 continue
     except Exception as fault:
@@ -380,7 +379,7 @@ def _dependents(runner: Runner, model: nn.Module) -> Dependents:
 
 
 def _same_on_all_ranks(compute: Callable[[], Dependents]) -> Dependents:
-    found = None
+    found: Any = None
     if dist.is_main_process():
         try:
             found = compute()
