@@ -370,6 +370,80 @@ write_shapes(sys.argv[1], 3, 1, progress=die)
     assert len(digests(tmp_path / 'data')) == 6
 
 
+# Classification
+
+
+def write_folders(directory, train=25, val=10, **others):
+    write_shapes(directory, train, val, size=32, kind='classification', **others)
+
+
+def test_every_class_has_a_folder_with_as_many_pictures(tmp_path):
+    write_folders(tmp_path / 'data')
+    for split, count in (('train', 5), ('val', 2)):
+        folders = list((tmp_path / 'data' / split).iterdir())
+        assert sorted(folder.name for folder in folders) == sorted(CLASSES)
+        for folder in folders:
+            pictures = [cv2.imread(str(file)) for file in folder.iterdir()]
+            assert len(pictures) == count
+            assert all(picture.shape == (32, 32, 3) for picture in pictures)
+    file = tmp_path / 'data' / 'annotations' / 'classes_train.json'
+    for image in json.loads(file.read_text())['images']:
+        name = CLASSES[image['category_id'] - 1]
+        assert image['file_name'].startswith(f'{name}/')
+        assert (tmp_path / 'data' / 'train' / image['file_name']).is_file()
+
+
+def test_pictures_of_classes_are_the_same_in_another_process(tmp_path):
+    write_folders(tmp_path / 'data', seed=SEED)
+    code = (
+        'import sys; from smd_mmdet.datasets import write_shapes; '
+        "write_shapes(sys.argv[1], 25, 10, 32, 3, kind='classification')"
+    )
+    assert child(code, tmp_path / 'again', PYTHONHASHSEED='77') == 0
+    found = digests(tmp_path / 'data')
+    assert digests(tmp_path / 'again') == found
+    assert len(set(found.values())) == len(found) == 37
+    write_folders(tmp_path / 'small', 10, 5, seed=SEED)
+    small = {n: d for n, d in digests(tmp_path / 'small').items() if n.endswith('.png')}
+    assert len(small) == 15
+    assert small.items() <= found.items()
+
+
+def test_the_outline_of_a_single_shape_is_that_of_its_class():
+    from smd_mmdet.datasets import drawing
+
+    star = 5 / math.pi * math.sin(math.pi / 5) * 0.48 / 1.15
+    filled = {'circle': 1, 'square': 2 / math.pi, 'star': star, 'ring': 1 - 0.52**2}
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        for _ in range(10):
+            shape = drawing._random_shape(rng, 200, label, drawing.SINGLE_SIDES)
+            mask = shape.visible
+            edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
+            if name in filled and not edge:
+                assert roundness(mask) == pytest.approx(filled[name], rel=0.08)
+                assert holes(mask) == (name == 'ring')
+
+
+def test_the_two_kinds_are_not_mixed(tmp_path):
+    write_shapes(tmp_path / 'scenes', 2, 1)
+    write_folders(tmp_path / 'folders', 2, 1)
+    before = digests(tmp_path)
+    with pytest.raises(ValueError, match='holds no shapes data set for classification'):
+        write_folders(tmp_path / 'scenes', 2, 1)
+    with pytest.raises(ValueError, match='holds no shapes data set for detection'):
+        write_shapes(tmp_path / 'folders', 2, 1, size=32)
+    write_folders(tmp_path / 'folders', 2, 1)
+    assert digests(tmp_path) == before
+
+
+def test_a_missing_picture_of_a_class_is_noticed(tmp_path):
+    write_folders(tmp_path / 'data', 5, 5)
+    next((tmp_path / 'data' / 'val' / 'star').iterdir()).unlink()
+    with pytest.raises(ValueError, match='val pictures missing'):
+        write_folders(tmp_path / 'data', 5, 5)
+
+
 def test_progress_sees_every_picture(tmp_path):
     calls = []
 
@@ -404,6 +478,8 @@ def test_progress_sees_every_picture(tmp_path):
         ('seed', -1),
         ('seed', None),
         ('seed', 0.5),
+        ('kind', 'segmentation'),
+        ('kind', None),
         ('directory', None),
         ('directory', 7),
         ('directory', ''),
