@@ -28,6 +28,8 @@ from smd_mmdet.sharing import PER_LAYER, share_out
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+# Of seconds: for a process that waits for another for ever.
+TIMEOUT = 240
 
 
 def free_port():
@@ -58,7 +60,7 @@ def on_ranks(world, folder, *functions):
         for rank in range(world)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -339,7 +341,7 @@ def tool(name, *args, **env):
 def end(process):
     """The exit status and stderr."""
     try:
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
     return process.returncode, errors
