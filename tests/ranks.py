@@ -317,6 +317,25 @@ def scaled(folder):
         dist.barrier()
 
 
+def followed(folder):
+    """Another optimizer takes the place of the first; all ranks go on with it."""
+    training = Training()
+    shared, alone = training.monitor(4), training.monitor(4, shared=False)
+    for number in range(20):
+        if number == 10:
+            parameters = training.net.parameters()
+            training.optimizer = torch.optim.AdamW(parameters, 1e-3)
+            for monitor in (shared, alone):
+                monitor.follow(training.optimizer)
+        training.step(number)
+    shared.end_window()
+    alone.end_window()
+    rows = shared.collect()
+    if training.rank == 0:
+        same(rows, alone.collect())
+        assert rows['iter'][::4].tolist() == [4, 8, 10, 14, 18, 20]
+
+
 def saved(folder):
     """Rank 0 saves a window under way, by itself; another monitor goes on with it."""
     training = Training()

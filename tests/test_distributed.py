@@ -32,6 +32,10 @@ ROOT = TESTS.parent
 TIMEOUT = 240
 
 
+# Functions of ranks.py that need no run.
+PLAIN = ('monitors', 'scaled', 'followed', 'saved', 'broken')
+
+
 def free_port():
     with socket.socket() as some:
         some.bind(('127.0.0.1', 0))
@@ -109,7 +113,7 @@ def assert_equal_but_for_rounding(rows, expected, quantities):
     'world', [2, pytest.param(4, marks=pytest.mark.slow)]
 )  # fmt: skip
 def test_ranks_measure_together_what_one_measures_alone(tmp_path, world):
-    on_ranks(world, tmp_path, 'monitors', 'scaled', 'saved', 'broken')
+    on_ranks(world, tmp_path, *PLAIN)
     files = sorted(tmp_path.glob('*.npz'))
     assert len(files) == 6
     for file in files:

@@ -192,9 +192,8 @@ class SMDHook(Hook):
                 self._open(runner, model, entries)
         except Exception as error:
             fault = error
-        if (fault := _fault_anywhere(fault, group)) is not None:
-            self._give_up(runner, fault)
-            self._detach()
+        self._group = group
+        self._end_if(runner, fault)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
@@ -273,11 +272,12 @@ class SMDHook(Hook):
     def _follow(self, runner: Runner) -> None:
         """In all processes, go on at the optimizer that took the other's place."""
         self._end_window(runner)
+        fault = None
         try:
             self._reading.follow(runner.optim_wrapper.optimizer)
-        except Exception as fault:
-            self._give_up(runner, fault)
-            self._detach()
+        except Exception as error:
+            fault = error
+        self._end_if(runner, fault)
         if self.monitor is not None:
             self.describe(runner, {'theory': self.monitor.theory})
 
@@ -389,6 +389,12 @@ class SMDHook(Hook):
         if self._standing is not None:
             runner.logger.info(summary(self._standing))
             self._standing = None
+
+    def _end_if(self, runner: Runner, fault: Exception | None) -> None:
+        """End the monitoring in all processes if one of them has a fault."""
+        if (fault := _fault_anywhere(fault, self._group)) is not None:
+            self._give_up(runner, fault)
+            self._detach()
 
     def _detach(self) -> None:
         """At the same moment in all processes: from then on none waits for another."""
