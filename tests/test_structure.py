@@ -1,0 +1,183 @@
+"""Imports that point one way, and additions that touch one place or two."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'smd_mmdet'
+
+# What knows nothing of MMEngine and MMDetection, nor of our side of them.
+PLAIN = (
+    *('checks', 'filters', 'forecast', 'invariance', 'kernels', 'live', 'monitor'),
+    *('quantities', 'readers', 'records', 'rescale', 'stages', 'theory', 'windows'),
+)
+WITHOUT_TORCH = ('checks', 'forecast', 'records', 'report', 'theory')
+# Where a module looks at a model of MMDetection that it was handed.
+LAZY = {'invariance': 'smd_mmdet.engine.sample_inputs'}
+
+
+def modules(name):
+    """The files of a module or package of ours."""
+    folder = PACKAGE / name
+    return sorted(folder.rglob('*.py')) if folder.is_dir() else [PACKAGE / f'{name}.py']
+
+
+def imported(file, anywhere=True):
+    """Absolute names of what a file imports, within functions too or at its top."""
+    package = file.relative_to(ROOT).with_suffix('').parts[:-1]
+    tree = ast.parse(file.read_text('utf-8'))
+    for node in ast.walk(tree) if anywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = '.'.join((*above, *filter(None, [node.module])))
+            yield module
+            yield from (f'{module}.{alias.name}' for alias in node.names)
+
+
+def reaches(file, names, **kwargs):
+    return {
+        found
+        for found in imported(file, **kwargs)
+        if any(found == name or found.startswith(f'{name}.') for name in names)
+    }
+
+
+@pytest.mark.parametrize('name', PLAIN)
+def test_what_a_plain_torch_user_needs_knows_nothing_of_mmengine(name):
+    foreign = ('mmengine', 'mmdet', 'mmcv', 'mmpretrain', 'smd_mmdet.engine')
+    for file in modules(name):
+        found = reaches(file, foreign)
+        lazy = LAZY.get(name)
+        if lazy:
+            assert not reaches(file, foreign, anywhere=False)
+            found = {one for one in found if not one.startswith(lazy)}
+        assert not found, file
+
+
+@pytest.mark.parametrize('name', WITHOUT_TORCH)
+def test_what_only_reads_records_needs_no_torch(name):
+    for file in modules(name):
+        assert not reaches(file, ('torch', 'smd_mmdet.engine', 'smd_mmdet.monitor'))
+
+
+def test_theory_and_records_import_nothing_above_them():
+    for name in ('theory', 'quantities', 'stages'):
+        for file in modules(name):
+            assert not reaches(file, ('smd_mmdet',)), file
+
+
+def test_checks_do_not_know_the_report():
+    for file in modules('checks'):
+        assert not reaches(file, ('smd_mmdet.report', 'smd_mmdet.live')), file
+
+
+def test_no_module_imports_itself_in_a_circle():
+    files = {
+        '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix(
+            '.__init__'
+        ): file
+        for file in PACKAGE.rglob('*.py')
+    }
+    edges = {
+        name: {one for one in imported(file, anywhere=False) if one in files} - {name}
+        for name, file in files.items()
+        if file.name != '__init__.py'
+    }
+    done = set()
+
+    def visit(name, path):
+        assert name not in path, ' -> '.join((*path, name))
+        if name not in done:
+            for other in edges.get(name, ()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_a_new_quantity_is_one_formula(tmp_path, monkeypatch):
+    """It reaches the records and the visualizer; check and report take such records."""
+    torch = pytest.importorskip('torch')
+    from smd_mmdet import SphericalMotionMonitor
+    from smd_mmdet.checks import check
+    from smd_mmdet.engine.messages import scalars
+    from smd_mmdet.live import standing
+    from smd_mmdet.quantities import QUANTITIES
+    from smd_mmdet.records import RecordWriter, read_records
+    from smd_mmdet.report import write_report
+
+    length = {'update_norm': lambda step: step.dd.clamp_min(0).sqrt()}
+    monkeypatch.setitem(QUANTITIES, *length.popitem())
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 4))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.1)
+    writer = RecordWriter(tmp_path, {'layers': {'w': {'invariant': True}}})
+    lengths = []
+    with SphericalMotionMonitor(optimizer, {'w': weight}, window=20) as monitor:
+        for _ in range(200):
+            before = weight.detach().double().clone()
+            weight.grad = torch.randn(8, 4)
+            optimizer.step()
+            lengths.append(float((weight.detach().double() - before).norm()))
+        rows = monitor.collect()
+    writer.append(rows)
+    records = read_records(tmp_path)
+    measured = records.table['update_norm_mean'].to_numpy()
+    known = torch.tensor(lengths).view(10, 20).mean(1).numpy()
+    assert measured == pytest.approx(known, rel=1e-4)
+    last = {name: values[-1:] for name, values in rows.items()}
+    assert 'smd/update_norm/w' in scalars(last, standing(last))
+    assert check(records).layers
+    assert write_report(tmp_path, None, False, [])
+
+
+def test_a_new_check_is_a_function_and_its_words(tmp_path, monkeypatch):
+    from test_report import write_run
+
+    from smd_mmdet.checks import check
+    from smd_mmdet.checks.assumptions import ASSUMPTIONS
+    from smd_mmdet.checks.findings import undecided
+    from smd_mmdet.records import read_records
+    from smd_mmdet.report import write_report
+    from smd_mmdet.report.words import CHECKS
+
+    monkeypatch.setitem(ASSUMPTIONS, 'mine', lambda case: undecided('who knows'))
+    monkeypatch.setitem(CHECKS, 'mine', ('My assumption', 'What I assume.'))
+    write_run(tmp_path)
+    stages = [s for layer in check(read_records(tmp_path)).layers for s in layer.stages]
+    assert any(c.name == 'mine' and c.reason == 'who knows' for c in stages[0].checks)
+    page = next(
+        p for p in write_report(tmp_path, None, False, []) if p.suffix == '.html'
+    )
+    assert 'My assumption' in page.read_text('utf-8')
+
+
+def test_a_new_figure_is_a_function_and_its_words(tmp_path, monkeypatch):
+    from test_report import write_run
+
+    from smd_mmdet.report import figures, words, write_report
+
+    def mine(run, chosen):
+        figure = figures.new_figure()
+        figure.subplots().plot(chosen[0].iter, chosen[0].norm)
+        return figure
+
+    monkeypatch.setitem(figures.FIGURES, 'mine', mine)
+    monkeypatch.setitem(words.FIGURES, 'mine', ('Mine', 'What it shows.'))
+    write_run(tmp_path)
+    written = write_report(tmp_path, None, False, [])
+    assert 'mine.png' in {path.name for path in written}
+
+
+def test_every_check_and_figure_has_its_words():
+    from smd_mmdet.checks.assumptions import ASSUMPTIONS
+    from smd_mmdet.checks.stage import CONCLUSIONS
+    from smd_mmdet.report import figures, words
+
+    assert words.CHECKS.keys() == ASSUMPTIONS.keys() | CONCLUSIONS.keys()
+    assert words.FIGURES.keys() == figures.FIGURES.keys()
