@@ -31,6 +31,7 @@ MILESTONES = (600, 900)
 ITERATIONS = 1050
 START = dict(begin=50, measure=100, repeats=3)
 SLOW = 30.0  # multiplies the decay: layers are far from equilibrium for long
+SLOW_ITERATIONS = 600
 
 
 class Outputs(Hook):
@@ -156,13 +157,13 @@ def compare(config, folder: Path) -> None:
 
     config.param_scheduler = config.param_scheduler[:1]
     config.optim_wrapper.paramwise_cfg.scale_invariant_decay_mult = SLOW
-    config.train_cfg.max_iters = 600
+    config.train_cfg.max_iters = SLOW_ITERATIONS
     hook = dict(type='SMDRescaleHook', at_lr_drops=False, start_at_equilibrium=START)
     runs = {'plain': train(config, folder / 'slow')[0]}
     runs['started'], moved = train(config, folder / 'started', hook)
     for iteration, largest in moved.items():
         print(f'outputs at iteration {iteration + 1}: changed by {largest:.2e}')
-    spans = [(first + 1, first + 50) for first in range(100, 600, 50)]
+    spans = [(first + 1, first + 50) for first in range(100, SLOW_ITERATIONS, 50)]
     show('Δ_rms/Δ* with a start at equilibrium: median (lowest)', runs, spans)
 
 
