@@ -94,8 +94,8 @@ train() {
     [[ -z $processes ]] || launch=(bash tools/dist_train.sh)
     rm -rf "$run"
     # shellcheck disable=SC2086  # nothing where it is empty
-    SMD_PYTHON=$python "${launch[@]}" "$out/config.py" $processes --work-dir "$run" --cfg-options \
-        train_cfg.max_iters="$iterations" train_cfg.val_interval="$iterations" "${@:2}" || return
+    SMD_PYTHON=$python "${launch[@]}" "$out/config.py" $processes --work-dir "$run" \
+        --cfg-options "${@:2}" || return
     "$python" - "$run" <<'PY'
 import sys
 import numpy as np
@@ -132,15 +132,32 @@ if has mmdet && has_cuda_ops; then
         touch "$data/drawn"
     fi
     cat >"$out/config.py" <<EOF
-_base_ = ['$root/configs/shapes/mask-rcnn_r18_fpn_shapes.py']
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/default_runtime.py',
+    '$root/configs/_base_/shapes_instance.py',
+    '$root/configs/_base_/smd.py',
+]
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    backbone=dict(
-        _delete_=True, type='ResNet', depth=50, num_stages=4, out_indices=(0, 1, 2, 3),
-        frozen_stages=-1, norm_cfg=norm_cfg, norm_eval=False, style='pytorch',
-    ),
-    neck=dict(in_channels=[256, 512, 1024, 2048], num_outs=3),
+    backbone=dict(norm_cfg=norm_cfg, norm_eval=False, frozen_stages=-1, init_cfg=None),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(num_classes=5), mask_head=dict(num_classes=5)),
 )
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=$iterations, val_interval=$iterations)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='SMDOptimWrapperConstructor',
+    optimizer=dict(type='SGD', lr=0.005, momentum=0.9, weight_decay=1e-4),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=100)
+]
+custom_hooks = [dict(type='SMDHook', window=20)]
+log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=$iterations))
 data_root = '$data/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
