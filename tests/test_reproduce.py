@@ -389,6 +389,18 @@ def test_verdicts_are_counted_over_layers_stages_and_seeds(text, runs):
     assert wanted['holds'] > 0 and sum(wanted.values()) == 3 * 2 * len(NAMES)
 
 
+def test_every_layer_is_in_equilibrium_or_told_why_not(text):
+    apart = rows(text, 'Layers that are not in equilibrium, and why')
+    for row in rows(text, 'Motion at the end of each stage'):
+        there, of = map(int, row['layers in equilibrium'].split(' of '))
+        key = row['run'], row['stage']
+        others = [r for r in apart if (r['run'], r['stage']) == key]
+        assert there + sum(int(r['layers']) for r in others) == of
+        assert all(r['the furthest of them'].split(': ', 1)[1] for r in others)
+    (plain,) = [r for r in apart if (r['run'], r['stage']) == ('plain', '1')]
+    assert plain['state'] == 'unreachable in this stage'
+
+
 def test_a_layer_that_breaks_the_theory_is_named_with_its_figures(tmp_path):
     folder = tmp_path / 'runs' / 'walk-seed0'
     write_run(folder, radial=0.3)

@@ -17,6 +17,7 @@ from .results import (
     Spread,
     check_counts,
     compared_with,
+    distance,
     kinds,
     noise_of,
     over_time,
@@ -54,6 +55,7 @@ def model_section(members: Sequence[Results], images: dict[str, bytes]) -> list[
         'Checks': _check_table(done),
         'Assumptions that fail, and by how much': _assumption_table(done),
         'Noise': _noise_table(done),
+        'Layers that are not in equilibrium, and why': _away_table(done),
         'Where theory and measurement part': parting_table(done),
     }
     for title, text in titled.items():
@@ -260,6 +262,36 @@ def _noise_table(done: Sequence[Results]) -> str:
     windows = 'windows with h̃ < 0 once', 'windows with mean h̃ < 0'
     head = ('run', 'V/L²', *(f'share of {name}' for name in windows), 'cosine(w, g)')
     return table(head, rows)
+
+
+def _away_table(done: Sequence[Results]) -> str:
+    """By state, with the layer furthest from Δ* and what the checks say of it."""
+    rows = []
+    for each in done:
+        for stage in each.stage_numbers:
+            states: dict[str, list[tuple[str, checks.StageReport]]] = {}
+            for name, report in each.stages(stage):
+                if report.state != checks.IN_EQUILIBRIUM:
+                    states.setdefault(report.state, []).append((name, report))
+            for state, found in states.items():
+                name, furthest = max(found, key=lambda pair: distance(pair[1]))
+                reports = [report for _, report in found]
+                rows.append(
+                    (
+                        *(each.experiment.title, str(stage), state, str(len(found))),
+                        spread(Spread.of(r.angular_update_ratio for r in reports)),
+                        spread(Spread.of(r.transient_ratio for r in reports)),
+                        f'`{name.removesuffix(".weight")}`: {_why(furthest)}',
+                    )
+                )
+    head = ('run', 'stage', 'state', 'layers', 'Δ_rms/Δ*', 'transient law')
+    return table((*head, 'the furthest of them'), rows)
+
+
+def _why(report: checks.StageReport) -> str:
+    """What the checks say of a layer that is not in equilibrium."""
+    reasons = (c.reason for c in report.checks if c.name == 'angular_update')
+    return report.note or next(reasons, '')
 
 
 def parting_table(done: Sequence[Results]) -> str:

@@ -230,9 +230,14 @@ class Parting:
 
     @property
     def distance(self) -> float:
-        """|ln Δ/Δ*|, the furthest of the runs."""
-        ratios = [report.angular_update_ratio or np.nan for report in self.reports]
-        return float(np.nanmax(np.abs(np.log(ratios)))) if any(ratios) else np.inf
+        """|ln Δ/Δ*| of the furthest run."""
+        return max(distance(report) for report in self.reports)
+
+
+def distance(report: StageReport) -> float:
+    """|ln Δ/Δ*| at the end of a stage; infinite where Δ is not known or 0."""
+    ratio = report.angular_update_ratio
+    return float(abs(np.log(ratio))) if ratio and np.isfinite(ratio) else np.inf
 
 
 def partings(results: Results, states: Sequence[str]) -> list[Parting]:
