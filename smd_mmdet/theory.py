@@ -39,7 +39,7 @@ __all__ = [
 def _array(name: str, value: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f'{name} must be a number or an array of numbers, got {value!r}'
         ) from None

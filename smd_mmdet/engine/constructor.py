@@ -101,6 +101,12 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             decay = theory.weight_decay_for(angle, group['lr'], group['momentum'])
         except ValueError as error:
             raise SettingError(f'paramwise_cfg: {error}') from None
+        if decay * group['lr'] >= 1 - group['momentum']:
+            raise SettingError(
+                f'paramwise_cfg.angular_update={angle!r} takes a weight decay of '
+                f'{decay:.3g}, which at lr {group["lr"]:.3g} leaves nothing of a '
+                'weight; choose a smaller angle (usual are 1e-4 to 1e-1)'
+            )
         group['weight_decay'] = float(decay)
         print_log(
             f'smd: weight decay {decay:.4g} of {len(group["params"])} scale-invariant '

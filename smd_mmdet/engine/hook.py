@@ -33,7 +33,7 @@ from .layers import (
     filterwise,
     find_layers,
 )
-from .messages import scalars, summary
+from .messages import one_line, scalars, summary
 from .metadata import output_variances, run_metadata
 from .parallel import ddp_group, refuse_sharded
 from .proof import prove
@@ -266,7 +266,7 @@ class SMDHook(Hook):
         except Exception as fault:
             warnings = [f'scale invariance is not proved by numbers: {fault}']
         for warning in warnings:
-            runner.logger.warning(f'smd: {warning}')
+            runner.logger.warning(f'smd: {one_line(warning)}')
         return entries
 
     def _follow(self, runner: Runner) -> None:
@@ -383,7 +383,17 @@ class SMDHook(Hook):
             columns, end - last, np.isin(newest['layer'], invariant)
         )
         if self.visualize:
-            runner.visualizer.add_scalars(scalars(newest, self._standing), last)
+            self._show(runner, scalars(newest, self._standing), last)
+
+    def _show(self, runner: Runner, values: dict[str, float], step: int) -> None:
+        try:
+            runner.visualizer.add_scalars(values, step)
+        except Exception as fault:  # a backend's: its disk, its network
+            self.visualize = False
+            runner.logger.warning(
+                'smd: the Visualizer takes no scalars, records go on: '
+                f'{type(fault).__name__}: {fault}'
+            )
 
     def _tell(self, runner: Runner) -> None:
         if self._standing is not None:

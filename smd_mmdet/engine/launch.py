@@ -109,7 +109,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         compat.allow_mmpretrain(cfg)
         if cfg.get('custom_imports'):
             import_modules_from_strings(**cfg.custom_imports)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingError(
             f'cannot read config {path}: {type(error).__name__}: {_first_line(error)}'
         ) from error

@@ -27,12 +27,17 @@ def summary(standing: Standing) -> str:
         lowest = int(np.nanargmin(np.where(known, ratio, np.inf)))
         line += (
             f'; median Δ/Δ* {np.median(ratio[known]):.3f}, lowest {ratio[lowest]:.3f} '
-            f'({standing.layer[lowest]})'
+            f'({one_line(standing.layer[lowest])})'
         )
     waiting = standing.iterations[np.isfinite(standing.iterations)]
     if waiting.size and waiting.max() > 0:
         line += f'; the last one needs {waiting.max():,.0f} iterations more'
     return line
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks: a layer may have any name."""
+    return ' '.join(text.split())
 
 
 def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]:

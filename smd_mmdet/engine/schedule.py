@@ -22,6 +22,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from smd_mmdet.stages import Change, Stage, StageTracker
 
 from .errors import SettingError
+from .settings import section
 
 
 def optimizer_settings(config: Config) -> dict:
@@ -30,7 +31,7 @@ def optimizer_settings(config: Config) -> dict:
     Raises:
         SettingError: If there is none with a learning rate, or several.
     """
-    found = (config.get('optim_wrapper') or {}).get('optimizer')
+    found = section(config, 'optim_wrapper').get('optimizer')
     if not isinstance(found, dict) or 'lr' not in found:
         raise SettingError(
             'optim_wrapper.optimizer needs a type and an lr; several optimizers cannot '
@@ -80,11 +81,28 @@ def learning_rates(
         Two arrays with one entry per iteration; for Adam's kind the second is β₁.
 
     Raises:
-        SettingError: If an optimizer or a scheduler cannot be built.
+        SettingError: If an optimizer or a scheduler cannot be built, or fails.
 
     Example:
         >>> lr, momentum = learning_rates(config, 90_000, 7_330)
     """
+    try:
+        return _drive(config, iterations, iters_per_epoch, by_epoch, lr)
+    except SettingError:
+        raise
+    except Exception as fault:
+        raise SettingError(
+            f'param_scheduler: {type(fault).__name__}: {fault}'
+        ) from fault
+
+
+def _drive(
+    config: Config,
+    iterations: int,
+    iters_per_epoch: int | None,
+    by_epoch: bool,
+    lr: float | None,
+) -> tuple[np.ndarray, np.ndarray]:
     dummy, key = _dummy(optimizer_settings(config), lr)
     per_epoch = iters_per_epoch if by_epoch else iterations
     ends = {True: math.ceil(iterations / per_epoch), False: iterations}

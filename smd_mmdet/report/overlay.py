@@ -82,6 +82,8 @@ def _angles(runs: Sequence[Run], take, name: str) -> Figure | None:
     figure = new_figure()
     axes = figure.subplots()
     for (middle, rows), style in zip(spread, _styles(len(runs)), strict=True):
+        if not len(middle):
+            continue  # nothing is known of this run
         low, median, high = np.nanquantile(rows, [0.1, 0.5, 0.9], axis=0)
         axes.fill_between(middle, low, high, color=style['color'], alpha=0.18, lw=0)
         axes.plot(middle, median, lw=1.6, **style)

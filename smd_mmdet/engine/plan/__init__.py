@@ -8,8 +8,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from smd_mmdet.engine.errors import SettingError
 from smd_mmdet.engine.launch import load_config
 from smd_mmdet.engine.schedule import learning_rates, spans, type_name
+from smd_mmdet.engine.settings import whole
 
 from .course import Course
 from .layers import layers_ahead
@@ -49,13 +51,40 @@ def plan(
     name = config if isinstance(config, str) else None
     if isinstance(config, str):
         config = load_config(config)
+    try:
+        return _plan(name, config, iters_per_epoch, work_dir, gpus)
+    except (
+        *(TypeError, AttributeError, LookupError),
+        *(ArithmeticError, MemoryError),
+    ) as fault:
+        # What a config may hold has no end; what is common is checked where it is read.
+        raise SettingError(
+            f'{name or "the config"} cannot be planned: {type(fault).__name__}: {fault}'
+        ) from fault
+
+
+def _plan(
+    name: str | None,
+    config: Config,
+    iters_per_epoch: int | None,
+    work_dir: str | None,
+    gpus: int | None,
+) -> dict:
     assumptions: list[str] = []
     optimizer = read_optimizer(config, assumptions)
     length = run_length(config, iters_per_epoch, gpus, optimizer, assumptions)
     lr, momentum = learning_rates(
         config, length.iterations, length.per_epoch, length.by_epoch, optimizer.lr
     )
-    every = int(config.optim_wrapper.get('accumulative_counts', 1))
+    every = whole(
+        config.optim_wrapper.get('accumulative_counts', 1),
+        'optim_wrapper.accumulative_counts',
+    )
+    if every > len(lr):
+        raise SettingError(
+            f'optim_wrapper.accumulative_counts={every}: the training has only '
+            f'{len(lr)} iterations'
+        )
     if every > 1:
         assumptions.append(
             f'gradients accumulate over {every} iterations: iterations below are '

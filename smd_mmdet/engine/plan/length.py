@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from smd_mmdet.engine.errors import SettingError
 from smd_mmdet.engine.schedule import scheduler_configs, type_name
+from smd_mmdet.engine.settings import section, whole
 
 from .optimizer import Optimizer
 
@@ -55,18 +56,12 @@ def run_length(
     Raises:
         SettingError: If the config or its data set do not tell the length.
     """
-    loop = config.get('train_cfg') or {}
+    loop = section(config, 'train_cfg')
     by_epoch = loop.get('by_epoch', type_name(loop) != 'IterBasedTrainLoop')
-    if iters_per_epoch is not None and (
-        isinstance(iters_per_epoch, bool)
-        or not isinstance(iters_per_epoch, int)
-        or iters_per_epoch < 1
-    ):
-        raise SettingError(
-            f'iters_per_epoch must be an integer >= 1, got {iters_per_epoch!r}'
-        )
-    loader = config.get('train_dataloader') or {}
-    batch = int(loader.get('batch_size', 1))
+    if iters_per_epoch is not None:
+        whole(iters_per_epoch, 'iters_per_epoch')
+    loader = section(config, 'train_dataloader')
+    batch = whole(loader.get('batch_size', 1), 'train_dataloader.batch_size')
     processes = _processes(config, batch, gpus, optimizer, assumptions)
     needed = by_epoch or any(
         s.get('convert_to_iter_based') for s in scheduler_configs(config)
@@ -81,10 +76,11 @@ def run_length(
     if not by_epoch:
         if 'max_iters' not in loop:
             raise SettingError('train_cfg.max_iters is missing')
-        return Length(int(loop['max_iters']), 1, iters_per_epoch, False)
+        iterations = whole(loop['max_iters'], 'train_cfg.max_iters')
+        return Length(iterations, 1, iters_per_epoch, False)
     if 'max_epochs' not in loop:
         raise SettingError('train_cfg.max_epochs is missing')
-    epochs = int(loop['max_epochs'])
+    epochs = whole(loop['max_epochs'], 'train_cfg.max_epochs')
     return Length(epochs * iters_per_epoch, epochs, iters_per_epoch, True)
 
 
@@ -96,8 +92,12 @@ def _processes(
     assumptions: list[str],
 ) -> int:
     """Training processes; applies AutoScaleLR, which depends on them."""
-    scaling = config.get('auto_scale_lr') or {}
+    scaling = section(config, 'auto_scale_lr')
     base = scaling.get('base_batch_size')
+    if base is not None:
+        whole(base, 'auto_scale_lr.base_batch_size')
+    if gpus is not None:
+        whole(gpus, 'gpus')
     if gpus is None:
         gpus = max(1, base // batch) if base and _is_public(config) else 1
         reason = (

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from mmengine.config import Config
 
 from smd_mmdet import theory
+from smd_mmdet.engine.errors import SettingError
 from smd_mmdet.engine.schedule import optimizer_settings, type_name
+from smd_mmdet.engine.settings import number, section
 
 
 @dataclass
@@ -40,24 +42,28 @@ def read_optimizer(config: Config, assumptions: list[str]) -> Optimizer:
     Raises:
         SettingError: If there is none with a learning rate, or several.
     """
-    wrapper = config.get('optim_wrapper') or {}
+    wrapper = section(config, 'optim_wrapper')
     found = optimizer_settings(config)
     kind = type_name(found)
-    paramwise = wrapper.get('paramwise_cfg') or {}
+    paramwise = section(wrapper, 'optim_wrapper.paramwise_cfg')
     known = {'SGD': 'sgd', 'AdamW': 'adamw'}.get(kind, 'none')
     if any(found.get(key) for key in ('nesterov', 'dampening', 'amsgrad')):
         known = 'none'
     default = 0.01 if kind == 'AdamW' else 0.0
-    momentum = float(found.get('momentum', 0.0))
+    momentum = found.get('momentum', 0.0)
     if kind == 'AdamW':
-        momentum = float(found.get('betas', (0.9, 0.999))[0])
+        momentum = found.get('betas', (0.9, 0.999))[0]
+    here = 'optim_wrapper.optimizer'
+    if found['lr'] == 0:
+        raise SettingError(f'{here}.lr is 0: weights do not move, nothing to plan')
+    decay = found.get('weight_decay', default)
     optimizer = Optimizer(
         name=kind,
         theory=known,
-        lr=float(found['lr']),
-        weight_decay=float(found.get('weight_decay', default)),
-        momentum=momentum,
-        custom_keys=dict(paramwise.get('custom_keys') or {}),
+        lr=number(found['lr'], f'{here}.lr'),
+        weight_decay=number(decay, f'{here}.weight_decay'),
+        momentum=number(momentum, f'{here}.momentum'),
+        custom_keys=dict(section(paramwise, 'paramwise_cfg.custom_keys')),
     )
     _apply_paramwise(optimizer, wrapper, paramwise, assumptions)
     return optimizer

@@ -2,6 +2,7 @@
 
 from mmengine.config import Config
 
+from smd_mmdet.engine.settings import number, section
 from smd_mmdet.stages import WARMUP
 
 from .course import TOLERANCE, TYPICAL_START
@@ -33,24 +34,24 @@ def warnings(
         if text := _warning(stage):
             stage['warning'] = text
             found.append(text)
-    for number in sorted({s['stage'] for layer in layers for s in layer['stages']}):
-        if number == WARMUP:
+    for stage in sorted({s['stage'] for layer in layers for s in layer['stages']}):
+        if stage == WARMUP:
             continue
-        ends = [s for layer in layers for s in layer['stages'] if s['stage'] == number]
+        ends = [s for layer in layers for s in layer['stages'] if s['stage'] == stage]
         late = sum(not s['reaches'] for s in ends)
         if late:
             lowest = min(s[kind]['end_ratio'] for s in ends)
             found.append(
                 f'measured: {late} of {len(ends)} layers will not be in equilibrium at '
-                f'the end of stage {number} (lowest Δ/Δ* {lowest:.2f})'
+                f'the end of stage {stage} (lowest Δ/Δ* {lowest:.2f})'
             )
     return found
 
 
 def _frozen_norms(config: Config) -> list[str]:
     """Frozen norms, where a config says so; `smd audit` looks at the model itself."""
-    backbone = (config.get('model') or {}).get('backbone') or {}
-    frozen = backbone.get('frozen_stages', -1) >= 0
+    backbone = section(section(config, 'model'), 'model.backbone')
+    frozen = number(backbone.get('frozen_stages', -1), 'frozen_stages', -1) >= 0
     if not frozen and not backbone.get('norm_eval', False):
         return []
     return [

@@ -1,0 +1,49 @@
+"""Reading settings from a config that may hold anything."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import SettingError
+
+__all__ = ['number', 'section', 'whole']
+
+
+def section(settings: Mapping, path: str) -> Mapping:
+    """The dict under the last name of a dotted path; an empty one for none.
+
+    Raises:
+        SettingError: If there is something else.
+    """
+    found = settings.get(path.rpartition('.')[2])
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise SettingError(f'{path} must be a dict, got {found!r:.80}')
+    return found
+
+
+def number(value: Any, path: str, least: float = 0.0) -> float:
+    """A finite number that is not below ``least``.
+
+    Raises:
+        SettingError: If it is anything else.
+    """
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if isinstance(value, str) or not least <= found < math.inf:
+        raise SettingError(f'{path} must be a number >= {least:g}, got {value!r:.80}')
+    return found
+
+
+def whole(value: Any, path: str, least: int = 1) -> int:
+    """A whole number that is not below ``least``.
+
+    Raises:
+        SettingError: If it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingError(f'{path} must be an integer >= {least}, got {value!r:.80}')
+    return value
