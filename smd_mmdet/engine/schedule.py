@@ -6,7 +6,7 @@ the result.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ def optimizer_settings(config: Config) -> dict:
     return found
 
 
-def type_name(settings: dict) -> str:
+def type_name(settings: Mapping) -> str:
     """Name of the class that a config asks for, which may be the class itself."""
     kind = settings.get('type')
     return str(getattr(kind, '__name__', kind))

@@ -1,6 +1,7 @@
 """What of a config's optimizer the theory asks for."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmengine.config import Config
@@ -70,7 +71,7 @@ def read_optimizer(config: Config, assumptions: list[str]) -> Optimizer:
 
 
 def _apply_paramwise(
-    optimizer: Optimizer, wrapper: dict, paramwise: dict, assumptions: list[str]
+    optimizer: Optimizer, wrapper: Mapping, paramwise: Mapping, assumptions: list[str]
 ) -> None:
     constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
     if constructor == 'SMDOptimWrapperConstructor':
