@@ -75,6 +75,8 @@ def test_the_model_builds_and_is_scale_invariant_throughout(name):
 
 
 def test_runs_that_are_compared_differ_by_one_hook():
+    from mmengine.registry import HOOKS
+
     for experiment in DETECTORS:
         if experiment.against:
             names = experiment.name, experiment.against
@@ -82,6 +84,7 @@ def test_runs_that_are_compared_differ_by_one_hook():
             hooks = one.pop('custom_hooks')
             assert hooks[:-1] == other.pop('custom_hooks')
             assert hooks[-1]['type'] == 'SMDRescaleHook'
+            assert HOOKS.get('SMDRescaleHook') is not None
             assert one == other
 
 
