@@ -3,12 +3,14 @@
 import re
 import shlex
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from test_report import write_run
 
 from smd_mmdet.cli import _parser, main
+from smd_mmdet.shipped import find_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -88,11 +90,13 @@ def test_command(doc, words, folder, monkeypatch, capsys):
 def smd(arguments):
     if arguments[0] in PARSED:
         parsed = _parser().parse_args(arguments)
-        assert (ROOT / parsed.config).is_file() or parsed.config.startswith('my_')
+        if '::' in parsed.config:
+            assert find_config(parsed.config).is_file()
+        else:
+            assert (ROOT / parsed.config).is_file() or parsed.config.startswith('my_')
     elif arguments[0] == 'shapes':
-        assert (
-            main([{'400': '4', '50': '2'}.get(word, word) for word in arguments]) == 0
-        )
+        fewer = {'400': '4', '50': '2', '2000': '4', '1000': '2'}
+        assert main([fewer.get(word, word) for word in arguments]) == 0
     else:
         assert main(arguments) in (0, 1)
 
@@ -105,14 +109,19 @@ def test_python(text, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     program = compile(text, 'block', 'exec')
     if '_base_' in text:
-        pytest.importorskip('mmdet', reason='mmdet is missing')
+        package = 'mmpretrain' if 'mmpretrain::' in text else 'mmdet'
+        if find_spec(package) is None:
+            pytest.skip(f'{package} is missing')
         from mmengine.config import Config
 
         file = tmp_path / 'config.py'
         file.write_text(text)
         config = Config.fromfile(file)
-        assert config.model.backbone.norm_eval is False
-        assert config.model.backbone.norm_cfg.requires_grad is True
+        backbone = config.model.backbone
+        # MMPretrain's are as they should be unless they say otherwise.
+        trained = config.default_scope == 'mmpretrain'
+        assert backbone.get('norm_eval', not trained) is False
+        assert backbone.get('norm_cfg', {}).get('requires_grad', trained) is True
     elif 'quickstart' in text:
         if 'pandas' in text:
             pytest.importorskip('pandas', reason='pandas is missing')
