@@ -227,6 +227,8 @@ class SphericalMotionMonitor:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._share is not None:
+            self._share.finish()
 
     def withdraw(self) -> None:
         """Measure no more, on this rank alone; others do not wait for its share."""

@@ -8,6 +8,7 @@ read, to the bit: the others add 0.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -100,6 +101,12 @@ class Share:
             slot = self._next()
             out.copy_(slot[:-1])
             self.failures += slot[-1, 0]
+
+    def finish(self) -> None:
+        """Wait for what is under way, so that the group may end."""
+        for work, _ in self._under_way:
+            with contextlib.suppress(RuntimeError):  # another process is gone
+                work.wait()
 
     def _next(self) -> Tensor:
         work, slot = self._under_way.popleft()

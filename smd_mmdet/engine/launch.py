@@ -19,6 +19,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
+from torch import distributed as dist
 
 from smd_mmdet.shipped import find_config
 
@@ -184,6 +185,9 @@ def one_line_errors() -> Iterator[None]:
             f'and {why}'
         )
     else:
+        if dist.is_available() and dist.is_initialized():
+            # At the end of the interpreter its threads could end the process by force.
+            dist.destroy_process_group()
         return
     if status == 1 or _position() != '0':
         # The launcher ends all processes with the first that fails, which says why:
