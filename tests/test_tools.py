@@ -275,6 +275,15 @@ def test_plain_numbers_load(tmp_path, value):
     assert loaded.dtype == value.dtype and np.array_equal(loaded, value)
 
 
+def test_what_is_allowed_outlives_a_load_that_takes_its_own_list_back(tmp_path):
+    torch.save({'history': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pt')
+    # As the maintained fork of MMEngine does around every load.
+    with torch.serialization.safe_globals([HistoryBuffer, np.ndarray, np.dtype]):
+        pass
+    history = torch.load(tmp_path / 'x.pt', weights_only=True)['history']
+    assert history.current() == 1.0
+
+
 def test_unusable_config_is_one_line(tiny, capsys):
     config = tiny / 'config.py'
     assert 'no such config' in one_error(capsys, 'train.py', tiny / 'none.py')

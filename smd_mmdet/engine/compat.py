@@ -48,15 +48,17 @@ def allow_mmengine_checkpoints() -> None:
         return
     reconstruct = np.empty(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
+    classes = {HistoryBuffer, np.ndarray, np.dtype}
+    # Numbers only: an object array could hold anything.
+    classes |= {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
+    # With their names: the fork of MMEngine takes bare classes back after each load.
+    allowed: list[Any] = [(c, f'{c.__module__}.{c.__qualname__}') for c in classes]
     allowed.append((_statistic, 'builtins.getattr'))
     # A checkpoint names numpy's private module as it was when it was written:
     # numpy.core until 1.26, numpy._core since.
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         allowed.append((reconstruct, f'{module}._reconstruct'))
         allowed.append((scalar, f'{module}.scalar'))
-    # Numbers only: an object array could hold anything.
-    allowed += {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
     torch.serialization.add_safe_globals(allowed)
 
 
