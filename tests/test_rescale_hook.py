@@ -286,6 +286,24 @@ def test_a_fault_changes_nothing_and_training_goes_on(tmp_path, monkeypatch):
     assert 'weights are not rescaled at iteration 41' in log and 'no way' in log
 
 
+class Replace(Hook):
+    """Another optimizer takes the place of the first one."""
+
+    priority = 'NORMAL'
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            wrapper = runner.optim_wrapper
+            wrapper.optimizer = copy.copy(wrapper.optimizer)
+
+
+def test_a_replaced_optimizer_ends_the_rescaling(tmp_path):
+    runner = train(rescaling(tmp_path, max_iters=4), Replace())
+    assert runner.iter == 4
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'rescaling stopped at iteration 3, training goes on' in log
+
+
 # ------------------------------------------------------- what is measured there
 
 
@@ -324,7 +342,7 @@ def test_rows_after_the_drop_are_those_of_the_weights(tmp_path, kind):
     weights = Weights()
     runner = train(config, weights)
     rows = read_records(tmp_path).table.to_pandas()
-    for t in range(DROP - 2, DROP + 4):
+    for t in range(DROP - 2, DROP + 3):
         for i, name in enumerate(SCALE_INVARIANT):
             row = rows[(rows['iter'] == t + 1) & (rows['layer'] == name)].iloc[0]
             assert row['angular_update_mean'] == pytest.approx(

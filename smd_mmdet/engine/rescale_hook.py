@@ -182,6 +182,8 @@ class SMDRescaleHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None
     ) -> None:
         """Rescale, where this iteration's rate or the end of a phase asks for it."""
+        if runner.optim_wrapper.optimizer is not self._optimizer:
+            raise RuntimeError('the optimizer was replaced by another one')
         drops = self._rates.drops(self.continuous) if self.at_lr_drops else {}
         if drops:
             self._follow(runner, drops)
