@@ -622,6 +622,7 @@ def optimizer_without_the_layers(folder: Path) -> str:
 def lr_zero(folder: Path) -> str:
     """A run with lr=0; `smd plan` of a config with lr=0, and with gamma=0."""
     _, codes = survives(folder, None, **{'optim_wrapper.optimizer.lr': 0.0})
+    ask(states(folder) == 'learning rate 0', states(folder))
     told = []
     for option in ('lr=0.0, momentum', 'lr=0.1, momentum'):
         config = plan_config(folder)

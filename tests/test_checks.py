@@ -203,6 +203,14 @@ def test_a_layer_without_gradient_is_named_so():
     assert _last(check(_with(records, **nothing)))[0].state == 'no gradient'
 
 
+def test_a_stage_with_learning_rate_0_is_named_so():
+    records = records_of(_walk(layers=1))
+    report = check(_with(records, lr=np.zeros(records.table.num_rows)))
+    assert _last(report)[0].state == 'learning rate 0'
+    assert _last(report)[0].lr == 0
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
 def test_a_negative_mean_of_h_is_undecided_not_an_error():
     records = records_of(_walk(layers=1))
     rows = records.table.num_rows

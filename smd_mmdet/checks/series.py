@@ -33,7 +33,9 @@ class Series:
         self.first = max(1, int(columns['iter'][0] - columns['count'][0]) + 1)
         self.last = int(columns['iter'][-1])
         self.number = int(columns['stage'][0])
-        used = (columns['count'] > 0) & (columns['lr'] > 0)
+        counted = columns['count'] > 0
+        used = counted & (columns['lr'] > 0)
+        self.standing_still = bool(counted.any() and not used.any())
         measured = [columns[name] for name in ('angular_update_mean', 'cosine_mean')]
         if np.isfinite(columns['unit_h_mean']).any():  # h̃ is defined for SGD only
             measured += [columns['unit_h_mean'], columns['unit_h_var']]

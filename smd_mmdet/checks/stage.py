@@ -20,6 +20,7 @@ from .report import (
     MOVING,
     NO_DECAY,
     NO_GRADIENT,
+    NO_RATE,
     NO_THEORY,
     NOT_INVARIANT,
     OFF,
@@ -93,7 +94,7 @@ def _stage_facts(series: Series) -> StageReport:
         stage=series.number,
         first_iter=series.first,
         last_iter=series.last,
-        lr=mean(series.lr),
+        lr=0.0 if series.standing_still else mean(series.lr),
         weight_decay=mean(series.decay),
         momentum=mean(series.momentum),
     )
@@ -108,6 +109,8 @@ def _no_theory(series: Series, known: str, facts: dict) -> tuple[str, str] | Non
         return NO_THEORY, 'no formula is derived for this optimizer'
     if series.diverged or (known == 'sgd' and not np.isfinite(series.h).all()):
         return DIVERGED, 'weights or gradients were not finite: the training diverged'
+    if series.standing_still:
+        return NO_RATE, 'the learning rate was 0, and the weight stood still'
     if not len(series) or not series.columns['unit_grad_sq_max'].max() > 0:
         return NO_GRADIENT, 'the layer had no gradient in this stage'
     if not series.decaying:

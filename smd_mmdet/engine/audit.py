@@ -21,6 +21,7 @@ from smd_mmdet.invariance import (
     verify_scale_invariance,
 )
 
+from .compat import allow_mmpretrain
 from .launch import load_config
 from .sample_inputs import model_loss, sample_inputs, sample_sizes
 
@@ -108,6 +109,7 @@ def build_untrained(config: Config) -> nn.Module:
         # As the Runner does.
         settings.setdefault('data_preprocessor', copy.deepcopy(preprocessor))
     _forget_checkpoints(settings)
+    allow_mmpretrain(config)
     with _quiet():
         scope = config.get('default_scope') or 'mmdet'
         init_default_scope(scope)

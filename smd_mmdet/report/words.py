@@ -174,7 +174,7 @@ _ADVICE = [
     ((checks.OFF,), _fails),
     ((checks.NOT_INVARIANT,), _first_note),
     ((checks.LEFT_REGIME,), _first_note),
-    ((checks.NO_DECAY,), _first_note),
+    ((checks.NO_DECAY, checks.NO_RATE), _first_note),
     ((checks.NO_THEORY,), _first_note),
     ((checks.NO_GRADIENT,), _first_note),
     ((checks.UNREACHABLE, checks.FROM_ABOVE, checks.FROM_BELOW), _too_slow),
