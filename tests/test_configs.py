@@ -29,7 +29,7 @@ CONFIGS = sorted(
     for path in ROOT.glob('configs/*/*.py')
     if path.parent.name != '_base_'
 )
-COCO = [name for name in CONFIGS if not name.startswith('shapes/')]
+COCO = [name for name in CONFIGS if name.endswith('_coco.py')]
 # 117,266 images of COCO train2017 have an object.
 EPOCH_OF_16 = math.ceil(117_266 / 8 / 2)
 EPOCH_OF_256 = math.ceil(math.ceil(117_266 / 8) / 32)
