@@ -181,6 +181,7 @@ def fork(action: Callable[[], object]) -> int:
         return child
     code = 1
     try:
+        torch.set_num_threads(1)  # torch's threads are not there after a fork
         with open(os.devnull, 'w') as null:
             os.dup2(null.fileno(), 1)
             os.dup2(null.fileno(), 2)
@@ -234,7 +235,6 @@ def killed_run(folder: Path, rng: random.Random, kills: int, **settings) -> dict
         resume = dict(resume=True, load_from=checkpoint) if checkpoint else {}
 
         def go(by_call=by_call and left > 0, call=call, resume=resume):
-            torch.set_num_threads(1)
             with killed_at(call) if by_call else contextlib.nullcontext():
                 train(folder, **settings, **resume)
 
