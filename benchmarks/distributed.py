@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import machine, resnet50_shapes, table
 from torch import distributed as dist
 from torch import nn
 
@@ -70,20 +71,11 @@ def of_world(world, args):
 
 
 def resnet50_weights():
-    """Shapes of the 53 convolutions of a ResNet-50."""
-    shapes, inputs = [(64, 3, 7, 7)], 64
-    for stage, blocks in enumerate((3, 4, 6, 3)):
-        width = 64 * 2**stage
-        for block in range(blocks):
-            shapes += [(width, inputs, 1, 1), (width, width, 3, 3)]
-            shapes += [(4 * width, width, 1, 1)]
-            if block == 0:
-                shapes.append((4 * width, inputs, 1, 1))
-            inputs = 4 * width
+    """Weights of the 53 convolutions of a ResNet-50."""
     generator = torch.Generator().manual_seed(0)
     return {
         f'conv{i}': nn.Parameter(0.05 * torch.randn(shape, generator=generator))
-        for i, shape in enumerate(shapes)
+        for i, shape in enumerate(resnet50_shapes())
     }
 
 
@@ -148,15 +140,24 @@ def time_receives():
 
 
 def report(figures):
-    print('world rank layers  Melements  clock ms  processor ms  bytes/step  wait ms')
-    for of_world in figures:
-        for rank, row in enumerate(of_world['ranks']):
-            print(
-                f'{of_world["world"]:5} {rank:4} {row["layers"]:6} '
-                f'{row["elements"] / 1e6:10.2f} {row["clock_ms"]:9.2f} '
-                f'{row["processor_ms"]:13.2f} {row["bytes_per_step"]:11} '
-                f'{row["longest_wait_ms"]:8.2f}'
-            )
+    head = ['processes', 'rank', 'layers', 'M elements', 'wall ms', 'processor ms']
+    head += ['bytes a step', 'longest wait ms']
+    rows = [
+        [
+            of_world['world'],
+            rank,
+            row['layers'],
+            f'{row["elements"] / 1e6:.2f}',
+            f'{row["clock_ms"]:.2f}',
+            f'{row["processor_ms"]:.2f}',
+            row['bytes_per_step'],
+            f'{row["longest_wait_ms"]:.2f}',
+        ]
+        for of_world in figures
+        for rank, row in enumerate(of_world['ranks'])
+    ]
+    print(machine(), end='\n\n')
+    print(table(head, rows))
 
 
 if __name__ == '__main__':

@@ -60,6 +60,11 @@ PARTS = {
         'proportional to bytes, not to layers',
         'scaling.py --threads {threads} --rounds 20',
     ),
+    'distributed': Part(
+        'What each process of data-parallel training pays',
+        'reading falls with the number of processes, exchanging is small',
+        'distributed.py --steps 100',
+    ),
     'overhead': Part(
         'A training iteration of the quickstart',
         'at most 3 % of an iteration',
@@ -97,7 +102,8 @@ def main() -> int:
         '# Performance',
         '',
         'Written by `benchmarks/run_all.py`; every figure was measured by the script '
-        'that its section names. Nothing here is part of the tests.',
+        'that its section names. Nothing here is part of the tests. On a machine with '
+        'a GPU `bash benchmarks/gpu_check.sh` measures what can be measured there.',
     ]
     failed = []
     for name in args.only:
