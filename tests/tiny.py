@@ -1,5 +1,6 @@
 """A model and data set small enough to train through MMEngine's Runner in a second."""
 
+import itertools
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 import smd_mmdet  # noqa: F401  # as custom_imports of a config file does
 
+_runs = itertools.count()
 SCALE_INVARIANT = ['layers.0.weight', 'layers.3.weight']
 
 
@@ -86,6 +88,8 @@ def tiny_config(work_dir, max_iters=60, hook=None, **changes) -> Config:
         log_processor=dict(by_epoch=False),
         randomness=dict(seed=0),
         work_dir=str(work_dir),
+        # Runs of one name that begin within a second share their log file.
+        experiment_name=f'tiny-{next(_runs)}',
     )
     if hook is not None:
         config['custom_hooks'] = [dict(type='SMDHook', **hook)]
