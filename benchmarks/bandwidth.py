@@ -7,7 +7,6 @@ float64 before it is timed. torch.compile needs a compiler, numba is measured wh
 is installed; neither is used by smd_mmdet.
 """
 
-import argparse
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from common import (
     Layers,
+    arguments,
     interleaved,
     machine,
     milliseconds,
@@ -239,17 +239,12 @@ def measure(layers: Layers, device: str, rounds: int, compile: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser = arguments(__doc__, rounds=30)
     parser.add_argument(
         '--layers', choices=['resnet50', 'quickstart'], default='resnet50'
     )
-    parser.add_argument('--rounds', type=int, default=30)
     parser.add_argument('--no-compile', action='store_true')
     parser.add_argument('--dtype', default='float32')
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
-    )
     args = parser.parse_args()
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)

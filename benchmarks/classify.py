@@ -2,18 +2,15 @@
 
     python benchmarks/classify.py [--pairs N] [--batch N] [--size N] [--amp bfloat16]
 
-Random images. Each pair is one iteration with and one without the monitor, in random
-order.
+Random images; timed as overhead.py does.
 """
 
 import argparse
 import contextlib
-import random
 
-import numpy as np
 import torch
-from common import machine, timed
-from overhead import attach, report
+from common import machine
+from overhead import compare
 from torch import nn
 
 from smd_mmdet import SphericalMotionMonitor
@@ -85,31 +82,17 @@ def main() -> None:
         def cast():
             return torch.autocast(device, dtype)
 
-    def iterate():
+    def iterate(_):
         optimizer.zero_grad()
         with cast():
             loss = nn.functional.cross_entropy(model(images).float(), labels)
         (loss * 128).backward() if args.amp == 'float16' else loss.backward()
         optimizer.step()
 
-    inside, times = [], {True: [], False: []}
-    warmup = min(10, max(1, args.pairs // 4))
-    for pair in range(-warmup, args.pairs):
-        for monitored in random.sample([True, False], 2):
-            handles = attach(monitor, inside) if monitored else []
-            seconds = timed(iterate)
-            for handle in handles:
-                handle.remove()
-            monitor.detach()
-            monitor.collect(wait=False)
-            if pair >= 0:
-                times[monitored].append(seconds)
-    if monitor.fault is not None:
-        raise SystemExit(f'error: monitoring stopped: {monitor.fault}')
+    cost = compare(monitor, lambda: None, iterate, args.pairs)
     print(machine(), end='\n\n')
-    print(f'{len(weights)} layers, {args.pairs} pairs of iterations', end='\n\n')
-    inside = np.array(inside[warmup:])
-    report(np.array(times[True]), np.array(times[False]), inside, args.target)
+    print(f'{len(weights)} layers, {args.pairs} pairs', end='\n\n')
+    print(cost.table(args.target))
 
 
 if __name__ == '__main__':

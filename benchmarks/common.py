@@ -1,5 +1,6 @@
 """What the benchmarks share: layers, interleaved timing, tables, the machine."""
 
+import argparse
 import platform
 import random
 import time
@@ -58,8 +59,13 @@ def random_layers(
     ]
 
 
-def plain_read(layers: Layers) -> Callable[[], None]:
-    """Reads every element once and does next to nothing with it."""
+def plain_read(layers: Layers) -> Callable[[], object]:
+    """Reads every element once and does next to nothing with it.
+
+    On a GPU from one tensor: with a call for each layer the calls would be timed.
+    """
+    if layers[0][0].is_cuda:
+        return torch.cat([t.reshape(-1) for layer in layers for t in layer]).sum
 
     def read() -> None:
         for layer in layers:
@@ -67,6 +73,21 @@ def plain_read(layers: Layers) -> Callable[[], None]:
                 tensor.sum()
 
     return read
+
+
+def arguments(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """A parser of what most benchmarks take.
+
+    Args:
+        doc: Of the script; its first line describes it.
+        rounds: By default.
+    """
+    parser = argparse.ArgumentParser(description=doc.split('\n')[0])
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--rounds', type=int, default=rounds)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    parser.add_argument('--device', default=device)
+    return parser
 
 
 def synchronize() -> None:

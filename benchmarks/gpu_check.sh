@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Everything that is to be shown on a GPU, in one command and one page:
 #
-#   bash benchmarks/gpu_check.sh [--out FOLDER] [--iterations N]
+#   bash benchmarks/gpu_check.sh [--out FOLDER] [--iterations N] [--only PATTERN]
 #
 # What needs no mmcv comes first: the kernels, the absence of synchronization, a
 # ResNet-50 loop. Then mmcv with CUDA operators (built if missing, some twenty
 # minutes), Mask R-CNN in three precisions, torchrun. FOLDER/summary.md says of each
 # part whether it passed; the exit code is 0 if all did, 1 if one failed, and 2 where
-# there is no GPU.
+# there is no GPU. --only takes the parts whose name matches, such as 'Mask*'.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../tools/common.sh"
 cd "$root"
 
 out=work_dirs/gpu_check
 iterations=300
+only='*'
 while (($#)); do
     case $1 in
         --out) out=${2:?--out needs a folder}; shift 2 ;;
         --iterations) iterations=${2:?--iterations needs a number}; shift 2 ;;
-        *) die 'usage: gpu_check.sh [--out FOLDER] [--iterations N]' ;;
+        --only) only=${2:?--only needs a pattern}; shift 2 ;;
+        *) die 'usage: gpu_check.sh [--out FOLDER] [--iterations N] [--only PATTERN]' ;;
     esac
 done
 [[ $iterations =~ ^[1-9][0-9]*$ ]] || die "--iterations must be a whole number above 0, got '$iterations'"
@@ -42,6 +44,8 @@ printf '# GPU check\n\n%s\n\n| part | result | seconds | log |\n|---|---|---|---
 # part NAME COMMAND...: runs it, keeps its output, tells the result.
 part() {
     local name=$1 log=$out/${1// /_}.log begin=$SECONDS result=passed
+    # shellcheck disable=SC2053  # a pattern
+    [[ $name == $only ]] || return
     shift
     say "== $name"
     if ! "$@" >"$log" 2>&1; then
@@ -54,12 +58,16 @@ part() {
 }
 
 skip() {
+    # shellcheck disable=SC2053  # a pattern
+    [[ $1 == $only ]] || return
     say "== $1: skipped, $2"
     failed=1
     printf '| %s | skipped: %s | | |\n' "$1" "$2" >>"$summary"
 }
 
 has() { "$python" -W ignore -c "import $1" 2>/dev/null; }
+# Why a package cannot be imported: the last line of the error.
+fault_of() { "$python" -W ignore -c "import $1" 2>&1 | tail -n 1; }
 has_cuda_ops() {
     "$python" -W ignore -c 'import sys
 from mmcv.ops import get_compiling_cuda_version as built
@@ -121,15 +129,15 @@ if has mmengine; then
     part 'ResNet-50 loop float32' bench classify.py
     part 'ResNet-50 loop bfloat16' bench classify.py --amp bfloat16 --channels-last
 else
-    skip 'ResNet-50 loop' 'mmengine is missing'
+    skip 'ResNet-50 loop' "$(fault_of mmengine)"
 fi
 
 has_cuda_ops || part 'mmcv with CUDA operators' build_mmcv || true
 if has mmdet && has_cuda_ops; then
     data=$out/shapes
     if [[ ! -e $data/drawn ]]; then
-        part 'drawing shapes' "$python" -m smd_mmdet.cli shapes "$data" --train 200 --val 20 --size 512
-        touch "$data/drawn"
+        part 'Mask R-CNN data' "$python" -m smd_mmdet.cli shapes "$data" \
+            --train 200 --val 20 --size 512 && touch "$data/drawn"
     fi
     cat >"$out/config.py" <<EOF
 _base_ = [
@@ -176,11 +184,12 @@ EOF
     for dtype in float16 bfloat16; do
         part "Mask R-CNN $dtype" train $dtype optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=$dtype
     done
-    part 'torchrun with one process' train torchrun 1 optim_wrapper.type=OptimWrapper
+    part 'Mask R-CNN by torchrun, one process' train torchrun 1 optim_wrapper.type=OptimWrapper
     part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 100 --target 'at most 0.3 %'
     part 'overhead at COCO size bfloat16' bench overhead.py --coco --batch 2 --pairs 100 --amp bfloat16 --target 'at most 0.3 %'
 else
-    skip 'Mask R-CNN' 'mmdet, or mmcv with CUDA operators, is missing'
+    fault=$(fault_of mmdet)
+    skip 'Mask R-CNN' "${fault:-mmcv has no CUDA operators}"
 fi
 
 {

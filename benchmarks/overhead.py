@@ -6,6 +6,8 @@
 Each pair is one iteration with the monitor and one without, in random order, on the
 same model and batch; the difference of a pair is free of the machine's slow moods.
 Beside it stands the time spent in the monitor itself, which noise cannot hide.
+On a GPU ten iterations stand for one, and it is waited for only after them, as in
+training; what the monitor queues there is timed by the GPU's own clock.
 --coco takes Mask R-CNN R50-FPN with train-mode BN, random weights and random images of
 COCO's size, so that it needs no data.
 """
@@ -15,10 +17,12 @@ import itertools
 import random
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from common import ROOT, machine, median_interval, milliseconds, synchronize, table
+from common import ROOT, machine, median_interval, milliseconds, table, timed
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -33,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description='Cost of measuring an iteration.')
     parser.add_argument('config', nargs='?', default=CONFIG)
     parser.add_argument('--pairs', type=int, default=100)
-    parser.add_argument('--warmup', type=int, default=None)
+    parser.add_argument('--warmup', type=int)
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--coco', action='store_true')
     parser.add_argument('--size', type=int, nargs=2, default=[1333, 800])
@@ -43,8 +47,6 @@ def main():
     parser.add_argument('--cfg-options', nargs='*', default=[])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.warmup is None:
-        args.warmup = min(10, max(1, args.pairs // 4))
     changes = dict(option.split('=', 1) for option in args.cfg_options)
     config = load_config(COCO if args.coco else args.config, changes)
     if args.coco:
@@ -58,30 +60,17 @@ def main():
     else:
         batches = iter(Runner.build_dataloader(config.train_dataloader, seed=0))
 
-    inside: list[float] = []
-    times: dict[bool, list[float]] = {True: [], False: []}
     monitor = make_monitor(model, wrapper)
-    for pair in range(-args.warmup, args.pairs):
-        batch = next(batches)
-        for monitored in random.sample([True, False], 2):
-            handles = attach(monitor, inside) if monitored else []
-            seconds = iterate(model, wrapper, batch)
-            for handle in handles:
-                handle.remove()
-            monitor.detach()
-            monitor.collect(wait=False)
-            if pair >= 0:
-                times[monitored].append(seconds)
-    if monitor.fault is not None:
-        raise SystemExit(f'error: monitoring stopped: {monitor.fault}')
-    print(machine(), end='\n\n')
-    print(f'{len(monitor.names)} layers, {args.pairs} pairs of iterations', end='\n\n')
-    report(
-        np.array(times[True]),
-        np.array(times[False]),
-        np.array(inside[args.warmup :]),
-        args.target,
+    cost = compare(
+        monitor,
+        lambda: next(batches),
+        lambda batch: model.train_step(batch, wrapper),
+        args.pairs,
+        args.warmup,
     )
+    print(machine(), end='\n\n')
+    print(f'{len(monitor.names)} layers, {args.pairs} pairs', end='\n\n')
+    print(cost.table(args.target))
 
 
 def train_batch_norm(config):
@@ -132,51 +121,120 @@ def make_monitor(model, wrapper):
     return monitor
 
 
-def attach(monitor, inside):
-    """Attach the monitor between two hooks that take the time.
+@dataclass
+class Cost:
+    """Seconds of an iteration.
 
-    On a GPU they wait for it, so that what the monitor queues is in the time as well;
-    what is timed around the iteration has that wait in it too.
+    Args:
+        whole: With the monitor (True) and without: one entry for each pair.
+        host: In the monitor, one for each iteration; the GPU is not waited for.
+        device: What the monitor queued there, likewise.
     """
-    begin = []
 
-    def take(then):
-        synchronize()
-        then(time.perf_counter())
+    whole: dict[bool, list[float]] = field(
+        default_factory=lambda: {True: [], False: []}
+    )
+    host: list[float] = field(default_factory=list)
+    device: list[float] = field(default_factory=list)
 
-    register = monitor.optimizer.register_step_post_hook
-    first = register(lambda *_: take(begin.append))
-    monitor.attach()
-    last = register(lambda *_: take(lambda now: inside.append(now - begin.pop())))
-    return first, last
+    def table(self, target: str | None) -> str:
+        """As Markdown."""
+        measured, without = (np.array(self.whole[on]) for on in (True, False))
+        base = np.median(without)
+        difference, low, high = median_interval(measured - without)
+        rows = [
+            ['iteration without, median ms', milliseconds(base)],
+            ['iteration with, median ms', milliseconds(np.median(measured))],
+            [
+                'paired difference, median (95 % interval)',
+                f'{difference / base:+.2%} ({low / base:+.2%} to {high / base:+.2%})',
+            ],
+        ]
+        for where, seconds in (('', self.host), (', on the GPU', self.device)):
+            if seconds:
+                mean = np.mean(seconds)
+                rows.append(
+                    [
+                        f'inside the monitor{where}, mean ms (share of an iteration)',
+                        f'{milliseconds(mean)} ({mean / base:.2%})',
+                    ]
+                )
+        if target:
+            rows.append(['target', target])
+        return table(['cost of measuring', ''], rows)
 
 
-def iterate(model, wrapper, batch):
-    synchronize()
-    begin = time.perf_counter()
-    model.train_step(batch, wrapper)
-    synchronize()
-    return time.perf_counter() - begin
+def compare(
+    monitor: SphericalMotionMonitor,
+    load: Callable[[], object],
+    iterate: Callable[[object], object],
+    pairs: int,
+    warmup: int | None = None,
+) -> Cost:
+    """Time iterations with and without the monitor in turn.
+
+    Args:
+        monitor: Detached.
+        load: Gives the batch of a pair; it is not timed.
+        iterate: An iteration on a batch.
+        pairs: How many are timed.
+        warmup: Pairs before them.
+
+    Raises:
+        SystemExit: If monitoring stopped.
+    """
+    block = 10 if torch.cuda.is_available() else 1
+    if warmup is None:
+        warmup = min(10, max(1, pairs // 4))
+    cost = Cost()
+    for pair in range(-warmup, pairs):
+        if pair == 0:
+            cost = Cost()
+        batch = load()
+
+        def iterations(batch=batch):
+            for _ in range(block):
+                iterate(batch)
+                if monitor.ready:  # as the hook does
+                    monitor.collect(wait=False)
+
+        for monitored in random.sample([True, False], 2):
+            clock = Clock(monitor) if monitored else None
+            cost.whole[monitored].append(timed(iterations) / block)
+            if clock:
+                host, device = clock.stop()
+                cost.host += host
+                cost.device += device
+    if monitor.fault is not None:
+        raise SystemExit(f'error: monitoring stopped: {monitor.fault}')
+    return cost
 
 
-def report(with_monitor, without, inside, target):
-    base = np.median(without)
-    difference, low, high = median_interval(with_monitor - without)
-    rows = [
-        ['iteration without, median ms', milliseconds(base)],
-        ['iteration with, median ms', milliseconds(np.median(with_monitor))],
-        [
-            'paired difference, median (95 % interval)',
-            f'{difference / base:+.2%} ({low / base:+.2%} to {high / base:+.2%})',
-        ],
-        [
-            'inside the monitor, mean ms (share of an iteration)',
-            f'{milliseconds(inside.mean())} ({inside.mean() / base:.2%})',
-        ],
-    ]
-    if target:
-        rows.append(['target', target])
-    print(table(['cost of measuring', ''], rows))
+class Clock:
+    """Attaches the monitor between two hooks that take the time."""
+
+    def __init__(self, monitor: SphericalMotionMonitor) -> None:
+        self._monitor = monitor
+        self._times, self._events = [], []
+        register = monitor.optimizer.register_step_post_hook
+        self._handles = [register(self._take)]
+        monitor.attach()
+        self._handles.append(register(self._take))
+
+    def _take(self, *_) -> None:
+        if torch.cuda.is_available():
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record()
+        self._times.append(time.perf_counter())
+
+    def stop(self) -> tuple[list[float], list[float]]:
+        """Detach; seconds of each step on the host and on the GPU."""
+        for handle in self._handles:
+            handle.remove()
+        self._monitor.detach()
+        host = [b - a for a, b in zip(self._times[::2], self._times[1::2], strict=True)]
+        events = zip(self._events[::2], self._events[1::2], strict=True)
+        return host, [a.elapsed_time(b) / 1e3 for a, b in events]
 
 
 if __name__ == '__main__':

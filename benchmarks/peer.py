@@ -7,11 +7,11 @@ Python numbers; cockpit-like tools copy the weights and take differences. Both a
 written here anew from what they do, as training scripts would have them.
 """
 
-import argparse
 import math
 
 import torch
 from common import (
+    arguments,
     interleaved,
     machine,
     milliseconds,
@@ -76,13 +76,7 @@ def make_params(device):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--rounds', type=int, default=30)
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
-    )
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=30).parse_args()
     torch.set_num_threads(args.threads)
     params = make_params(args.device)
     optimizer = torch.optim.SGD(params, lr=LR, momentum=0.9, weight_decay=1e-4)
@@ -94,7 +88,8 @@ def main() -> None:
 
     def ours():
         monitor._measure()
-        monitor.collect(wait=False)
+        if monitor.ready:  # as the hook does
+            monitor.collect(wait=False)
 
     layers = [(p.data, p.grad, optimizer.state[p]['momentum_buffer']) for p in params]
     with torch.no_grad():

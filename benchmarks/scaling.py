@@ -6,11 +6,10 @@ A share is what the busiest of several data-parallel processes reads; the exchan
 the rows, a few kilobytes, is not in it.
 """
 
-import argparse
-
 import numpy as np
 import torch
 from common import (
+    arguments,
     interleaved,
     machine,
     milliseconds,
@@ -38,13 +37,7 @@ def times_of(layers, rounds):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--rounds', type=int, default=20)
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
-    )
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=20).parse_args()
     torch.set_num_threads(args.threads)
     print(machine(), end='\n\n')
     rows = []

@@ -58,20 +58,21 @@ class SGDReader(Reader):
 
     def tensors(self) -> Iterator[Layer]:
         """(u, g, v) of every layer after the step."""
-        return map(self._weight_grad_buffer, self.params, self.groups)
+        groups, state = self.optimizer.param_groups, self.optimizer.state
+        for param, group in zip(self.params, self.groups, strict=True):
+            grad = param.grad
+            if grad is None:
+                yield (torch.zeros_like(param),) * 3
+                continue
+            if groups[group].get('maximize'):
+                grad = -grad
+            # .get: indexing the optimizer's state would add an entry to it.
+            buffer = state.get(param, {}).get('momentum_buffer')
+            yield param, grad, grad if buffer is None else buffer
 
     def moments(self) -> Iterator[None]:
         """The first moment is v: nothing besides it."""
         return itertools.repeat(None, len(self.params))
-
-    def _weight_grad_buffer(self, param: nn.Parameter, group: int) -> Layer:
-        if param.grad is None:
-            return (torch.zeros_like(param),) * 3
-        maximize = self.optimizer.param_groups[group].get('maximize', False)
-        grad = -param.grad if maximize else param.grad
-        # .get: indexing the optimizer's state would add an entry to it.
-        buffer = self.optimizer.state.get(param, {}).get('momentum_buffer')
-        return param, grad, grad if buffer is None else buffer
 
     @staticmethod
     def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:

@@ -26,7 +26,7 @@ SUM_BLOCK = 256
 # Sets of layers whose tables are kept.
 MAX_PLANS = 16
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def supports(device: torch.device) -> bool:
@@ -47,7 +47,7 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
     """
     global _fault
     try:
-        _launch([_readable(layer) for layer in layers], rows, out)
+        _launch([tensor for layer in layers for tensor in layer], rows, out)
     except Exception as fault:  # it compiles at the first launch: no compiler, say
         _fault = fault
         warnings.warn(
@@ -62,29 +62,23 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
 _fault: Exception | None = None
 
 
-def _readable(layer: Layer) -> Layer:
-    if all(tensor.dtype in _DTYPES for tensor in layer):
-        return layer
-    w, g, v = layer
-    return w.float(), g.float(), v.float()  # float8, say
-
-
-def _launch(layers: list[Layer], rows: list[int], out: Tensor) -> None:
+def _launch(tensors: list[Tensor], rows: list[int], out: Tensor) -> None:
+    """Read w, g and v of the first layer, then of the next, and so on."""
     from . import programs  # imports Triton
 
-    plan = _plan_for(layers, rows, out.device)
+    if not _DTYPES.issuperset([tensor.dtype for tensor in tensors]):
+        tensors = [tensor.float() for tensor in tensors]  # float8, say
+    plan = _plan_for(tensors, rows, out.device)
     if not plan.spans.numel():
         return
-    addresses = tuple(tensor.data_ptr() for layer in layers for tensor in layer)
-    aligned = plan.aligned and not any(address % 16 for address in addresses)
-    pointers, partial = plan.tables(addresses)
+    pointers, partial, aligned = plan.tables([t.data_ptr() for t in tensors])
     with torch.cuda.device_of(out):
-        for dtypes, first, count in plan.launches:
+        for dtypes, chunks, first in plan.launches:
             wide = torch.float64 if torch.float64 in dtypes else torch.float32
-            programs.chunk_products[(count,)](
+            programs.chunk_products[(len(chunks),)](
                 pointers,
-                plan.chunks[first:],
-                partial[first:],
+                chunks,
+                partial[first:] if first else partial,
                 *(programs.DTYPES[dtype] for dtype in (*dtypes, wide)),
                 ALIGNED=aligned,
                 BLOCK=BLOCK,
@@ -102,83 +96,94 @@ class _Plan:
     """What a launch needs besides the addresses, which change with the gradients.
 
     Args:
-        launches: (dtypes of w, g and v; first chunk; number of chunks): one launch
-            for all layers of the same dtypes.
-        aligned: Whether every chunk begins at a multiple of 16 elements.
-        chunks: Shape (chunks, 3): layer, first element, end.
+        launches: (dtypes of w, g and v; chunks, shape (chunks, 3): layer, first
+            element, end; how many chunks come before them): one launch for all
+            layers of the same dtypes.
+        even: Whether every chunk begins at a multiple of 16 elements.
         spans: Shape (rows, 2): first chunk, end.
         partial: Shape (chunks, 6), float64: products of each chunk.
         upload: Takes the addresses to the device.
     """
 
-    launches: list[tuple[tuple, int, int]]
-    aligned: bool
-    chunks: Tensor
+    launches: list[tuple[tuple, Tensor, int]]
+    even: bool
     spans: Tensor
     partial: Tensor
     upload: Upload
-    addresses: tuple[int, ...] = ()
+    addresses: list[int] = field(default_factory=list)
     pointers: Tensor | None = None
+    aligned: bool = False
     captured: list[Tensor] = field(default_factory=list)
 
-    def tables(self, addresses: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """The addresses on the device, sent if they have changed; partial sums."""
-        if self.chunks.is_cuda and torch.cuda.is_current_stream_capturing():
+    def tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
+        """The addresses on the device, sent if they have changed; partial sums; and
+        whether every chunk begins at a multiple of 16 bytes.
+        """
+        if self.partial.is_cuda and torch.cuda.is_current_stream_capturing():
             return self._captured_tables(addresses)
         if addresses != self.addresses:
+            self.aligned = self._are_aligned(addresses)
             self.pointers = self.upload.send(torch.tensor(addresses))
             self.addresses = addresses
-        return self.pointers, self.partial
+        return self.pointers, self.partial, self.aligned
 
-    def _captured_tables(self, addresses: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _are_aligned(self, addresses: list[int]) -> bool:
+        return self.even and not any(address % 16 for address in addresses)
+
+    def _captured_tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
         # A graph reads them at every replay, whatever is measured in between.
         host = torch.tensor(addresses).pin_memory()
         self.captured.append(host)
-        pointers = host.to(self.chunks.device, non_blocking=True)
-        return pointers, torch.empty_like(self.partial)
+        pointers = host.to(self.partial.device, non_blocking=True)
+        return pointers, torch.empty_like(self.partial), self._are_aligned(addresses)
 
 
 _plans: dict[Hashable, _Plan] = {}
 
 
-def _plan_for(layers: list[Layer], rows: list[int], device: torch.device) -> _Plan:
-    sizes = [layer[0].numel() for layer in layers]
-    dtypes = [tuple(tensor.dtype for tensor in layer) for layer in layers]
+def _plan_for(tensors: list[Tensor], rows: list[int], device: torch.device) -> _Plan:
+    # Looked up at every step: lists, and no more calls than there are tensors.
+    sizes = [w.numel() for w in tensors[::3]]
+    dtypes = [tensor.dtype for tensor in tensors]
     key = (device, tuple(rows), tuple(sizes), tuple(dtypes))
-    if key not in _plans:
+    plan = _plans.get(key)
+    if plan is None:
         # A captured graph reads the tables of its plan.
         idle = [old for old, plan in _plans.items() if not plan.captured]
         if len(idle) >= MAX_PLANS:
             del _plans[idle[0]]
-        _plans[key] = _make_plan(sizes, rows, dtypes, device)
-    return _plans[key]
+        of_layers = list(zip(*(dtypes[i::3] for i in range(3)), strict=True))
+        plan = _plans[key] = _make_plan(sizes, rows, of_layers, device)
+    return plan
 
 
 def _make_plan(
     sizes: list[int], rows: list[int], dtypes: list[tuple], device: torch.device
 ) -> _Plan:
-    parts: list[np.ndarray] = []
-    launches, aligned = [], True
+    kinds: dict[tuple, list[np.ndarray]] = {kind: [] for kind in dtypes}
     spans: list = [None] * len(sizes)
-    for kind in dict.fromkeys(dtypes):
-        first = sum(len(part) for part in parts)
+    total = 0
+    for kind, parts in kinds.items():
         for layer in (i for i, other in enumerate(dtypes) if other == kind):
-            begin = sum(len(part) for part in parts)
-            part, spans[layer] = _chunks_of(layer, sizes[layer], rows[layer])
-            aligned &= not (part[:, 1] % 16).any()
-            spans[layer] += begin
+            part, span = _chunks_of(layer, sizes[layer], rows[layer])
+            spans[layer] = span + total
+            total += len(part)
             parts.append(part)
-        count = sum(len(part) for part in parts) - first
-        if count:
-            launches.append((kind, first, count))
-    chunks = np.concatenate([np.empty((0, 3), np.int64), *parts])
-    rows_of = np.concatenate([np.empty((0, 2), np.int64), *spans])
+    launches, first, even = [], 0, True
+    for kind, parts in kinds.items():
+        chunks = np.concatenate(parts)
+        even &= not (chunks[:, 1] % 16).any()
+        if len(chunks):
+            launches.append((kind, to_device(torch.from_numpy(chunks), device), first))
+        first += len(chunks)
     return _Plan(
         launches,
-        bool(aligned),
-        to_device(torch.from_numpy(chunks), device),
-        to_device(torch.from_numpy(rows_of), device),
-        torch.empty(len(chunks), 6, dtype=torch.float64, device=device),
+        bool(even),
+        to_device(
+            torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *spans])),
+            device,
+        ),
+        torch.empty(total, 6, dtype=torch.float64, device=device),
         Upload((3 * len(sizes),), torch.int64, device),
     )
 
