@@ -193,7 +193,7 @@ class SphericalMotionMonitor:
 
     @property
     def theory(self) -> str:
-        """Whose equilibrium applies: 'sgd', 'adamw' or 'none'."""
+        """Whose equilibrium applies: a name in :data:`.THEORIES`, or 'none'."""
         return self._reader.theory
 
     @property
@@ -478,7 +478,10 @@ class SphericalMotionMonitor:
         for i, quantity in enumerate(QUANTITIES):
             for j, name in enumerate(STATISTICS, start=1):
                 columns[f'{quantity}_{name}'] = moments[:, j, i].ravel()
-        angle, norm = self._reader.equilibrium(*settings.T, columns['unit_h_mean'])
+        lr, decay, momentum = settings.T
+        angle, norm = self._reader.equilibrium(
+            lr, decay, momentum, columns['unit_h_mean']
+        )
         columns.update(angular_update_eq=angle, weight_norm_eq=norm)
         if self._filters is not None:
             columns |= self._filters.columns([w.filter_means for w in windows])

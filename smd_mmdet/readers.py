@@ -1,12 +1,11 @@
 """How the motion of the weights is read off an optimizer's step.
 
 To add an optimizer with algebra or theory of its own: add a reader here and name
-it in :func:`reader_for`.
+it in :data:`READERS`; what is known of its equilibrium goes to :data:`.THEORIES`.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +37,6 @@ class Reader:
     tensors: Callable[[], Iterator[Layer]]
     moments: Callable[[], Iterator[Tensor | None]]
     step: Callable[[Tensor, Tensor, Tensor, Tensor], Step]
-    equilibrium: Callable[..., tuple[np.ndarray, np.ndarray]]
 
     def __init__(
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
@@ -46,6 +44,29 @@ class Reader:
         self.optimizer = optimizer
         self.params = params
         self.groups = groups
+
+    def equilibrium(
+        self,
+        lr: np.ndarray,
+        weight_decay: np.ndarray,
+        momentum: np.ndarray,
+        h: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Δ* and w*; NaN where none exists (λ = 0, mean h̃ < 0) or none is known."""
+        angle, norm = np.full_like(lr, np.nan), np.full_like(lr, np.nan)
+        known = theory.THEORIES.get(self.theory)
+        if known is None:
+            return angle, norm
+        exists = (lr > 0) & (weight_decay > 0) & (weight_decay * lr < 2)
+        angle[exists] = known.angular_update(
+            lr[exists], weight_decay[exists], momentum[exists]
+        )
+        if known.norm_law:
+            exists &= h >= 0
+            norm[exists] = theory.equilibrium_norm(
+                lr[exists], weight_decay[exists], h[exists], momentum[exists]
+            )
+        return angle, norm
 
 
 class SGDReader(Reader):
@@ -99,21 +120,6 @@ class SGDReader(Reader):
         h = torch.where(plain, gg, 2 * (gv - weight_decay * wg) - gg)
         return Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=h)
 
-    @staticmethod
-    def equilibrium(
-        lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray, h: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Δ* and w*; NaN where no equilibrium exists (λ = 0, or mean h̃ < 0)."""
-        angle, norm = np.full_like(lr, np.nan), np.full_like(lr, np.nan)
-        exists = (lr > 0) & (weight_decay > 0) & (weight_decay * lr < 2)
-        settings = lr[exists], weight_decay[exists], momentum[exists]
-        angle[exists] = theory.angular_update(*settings)
-        exists &= h >= 0
-        norm[exists] = theory.equilibrium_norm(
-            lr[exists], weight_decay[exists], h[exists], momentum[exists]
-        )
-        return angle, norm
-
 
 class DisplacementReader(Reader):
     """Any other optimizer: the weights before the step are copied."""
@@ -154,40 +160,24 @@ class DisplacementReader(Reader):
         h = torch.full_like(gg, torch.nan)
         return Step(uu, ud, dd, ug, gg, gd, momentum_sq=rows[..., MOMENT], h=h)
 
-    @staticmethod
-    def equilibrium(
-        lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray, h: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """No theory: NaN rather than a guess."""
-        return np.full_like(lr, np.nan), np.full_like(lr, np.nan)
-
 
 class AdamWReader(DisplacementReader):
     """AdamW: Δ* is known (Kosson et al.), w* is not."""
 
     theory = 'adamw'
 
-    @staticmethod
-    def equilibrium(
-        lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray, h: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Δ*; NaN where weights do not decay."""
-        angle = np.full_like(lr, np.nan)
-        exists = (lr > 0) & (weight_decay > 0)
-        angle[exists] = theory.adamw_angular_update(
-            lr[exists], weight_decay[exists], momentum[exists]
-        )
-        return angle, np.full_like(lr, np.nan)
+
+# The readers of torch's optimizers; any other is read by copies, without theory.
+READERS: dict[type[Optimizer], type[Reader]] = {SGD: SGDReader, AdamW: AdamWReader}
 
 
 def reader_for(optimizer: Optimizer) -> type[Reader]:
     """The reader for an optimizer: by algebra where it is known, else by copies."""
-    kinds: dict[Any, type[Reader]] = {SGD: SGDReader, AdamW: AdamWReader}
     departures = ('nesterov', 'dampening', 'amsgrad')
     groups = optimizer.param_groups
     if any(group.get(key) for group in groups for key in departures):
         return DisplacementReader
-    for kind, reader in kinds.items():
+    for kind, reader in READERS.items():
         # A subclass with a step of its own (LARS, say) is another optimizer.
         if isinstance(optimizer, kind) and type(optimizer).step is kind.step:
             return reader

@@ -17,6 +17,9 @@ Every function takes numbers or numpy arrays, which broadcast, computes in
 float64, and raises ``ValueError`` naming the argument that is out of range.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -381,3 +384,28 @@ def iterations_to_tolerance(
     folds = np.log(np.maximum(distance / _positive('tolerance', tolerance), 1.0))
     with np.errstate(divide='ignore', invalid='ignore'):
         return np.where(folds > 0, folds / rate, 0.0)
+
+
+@dataclass(frozen=True)
+class Theory:
+    """What is known of the equilibrium under an optimizer.
+
+    Args:
+        title: The optimizer.
+        angular_update: Δ* of learning rate, weight decay and momentum (or β₁).
+        norm_power: p in w* ∝ η^p.
+        norm_law: Whether w* itself is known, and the law by which the norm comes to
+            it; then the paper's assumptions and theorems can be checked as well.
+    """
+
+    title: str
+    angular_update: Callable[..., np.ndarray]
+    norm_power: float
+    norm_law: bool = False
+
+
+# By the name that a reader gives and the records keep; 'none' is not among them.
+THEORIES = {
+    'sgd': Theory('SGD', angular_update, norm_power=0.25, norm_law=True),
+    'adamw': Theory('AdamW', adamw_angular_update, norm_power=0.5),
+}

@@ -174,6 +174,64 @@ def test_a_new_figure_is_a_function_and_its_words(tmp_path, monkeypatch):
     assert 'mine.png' in {path.name for path in written}
 
 
+def test_a_new_optimizer_is_a_reader_and_what_is_known_of_it(tmp_path, monkeypatch):
+    """One whose steps have length η, so that w*² = η/2λ and Δ* = √(2ηλ)."""
+    torch = pytest.importorskip('torch')
+    pytest.importorskip('mmengine')
+    from mmengine.registry import OPTIMIZERS
+    from schedules import STEP, config_of
+
+    from smd_mmdet import SphericalMotionMonitor, readers, theory
+    from smd_mmdet.checks import check
+    from smd_mmdet.engine.plan import plan
+    from smd_mmdet.records import RecordWriter, read_records
+    from smd_mmdet.report import write_report
+
+    class UnitSGD(torch.optim.Optimizer):
+        def __init__(self, params, lr, weight_decay):
+            super().__init__(params, dict(lr=lr, weight_decay=weight_decay))
+
+        @torch.no_grad()
+        def step(self):
+            for group in self.param_groups:
+                for w in group['params']:
+                    w.mul_(1 - group['lr'] * group['weight_decay'])
+                    w.sub_(w.grad / w.grad.norm(), alpha=group['lr'])
+
+    class UnitReader(readers.DisplacementReader):
+        theory = 'unit'
+
+    known = theory.Theory('UnitSGD', lambda lr, wd, _: (2 * lr * wd) ** 0.5, 0.5)
+    monkeypatch.setitem(theory.THEORIES, 'unit', known)
+    monkeypatch.setitem(readers.READERS, UnitSGD, UnitReader)
+    monkeypatch.setitem(OPTIMIZERS.module_dict, 'UnitSGD', UnitSGD)
+
+    settings = dict(lr=0.01, weight_decay=1.0)
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(400) / 20 * 0.005**0.5)
+    optimizer = UnitSGD([weight], **settings)
+    with SphericalMotionMonitor(optimizer, {'w': weight}, window=20) as monitor:
+        for _ in range(1200):
+            gradient, w = torch.randn(400), weight.detach()
+            weight.grad = gradient - w * (gradient @ w) / (w @ w)
+            optimizer.step()
+        rows = monitor.collect()
+    assert monitor.theory == 'unit'
+    assert rows['angular_update_eq'] == pytest.approx(0.02**0.5)
+    assert rows['angular_update_mean'][-10:] == pytest.approx(0.02**0.5, rel=0.02)
+    layers = {'w': {'invariant': True}}
+    RecordWriter(tmp_path, {'layers': layers, 'theory': 'unit'}).append(rows)
+    [layer] = check(read_records(tmp_path)).layers
+    assert layer.stages[-1].state == 'in equilibrium'
+    page = next(
+        p for p in write_report(tmp_path, None, False, []) if p.suffix == '.html'
+    )
+    assert 'UnitSGD' in page.read_text('utf-8')
+    planned = plan(config_of([STEP], optimizer=dict(type='UnitSGD', **settings)), 100)
+    assert planned['stages'][0]['angular_update_eq'] == pytest.approx(0.02**0.5)
+    assert planned['verdict'].startswith('UnitSGD: Δ* is known')
+
+
 def test_every_check_and_figure_has_its_words():
     from smd_mmdet.checks.assumptions import ASSUMPTIONS
     from smd_mmdet.checks.stage import CONCLUSIONS

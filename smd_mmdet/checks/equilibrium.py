@@ -45,16 +45,25 @@ def weight_norm(case: Case) -> Finding:
     return _equilibrium(case, '‖w‖/w*', case.norm, -0.5, NORM_TOLERANCE)
 
 
-def adamw_angle(case: Case) -> Finding:
-    """Δ comes to AdamW's Δ*."""
+def angle_alone(case: Case, optimizer: str) -> Finding:
+    """Δ comes to Δ*, where nothing else is known.
+
+    Args:
+        case: The layer's stage.
+        optimizer: Its name.
+    """
     missing = case.too_few
     if case.lag or not case.series.steady:
-        missing = 'the learning rate moves, and AdamW has no formula for the way there'
+        missing = (
+            f'the learning rate moves, and {optimizer} has no formula for the way there'
+        )
     found = within('Δ_rms/Δ*', case.angle, ANGLE_TOLERANCE, missing=missing)
     if found.verdict == FAILS:
-        # How far AdamW has come on its way is not derived, so it may still come.
+        # How far it has come on its way is not derived, so it may still come.
         found.verdict, found.p_value = UNDECIDED, None
-        found.reason += '; whether it had time to get there is not derived for AdamW'
+        found.reason += (
+            f'; whether it had time to get there is not derived for {optimizer}'
+        )
     return found
 
 

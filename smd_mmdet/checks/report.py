@@ -116,7 +116,7 @@ class Report:
         verdict: The whole in one sentence.
         exit_code: 0 if every conclusion holds where equilibrium was reachable (or
             nothing speaks against it), 1 if some fail.
-        theory: 'sgd', 'adamw' or 'none'.
+        theory: Name of the optimizer's theory, or 'none'.
     """
 
     layers: list[LayerReport]

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 from smd_mmdet import theory
+from smd_mmdet.theory import THEORIES
 
 from .assumptions import ASSUMPTIONS
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
-from .equilibrium import EQUILIBRIUM, adamw_angle
+from .equilibrium import EQUILIBRIUM, angle_alone
 from .findings import Finding, not_applicable
 from .motion import MOTION, scale_invariance
 from .report import (
@@ -47,7 +48,7 @@ def check_stage(
     Args:
         series: The stage.
         previous: The stage before, if there is one.
-        known: The theory of the optimizer: 'sgd', 'adamw' or 'none'.
+        known: Name of the optimizer's theory, or 'none'.
         facts: What the records' metadata say of the layer.
     """
     stage = _stage_facts(series)
@@ -57,8 +58,8 @@ def check_stage(
         return stage
     case = Case(series, previous, facts)
     stage.angular_update_ratio = case.angle.value
-    if known == 'adamw':
-        found = adamw_angle(case)
+    if not THEORIES[known].norm_law:
+        found = angle_alone(case, THEORIES[known].title)
         stage.checks = [Check('angular_update', 'conclusion', **vars(found))]
         return stage
     stage.weight_norm_ratio = case.norm.value
@@ -105,9 +106,10 @@ def _no_theory(series: Series, known: str, facts: dict) -> tuple[str, str] | Non
     if facts.get('invariant') is False:
         reason = facts.get('reason') or 'no norm makes it scale-invariant'
         return NOT_INVARIANT, f'measured as a control, not scale-invariant: {reason}'
-    if known not in ('sgd', 'adamw'):
+    if known not in THEORIES:
         return NO_THEORY, 'no formula is derived for this optimizer'
-    if series.diverged or (known == 'sgd' and not np.isfinite(series.h).all()):
+    measured_h = not THEORIES[known].norm_law or np.isfinite(series.h).all()
+    if series.diverged or not measured_h:
         return DIVERGED, 'weights or gradients were not finite: the training diverged'
     if series.standing_still:
         return NO_RATE, 'the learning rate was 0, and the weight stood still'

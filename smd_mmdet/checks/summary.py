@@ -5,6 +5,8 @@ from operator import itemgetter
 
 import numpy as np
 
+from smd_mmdet.theory import THEORIES
+
 from .report import (
     FAILS,
     IN_EQUILIBRIUM,
@@ -39,7 +41,7 @@ def summarize(layers: list[LayerReport], known: str) -> Report:
 
     Args:
         layers: The layers.
-        known: The theory of the optimizer: 'sgd', 'adamw' or 'none'.
+        known: Name of the optimizer's theory, or 'none'.
     """
     numbers = sorted({stage.stage for layer in layers for stage in layer.stages})
     summaries = [_summary(layers, number) for number in numbers]
@@ -77,7 +79,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def _sentence(summaries: list[StageSummary], failing: int, known: str) -> str:
     if not summaries:
         return 'no layer was measured'
-    if known not in ('sgd', 'adamw'):
+    if known not in THEORIES:
         return 'no theory for this optimizer: nothing to hold the records against'
     last = summaries[-1]
     parts = [

@@ -237,9 +237,10 @@ class EquilibriumStart:
             return 1.0, 'no decay'
         if layer['cosine_sq'] > COSINE_LEFT**2:
             return 1.0, 'its gradient is not orthogonal to it'
-        if self._monitor.theory == 'adamw':
+        known = theory.THEORIES[self._monitor.theory]
+        if not known.norm_law:
             # The step has a size of its own, so Δ ∝ 1/‖w‖.
-            wanted = float(theory.adamw_angular_update(lr, decay, momentum))
+            wanted = float(known.angular_update(lr, decay, momentum))
             return math.sqrt(layer['angular_update_sq']) / wanted, None
         if not layer['unit_h_mean'] > 0:
             return 1.0, 'mean h̃ not positive'

@@ -37,8 +37,8 @@ from .messages import one_line, scalars, summary
 from .metadata import output_variances, run_metadata
 from .parallel import ddp_group, refuse_sharded
 from .proof import prove
+from .rates import stage_ends
 from .reporting import check_report, report_now
-from .schedule import stage_ends
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
     from mmengine.runner import Runner
@@ -302,7 +302,7 @@ class SMDHook(Hook):
             (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
             self.window,
         )
-        self._stage_ends = _stage_ends(runner)
+        self._stage_ends = stage_ends(runner)
         invariant = sum(entry.invariant for entry in entries)
         runner.logger.info(
             f'smd: {len(entries)} weights are measured at every iteration, {invariant} '
@@ -484,21 +484,6 @@ def _fault_anywhere(
         if text is not None:
             return RuntimeError(f'process {rank}: {text}')
     return None
-
-
-def _stage_ends(runner: Runner) -> list[int]:
-    from mmengine.runner import EpochBasedTrainLoop
-
-    try:
-        return stage_ends(
-            runner.cfg,
-            iterations=runner.max_iters,
-            iters_per_epoch=len(runner.train_dataloader),
-            by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
-        )
-    except Exception as fault:  # a scheduler of the user's own, say
-        runner.logger.warning(f'smd: the stages to come are not known: {fault}')
-        return []
 
 
 def unknown_setting(hook: type[Hook], key: str) -> str:

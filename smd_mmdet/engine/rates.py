@@ -9,27 +9,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.optim import Optimizer
 
-from .schedule import learning_rates
+from .schedule import learning_rates, spans
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 
-def schedule_of(runner: Runner) -> np.ndarray:
-    """Learning rate of every iteration of a run, as its config has it.
+def schedule_of(runner: Runner) -> tuple[np.ndarray, np.ndarray]:
+    """Learning rate and momentum of every iteration of a run, as its config has them.
 
-    Raises:
-        SettingError: If an optimizer or a scheduler cannot be built.
+    Empty, and a warning, if they are not known: a scheduler of the user's own, say.
     """
     from mmengine.runner import EpochBasedTrainLoop
 
-    rates, _ = learning_rates(
-        runner.cfg,
-        iterations=runner.max_iters,
-        iters_per_epoch=len(runner.train_dataloader),
-        by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
-    )
-    return rates
+    try:
+        return learning_rates(
+            runner.cfg,
+            iterations=runner.max_iters,
+            iters_per_epoch=len(runner.train_dataloader),
+            by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
+        )
+    except Exception as fault:
+        runner.logger.warning(f'smd: the schedule to come is not known: {fault}')
+        return np.empty(0), np.empty(0)
+
+
+def stage_ends(runner: Runner) -> list[int]:
+    """The last iteration of each stage, 1-based; empty if they are not known."""
+    return [span.end for span in spans(*schedule_of(runner))]
 
 
 class RateHistory:
@@ -52,13 +59,7 @@ class RateHistory:
 
     @functools.cached_property
     def _schedule(self) -> np.ndarray:
-        try:
-            return schedule_of(self._runner)
-        except Exception as fault:  # a scheduler of the user's own, say
-            self._runner.logger.warning(
-                f'smd: the learning rates of the schedule are not known: {fault}'
-            )
-            return np.empty(0)
+        return schedule_of(self._runner)[0]
 
     def now(self, group: int) -> float:
         """Learning rate of the iteration that comes."""

@@ -136,13 +136,14 @@ class SMDRescaleHook(Hook):
         """Find the weights, and what follows them."""
         refuse_sharded(runner, 'SMDRescaleHook')
         optimizer = optimizer_of(runner, 'SMDRescaleHook')
-        kind = reader_for(optimizer).theory
-        if kind == 'none':
+        self._theory = theory.THEORIES.get(reader_for(optimizer).theory)
+        if self._theory is None:
             raise SettingError(
                 'SMDRescaleHook: no equilibrium is known under '
-                f'{type(optimizer).__name__}; take SGD or AdamW, or leave the hook out'
+                f'{type(optimizer).__name__}; take '
+                f'{" or ".join(known.title for known in theory.THEORIES.values())}, or '
+                'leave the hook out'
             )
-        self._power = 2 if kind == 'adamw' else 1
         model = unwrapped(runner.model)
         entries = getattr(runner.optim_wrapper, 'scale_invariance', None)
         entries = find_layers(model) if entries is None else entries
@@ -228,10 +229,7 @@ class SMDRescaleHook(Hook):
 
     def _follow(self, runner: Runner, drops: Mapping[int, float]) -> None:
         """Rescale for new rates, by parameter group."""
-        by_group = {
-            group: float(theory.rescale_factor(k)) ** self._power
-            for group, k in drops.items()
-        }
+        by_group = {group: k**-self._theory.norm_power for group, k in drops.items()}
         factors = {
             name: by_group[group]
             for name, group in self._groups.items()

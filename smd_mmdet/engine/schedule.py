@@ -17,8 +17,9 @@ from mmengine.optim.scheduler.param_scheduler import (
     StepParamScheduler,
     _ParamScheduler,
 )
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 
+from smd_mmdet.readers import settings_of
 from smd_mmdet.stages import Change, Stage, StageTracker
 
 from .errors import SettingError
@@ -103,7 +104,8 @@ def _drive(
     by_epoch: bool,
     lr: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    dummy, key = _dummy(optimizer_settings(config), lr)
+    settings = optimizer_settings(config)
+    dummy = build_optimizer(settings if lr is None else dict(settings, lr=lr))
     per_epoch = iters_per_epoch if by_epoch else iterations
     ends = {True: math.ceil(iterations / per_epoch), False: iterations}
     schedulers = [
@@ -122,8 +124,7 @@ def _drive(
         epoch_end = start - start % per_epoch + per_epoch
         idle = min([epoch_end - start - 1, *(idle for _, idle in ahead)])
         stop = min(start + 1 + int(idle), iterations)
-        rates[start:stop] = group['lr']
-        momenta[start:stop] = group[key] if key == 'momentum' else group[key][0]
+        rates[start:stop], _, momenta[start:stop] = settings_of(group)
         for scheduler in stepping:
             _skip(scheduler, stop - start - 1)
             scheduler.step()
@@ -134,15 +135,33 @@ def _drive(
     return rates, momenta
 
 
-def _dummy(settings: dict, lr: float | None) -> tuple[torch.optim.Optimizer, str]:
-    """An optimizer for schedulers to act on, and the key of its momentum."""
+class _Unknown(torch.optim.Optimizer):
+    """Stands for an optimizer of a package that is not imported here."""
+
+
+def build_optimizer(settings: Mapping) -> torch.optim.Optimizer:
+    """The optimizer that a config asks for, on a parameter of its own.
+
+    Args:
+        settings: ``optim_wrapper.optimizer``.
+
+    Returns:
+        It; where its type is not known here, one with its learning rate and momentum.
+
+    Raises:
+        SettingError: If it cannot be built.
+    """
     weight = [torch.nn.Parameter(torch.zeros(1))]
-    lr = float(settings['lr'] if lr is None else lr)
-    if type_name(settings) == 'AdamW':
-        betas = float(settings.get('betas', (0.9, 0.999))[0]), 0.999
-        return torch.optim.AdamW(weight, lr=lr, betas=betas), 'betas'
-    momentum = float(settings.get('momentum', 0.0))
-    return torch.optim.SGD(weight, lr=lr, momentum=momentum), 'momentum'
+    kind = settings.get('type')
+    try:
+        if not isinstance(kind, type) and OPTIMIZERS.get(str(kind)) is None:
+            lr, momentum = float(settings['lr']), float(settings.get('momentum', 0.0))
+            return _Unknown(weight, {'lr': lr, 'momentum': momentum})
+        return OPTIMIZERS.build(dict(settings, params=weight))
+    except Exception as fault:
+        raise SettingError(
+            f'optim_wrapper.optimizer: {type(fault).__name__}: {fault}'
+        ) from None
 
 
 def _build(
@@ -221,31 +240,3 @@ def spans(lr: np.ndarray, momentum: np.ndarray) -> list[Span]:
                 found[-1].end = start
             found.append(Span(tracker.stage, start, len(lr)))
     return [span for span in found if span.start < span.end]
-
-
-def stage_ends(
-    config: Config,
-    iterations: int,
-    iters_per_epoch: int | None,
-    by_epoch: bool = True,
-) -> list[int]:
-    """Where the stages of a training end.
-
-    Args:
-        config: The config.
-        iterations: Of the whole training.
-        iters_per_epoch: Length of the data loader.
-        by_epoch: Whether the loop is one by epoch.
-
-    Returns:
-        The last iteration of each stage, 1-based, in rising order.
-
-    Raises:
-        SettingError: If an optimizer or a scheduler cannot be built.
-    """
-    return [
-        span.end
-        for span in spans(
-            *learning_rates(config, iterations, iters_per_epoch, by_epoch)
-        )
-    ]

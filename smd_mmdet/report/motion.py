@@ -24,7 +24,7 @@ class Motion:
     Args:
         name: Of the layer.
         columns: Of its records.
-        theory: 'sgd', 'adamw' or 'none'.
+        theory: Name of the optimizer's theory, or 'none'.
     """
 
     name: str
@@ -42,7 +42,9 @@ class Motion:
         self.angle_eq = get('angular_update_eq')
         self.norm = get('weight_norm_mean')
         self.cosine = self._root_mean_square('cosine')
-        of_h = self.theory == 'sgd' and bool((self.momentum > 0).any())
+        known = theory.THEORIES.get(self.theory)
+        self.norm_law = known is not None and known.norm_law
+        of_h = self.norm_law and bool((self.momentum > 0).any())
         self.unit_name = 'h̃' if of_h else '‖g̃‖²'
         self.unit = get('unit_h_mean' if of_h else 'unit_grad_sq_mean')
 
@@ -84,7 +86,7 @@ class Motion:
     def norm_eq(self) -> np.ndarray:
         """w*_t, from that mean; none in warm-up."""
         target = np.full(len(self.norm), np.nan)
-        if self.theory != 'sgd':
+        if not self.norm_law:
             return target
         # While the rate rises there is nothing to converge to.
         fit = (
@@ -125,7 +127,7 @@ class Motion:
             signed: Whether the law wants the distance with its sign.
         """
         curve = np.full(len(self.norm), np.nan)
-        if self.theory != 'sgd':
+        if not self.norm_law:
             return curve
         for part in self.stages:
             known = np.flatnonzero(np.isfinite(self.distance[part]))

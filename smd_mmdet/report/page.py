@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from smd_mmdet.theory import THEORIES
+
 from .figures import COLOURS, OTHER, heat, heat_edges, part_colours
 from .motion import Motion, Run, short
 from .reduce import min_max
@@ -113,10 +115,11 @@ def _facts(run: Run) -> str:
     planned = run.metadata.get('max_iters')
     if planned and planned > run.last_iter:
         iterations += f' of {planned:,}'
+    known = THEORIES.get(run.report.theory)
     facts = [
         plural(len(run.layers), 'layer'),
         f'{iterations} iterations, every one measured',
-        {'sgd': 'SGD', 'adamw': 'AdamW'}.get(run.report.theory, 'no theory'),
+        known.title if known else 'no theory',
     ]
     return ' · '.join(escape(fact) for fact in facts)
 

@@ -36,7 +36,7 @@ class Course:
     def stages(self, assumptions: list[str]) -> list[dict]:
         """The stages, with a forecast relative to equilibrium."""
         stages = [self._facts(span) for span in self.spans]
-        if self.optimizer.theory != 'sgd' or not self.optimizer.weight_decay > 0:
+        if not self.optimizer.comes_to_equilibrium:
             return stages
         first = next((i for i, s in enumerate(stages) if s['stage'] != WARMUP), None)
         if first is None:
@@ -83,12 +83,12 @@ class Course:
             'reaches': None,
             'warning': None,
         }
-        if self.optimizer.theory == 'none':
+        if self.optimizer.known is None:
             return facts
         facts['angular_update_eq'] = self.angle(lr[0], momentum[0])
         facts['angular_update_eq_end'] = self.angle(lr[-1], momentum[-1])
         rate = 4 * decay * float(np.mean(lr / (1 - momentum)))
-        if self.optimizer.theory == 'sgd' and rate > 0:
+        if self.optimizer.comes_to_equilibrium and rate > 0:
             facts['relaxation_iterations'] = 1 / rate
         return facts
 
@@ -96,9 +96,8 @@ class Course:
         """Δ* of the config's weight decay; 0 at a rate of 0."""
         if lr <= 0:
             return 0.0
-        known = {'adamw': theory.adamw_angular_update}
-        formula = known.get(self.optimizer.theory, theory.angular_update)
-        return float(formula(lr, self.optimizer.weight_decay, momentum))
+        decay = self.optimizer.weight_decay
+        return float(self.optimizer.known.angular_update(lr, decay, momentum))
 
     def _ratios(self, begin: int, norm: ArrayLike, rescale: bool) -> np.ndarray:
         """Δ/Δ* = (w*/‖w‖)² by iteration, at an L of 1."""

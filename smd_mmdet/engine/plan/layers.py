@@ -22,7 +22,7 @@ def layers_ahead(course: Course, work_dir: str) -> list[dict]:
         RecordsError: If it has no records.
     """
     optimizer = course.optimizer
-    if optimizer.theory != 'sgd' or not optimizer.weight_decay > 0:
+    if not optimizer.comes_to_equilibrium:
         return []
     layers = _measured(read_records(work_dir))
     alike: dict[tuple[float, float], list[dict]] = {}

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
-from smd_mmdet import theory
 from smd_mmdet.engine.errors import SettingError
-from smd_mmdet.engine.schedule import optimizer_settings, type_name
+from smd_mmdet.engine.schedule import build_optimizer, optimizer_settings, type_name
 from smd_mmdet.engine.settings import number, section
+from smd_mmdet.readers import reader_for, settings_of
+from smd_mmdet.theory import THEORIES, Theory, weight_decay_for
 
 
 @dataclass
@@ -22,6 +23,16 @@ class Optimizer:
     weight_decay: float
     momentum: float
     custom_keys: dict[str, dict]
+
+    @property
+    def known(self) -> Theory | None:
+        """What is known of the equilibrium under it."""
+        return THEORIES.get(self.theory)
+
+    @property
+    def comes_to_equilibrium(self) -> bool:
+        """Whether there is one, and the way to it is known."""
+        return self.known is not None and self.known.norm_law and self.weight_decay > 0
 
     def multipliers(self, layer: str) -> tuple[float, float]:
         """lr_mult and decay_mult of a parameter, by MMEngine's rule."""
@@ -45,25 +56,20 @@ def read_optimizer(config: Config, assumptions: list[str]) -> Optimizer:
     """
     wrapper = section(config, 'optim_wrapper')
     found = optimizer_settings(config)
-    kind = type_name(found)
     paramwise = section(wrapper, 'optim_wrapper.paramwise_cfg')
-    known = {'SGD': 'sgd', 'AdamW': 'adamw'}.get(kind, 'none')
-    if any(found.get(key) for key in ('nesterov', 'dampening', 'amsgrad')):
-        known = 'none'
-    default = 0.01 if kind == 'AdamW' else 0.0
-    momentum = found.get('momentum', 0.0)
-    if kind == 'AdamW':
-        momentum = found.get('betas', (0.9, 0.999))[0]
     here = 'optim_wrapper.optimizer'
+    for key in ('lr', 'weight_decay', 'momentum'):
+        number(found.get(key, 0.0), f'{here}.{key}')
     if found['lr'] == 0:
         raise SettingError(f'{here}.lr is 0: weights do not move, nothing to plan')
-    decay = found.get('weight_decay', default)
+    built = build_optimizer(found)
+    lr, weight_decay, momentum = settings_of(built.param_groups[0])
     optimizer = Optimizer(
-        name=kind,
-        theory=known,
-        lr=number(found['lr'], f'{here}.lr'),
-        weight_decay=number(decay, f'{here}.weight_decay'),
-        momentum=number(momentum, f'{here}.momentum'),
+        name=type_name(found),
+        theory=reader_for(built).theory,
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
         custom_keys=dict(section(paramwise, 'paramwise_cfg.custom_keys')),
     )
     _apply_paramwise(optimizer, wrapper, paramwise, assumptions)
@@ -79,7 +85,7 @@ def _apply_paramwise(
             optimizer.weight_decay *= factor
         if (angle := paramwise.get('angular_update')) is not None:
             optimizer.weight_decay = float(
-                theory.weight_decay_for(angle, optimizer.lr, optimizer.momentum)
+                weight_decay_for(angle, optimizer.lr, optimizer.momentum)
             )
     elif constructor != 'DefaultOptimWrapperConstructor':
         assumptions.append(

@@ -100,10 +100,10 @@ def _warning(stage: dict) -> str | None:
 
 def verdict(stages: list[dict], unreached: list[int], optimizer: Optimizer) -> str:
     """The plan in one sentence."""
-    if optimizer.theory == 'none':
+    if optimizer.known is None:
         return f'no theory for {optimizer.name}'
-    if optimizer.theory == 'adamw':
-        return 'AdamW: Δ* is known, the way there is not'
+    if not optimizer.known.norm_law:
+        return f'{optimizer.known.title}: Δ* is known, the way there is not'
     if not optimizer.weight_decay > 0:
         return 'no weight decay, no equilibrium'
     judged = [stage for stage in stages if stage['reaches'] is not None]
