@@ -231,6 +231,17 @@ def test_the_command_is_a_call_of_train_py(tmp_path):
     assert words[-2:] == ['randomness.seed=2', 'train_cfg.max_iters=5']
 
 
+def test_a_folder_that_was_moved_goes_on_from_its_own_checkpoint(tmp_path):
+    task = training.Task(EXPERIMENTS[0], 0, tmp_path)
+    task.folder.mkdir()
+    (task.folder / 'last_checkpoint').write_text('/where/it/was/iter_300.pth')
+    assert 'iter_300.pth' not in ' '.join(task.command())
+    here = task.folder / 'iter_300.pth'
+    here.touch()
+    words = task.command()
+    assert words[words.index('--resume') + 1] == str(here)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'name'),
     [

@@ -134,6 +134,6 @@ EXPERIMENTS = [
         against='resnet18_3stage',
     ),
     _classifier('', 'fixed learning rate'),
-    *_detectors('mask-rcnn_gn', 3),
-    *_detectors('retinanet_gn', 4),
+    *_detectors('mask-rcnn_gn', 3, seeds=3),
+    *_detectors('retinanet_gn', 4, seeds=3),
 ]

@@ -53,9 +53,19 @@ class Task:
         return [
             *(sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'train.py')),
             str(ROOT / self.experiment.config),
-            *('--work-dir', str(self.folder), '--resume', '--cfg-options'),
+            *('--work-dir', str(self.folder), '--resume', *self._checkpoint()),
+            '--cfg-options',
             *(f'{key}={value}' for key, value in options.items()),
         ]
+
+    def _checkpoint(self) -> list[str]:
+        """The last one, here: what MMEngine noted is wrong once a folder was moved."""
+        try:
+            noted = (self.folder / 'last_checkpoint').read_text().strip()
+        except OSError:
+            return []
+        here = self.folder / Path(noted).name
+        return [str(here)] if here.is_file() else []
 
 
 def tasks_of(
