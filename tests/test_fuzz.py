@@ -170,6 +170,37 @@ def test_mutated_bytes_are_read_or_named(part, data):
         assert str(error) and '\n' not in str(error)
 
 
+# ---------------------------------------------------------------- settings
+
+SETTINGS = {
+    'SMDHook': (
+        *('window', 'include', 'exclude', 'verify', 'visualize', 'granularity'),
+        *('report', 'windows'),
+    ),
+    'SMDRescaleHook': (
+        *('at_lr_drops', 'continuous', 'start_at_equilibrium', 'exclude', 'start'),
+    ),
+}
+START = ('begin', 'measure', 'repeats', 'max_factor', 'tolerance', 'end', 1)
+values = anything | st.dictionaries(st.sampled_from(START), anything, max_size=4)
+
+
+@SOME
+@given(st.data())
+def test_any_settings_of_a_hook_are_taken_or_refused_by_name(data):
+    registry = pytest.importorskip('mmengine.registry')
+    from smd_mmdet.engine.errors import SettingError
+
+    hook = data.draw(st.sampled_from(list(SETTINGS)))
+    keys = st.sampled_from(SETTINGS[hook])
+    settings = data.draw(st.dictionaries(keys, values, max_size=3))
+    try:
+        registry.HOOKS.build(dict(type=hook, **settings))
+    except SettingError as error:
+        assert str(error).startswith(hook)
+        assert any(str(key) in str(error) for key in settings)
+
+
 # ---------------------------------------------------------------- commands
 
 COMMANDS = ('audit', 'plan', 'check', 'report', 'compare', 'shapes')
