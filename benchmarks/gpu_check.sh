@@ -126,8 +126,8 @@ done
 part 'peer' bench peer.py
 part 'scaling' bench scaling.py
 if has mmengine; then
-    part 'ResNet-50 loop float32' bench classify.py
-    part 'ResNet-50 loop bfloat16' bench classify.py --amp bfloat16 --channels-last
+    part 'ResNet-50 loop float32' bench classify.py --pairs 40
+    part 'ResNet-50 loop bfloat16' bench classify.py --pairs 40 --amp bfloat16 --channels-last
 else
     skip 'ResNet-50 loop' "$(fault_of mmengine)"
 fi
@@ -185,8 +185,8 @@ EOF
         part "Mask R-CNN $dtype" train $dtype optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=$dtype
     done
     part 'Mask R-CNN by torchrun, one process' train torchrun 1 optim_wrapper.type=OptimWrapper
-    part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 100 --target 'at most 0.3 %'
-    part 'overhead at COCO size bfloat16' bench overhead.py --coco --batch 2 --pairs 100 --amp bfloat16 --target 'at most 0.3 %'
+    part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 15 --target 'at most 0.3 %'
+    part 'overhead at COCO size bfloat16' bench overhead.py --coco --batch 2 --pairs 15 --amp bfloat16 --target 'at most 0.3 %'
 else
     fault=$(fault_of mmdet)
     skip 'Mask R-CNN' "${fault:-mmcv has no CUDA operators}"
