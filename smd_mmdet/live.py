@@ -57,6 +57,7 @@ def standing(
     columns: dict[str, np.ndarray],
     remaining: float | None = None,
     applicable: np.ndarray | None = None,
+    accumulated: int = 1,
 ) -> Standing:
     """Judge the newest windows; meant for every window of a run, so no tests.
 
@@ -67,6 +68,7 @@ def standing(
             None if not known.
         applicable: One bool per layer, False for those that are measured without
             being scale-invariant; None stands for all True.
+        accumulated: Iterations to each step of the optimizer.
 
     Returns:
         The layers' standing, in the order of the columns.
@@ -91,7 +93,7 @@ def standing(
         distance = np.abs(norm4 - 1)
         rate = 4 * decay * lr / (1 - momentum)
         folds = np.log(np.maximum(distance / (2 * ANGLE_TOLERANCE), 1.0))
-        iterations = np.where(folds > 0, folds / rate, 0.0)
+        iterations = np.where(folds > 0, accumulated * folds / rate, 0.0)
         cosine_sq = columns['cosine_mean'][last] ** 2 + columns['cosine_var'][last]
 
     state = np.where(norm4 > 1, _ABOVE, _BELOW)

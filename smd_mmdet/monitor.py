@@ -176,7 +176,6 @@ class SphericalMotionMonitor:
                 ],
                 device,
             )
-        self._stages = StageTracker()
         self._settings: dict | None = None
         self._layout: list | None = None
         self._closed: deque[_Window] = deque()
@@ -266,9 +265,19 @@ class SphericalMotionMonitor:
             [self._groups[layer] for layer in self._own],
         )
 
-    def start_at(self, iteration: int) -> None:
-        """Count on from iterations done before the monitor was attached."""
+    def start_at(self, iteration: int, stage: int | dict = 0) -> None:
+        """Count on from iterations done before the monitor was attached.
+
+        Args:
+            iteration: How many.
+            stage: Number of the stage under way, or ``state_dict()['stages']``.
+        """
         self.iteration = iteration
+        if isinstance(stage, int):
+            self._stages = StageTracker(stage)
+        else:
+            self._stages = StageTracker()
+            self._stages.load_state_dict(stage)
         self._window = self._new_window(iteration + 1)
 
     def collect(self, wait: bool = True) -> dict[str, np.ndarray]:
@@ -534,8 +543,7 @@ class SphericalMotionMonitor:
         same = tuple(state['names']) == self.names and state['window'] == self.window
         if not same or (state['filters'] is None) != (self._filters is None):
             raise ValueError('the saved window has other layers or another size')
-        self._stages.load_state_dict(state['stages'])
-        self.start_at(state['iteration'])
+        self.start_at(state['iteration'], state['stages'])
         window = self._window
         window.first_iteration = state['first_iteration']
         window.last_iteration = state['last_iteration']

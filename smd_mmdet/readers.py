@@ -4,6 +4,7 @@ To add an optimizer with algebra or theory of its own: add a reader here and nam
 it in :data:`READERS`; what is known of its equilibrium goes to :data:`.THEORIES`.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -179,7 +180,9 @@ def reader_for(optimizer: Optimizer) -> type[Reader]:
         return DisplacementReader
     for kind, reader in READERS.items():
         # A subclass with a step of its own (LARS, say) is another optimizer.
-        if isinstance(optimizer, kind) and type(optimizer).step is kind.step:
+        # torch wraps the step of a class when its first optimizer is made.
+        step = inspect.unwrap(type(optimizer).step)
+        if isinstance(optimizer, kind) and step is inspect.unwrap(kind.step):
             return reader
     return DisplacementReader
 

@@ -294,9 +294,10 @@ def _of_state(optimizer, name: str, parameter, c: float, is_weight: bool):
     planned: Multiplications = []
     # .get: indexing the optimizer's state would add an entry to it.
     for key, value in optimizer.state.get(parameter, {}).items():
-        if not isinstance(value, Tensor) or value.shape != parameter.shape:
-            continue
-        if key not in _STATE_DEGREES:
+        alike = isinstance(value, Tensor) and value.shape == parameter.shape
+        if not alike and (not isinstance(value, Tensor) or value.numel() == 1):
+            continue  # a count of steps
+        if key not in _STATE_DEGREES or not alike:
             raise ValueError(
                 f'{name} cannot be rescaled: it is not known how {key!r} of {kind} '
                 'follows its scale'

@@ -36,10 +36,15 @@ class StageTracker:
     A single change starts a stage; a second change in a row shows that the
     settings are moving, and the two become one moving stage. A moving stage whose
     rate only rises, at the start of the run, is warm-up.
+
+
+    Args:
+        first: Number of the stage that is under way at the first iteration seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self.stage: Stage | None = None
+        self._first = first
         self._settings: tuple | None = None
 
     def observe(self, settings: tuple[tuple[float, ...], ...]) -> Change:
@@ -54,7 +59,7 @@ class StageTracker:
         previous, self._settings = self._settings, settings
         stage = self.stage
         if stage is None:
-            self.stage = Stage(number=0)
+            self.stage = Stage(self._first)
             return Change.NEW
         if settings == previous:
             if stage.steady:

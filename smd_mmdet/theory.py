@@ -41,6 +41,8 @@ __all__ = [
 
 def _array(name: str, value: ArrayLike) -> np.ndarray:
     try:
+        if np.asarray(value).dtype.kind not in 'biufO':
+            raise TypeError
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
@@ -215,7 +217,11 @@ def iterations_to_equilibrium(
     lr_drop = _array('lr_drop', lr_drop)
     if (lr_drop < 1).any():
         raise ValueError(f'lr_drop must be >= 1 (old rate / new rate), got {lr_drop!r}')
-    count = np.ceil(np.log(lr_drop) / relaxation_rate(lr, weight_decay, momentum))
+    with np.errstate(divide='ignore', over='ignore'):
+        count = np.log(lr_drop) / relaxation_rate(lr, weight_decay, momentum)
+    count = np.ceil(count)
+    if (count >= 2**63).any():
+        raise ValueError('weight_decay * lr is so small that no number holds the count')
     return int(count) if count.ndim == 0 else count.astype(np.int64)
 
 

@@ -20,7 +20,7 @@ from tiny import SCALE_INVARIANT, TinyNet, tiny_config
 from smd_mmdet import theory
 from smd_mmdet.engine import SettingError
 from smd_mmdet.engine.messages import summary
-from smd_mmdet.live import Standing
+from smd_mmdet.live import Standing, standing
 from smd_mmdet.quantities import QUANTITIES
 from smd_mmdet.records import read_records
 
@@ -153,14 +153,24 @@ def test_the_constructor_names_what_is_wrong(changes, message):
         )
 
 
-def test_an_angular_update_is_refused_where_it_is_not_derived():
-    with pytest.raises(SettingError, match='angular_update is derived for SGD'):
+@pytest.mark.parametrize(
+    ('optimizer', 'setting', 'message'),
+    [
+        ('Adam', 'angular_update', 'angular_update is derived for SGD'),
+        ('RMSprop', 'angular_update', 'angular_update is derived for SGD'),
+        ('Rprop', 'scale_invariant_decay_mult', 'the optimizer has no weight decay'),
+    ],
+)
+def test_a_decay_is_refused_where_the_optimizer_has_none_of_its_kind(
+    optimizer, setting, message
+):
+    with pytest.raises(SettingError, match=message):
         build_optim_wrapper(
             TinyNet(),
             dict(
                 constructor='SMDOptimWrapperConstructor',
-                optimizer=dict(type='Adam', lr=0.1),
-                paramwise_cfg=dict(angular_update=1e-3),
+                optimizer=dict(type=optimizer, lr=0.1),
+                paramwise_cfg={setting: 1e-3},
             ),
         )
 
@@ -271,6 +281,55 @@ def test_resumed_training_gives_the_same_rows(tmp_path):
         short.resume, short.load_from = False, None
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name])
+
+
+@pytest.mark.parametrize('known', ['the window', 'the schedule'])
+def test_a_new_window_at_a_resume_is_of_the_stage_under_way(tmp_path, known):
+    """The window is of another size, or the first part was trained without the hook."""
+    hook = dict(window=10) if known == 'the window' else None
+    train(tiny_config(tmp_path, max_iters=50, hook=hook))
+    one_run_at_a_time.__wrapped__()
+    checkpoint = str(tmp_path / 'iter_50.pth')
+    config = tiny_config(tmp_path, hook=dict(window=5), resume=True)
+    config.load_from = checkpoint
+    train(config)
+    rows = table(tmp_path)
+    # Warm-up to 10, the drop at 40.
+    late = rows[rows.iter > 50]
+    assert set(late.stage) == {1}
+    assert late.lr.to_numpy() == pytest.approx(0.01)
+
+
+def test_a_checkpoint_that_undoes_the_decay_asked_for_is_told(tmp_path):
+    train(tiny_config(tmp_path, max_iters=25, hook=dict(window=10)))
+    one_run_at_a_time.__wrapped__()
+    paramwise = dict(scale_invariant_decay_mult=3.0)
+    config = tiny_config(tmp_path, hook=dict(window=10), resume=True)
+    config.optim_wrapper.paramwise_cfg = paramwise
+    runner = train(config)
+    log = Path(runner.logger.handlers[1].baseFilename).read_text()
+    assert 'weight decay of scale-invariant weights is that of the checkpoint, ' in log
+    assert '0.005 instead of 0.015' in log
+    assert {g['weight_decay'] for g in runner.optim_wrapper.param_groups} == {5e-3}
+
+
+def test_accumulated_iterations_count_as_such_until_equilibrium():
+    columns = {
+        'iter': [400], 'count': [100], 'layer': ['w'], 'stage': [0], 'lr': [0.1],
+        'weight_decay': [1e-3], 'momentum': [0.0], 'angular_update_eq': [0.0141],
+        'unit_h_mean': [1.0], 'weight_norm_mean': [9.0], 'angular_update_mean': [0.01],
+        'angular_update_var': [0.0], 'cosine_mean': [0.0], 'cosine_var': [0.0],
+        'unit_grad_sq_max': [1.0],
+    }  # fmt: skip
+    columns = {name: np.array(values) for name, values in columns.items()}
+    # ‖w‖⁴/w*⁴ − 1 falls as exp(−4λη) per step, to 0.2; w*⁴ is η/2λ.
+    steps = np.log((9.0**4 / 50 - 1) / 0.2) / 4e-4
+    one, four = standing(columns), standing(columns, accumulated=4)
+    assert one.iterations == pytest.approx(steps, rel=1e-3)
+    assert four.iterations == pytest.approx(4 * steps, rel=1e-3)
+    state = 'unreachable in this stage'
+    assert standing(columns, remaining=2 * steps).state != state
+    assert standing(columns, 2 * steps, accumulated=4).state == state
 
 
 def stock_config(work_dir, **changes):

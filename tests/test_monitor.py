@@ -1,6 +1,7 @@
 """The monitor against a float64 recomputation from copies of the weights."""
 
 import copy
+import inspect
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from smd_mmdet import SphericalMotionMonitor, theory
 from smd_mmdet.monitor import COLUMNS
 from smd_mmdet.quantities import QUANTITIES
+from smd_mmdet.readers import READERS, DisplacementReader, reader_for
 
 
 def small_net(seed=0, dtype=torch.float32):
@@ -232,6 +234,18 @@ def test_equilibrium_norm_is_of_the_windows_own_unit_gradient():
     rows = monitor.collect()
     expected = (rows['unit_grad_sq_mean'] * 0.1 / (2 * 1e-3)) ** 0.25
     np.testing.assert_allclose(rows['weight_norm_eq'], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize('kind', [torch.optim.SGD, torch.optim.AdamW])
+def test_a_subclass_with_the_step_of_its_base_is_read_as_its_base(kind, monkeypatch):
+    """Whichever of the two is made first: torch wraps the step of that class."""
+    monkeypatch.setattr(kind, 'step', inspect.unwrap(kind.step))
+    mine = type('Mine', (kind,), {})
+    weight = [nn.Parameter(torch.randn(3))]
+    optimizer = mine(weight, lr=0.1, weight_decay=0.1)
+    assert reader_for(optimizer) is READERS[kind]
+    other = type('Other', (kind,), {'step': lambda self: None})
+    assert reader_for(other(weight, lr=0.1)) is DisplacementReader
 
 
 @pytest.mark.parametrize('window', [1, 7, 40, 100])

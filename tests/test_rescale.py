@@ -487,6 +487,16 @@ def test_an_optimizer_with_unknown_state_is_refused():
         rescale_(model, optimizer, ['0.weight'], 0.5, inputs=images())
 
 
+def test_a_state_that_is_not_of_the_weights_shape_is_refused():
+    """Adafactor keeps rows and columns of the second moment."""
+    model = prepare(nn.Sequential(conv(), nn.BatchNorm2d(6)))
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.1)
+    model(images()).sum().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"0.weight .* '\w+_var' of Adafactor"):
+        rescale_(model, optimizer, ['0.weight'], 0.5, inputs=images())
+
+
 def test_either_name_of_a_tied_weight_will_do_once():
     model = tied_convs()
     before = model.a.weight.clone()

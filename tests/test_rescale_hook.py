@@ -104,7 +104,7 @@ def evaluated(model):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        return model(images, None)
+        return model(images.to(next(model.parameters()).device), None)
 
 
 def everything(runner):
@@ -436,6 +436,24 @@ def test_a_resume_in_mid_phase_equals_the_run_without_it(tmp_path, saved_at):
     assert the_hook(whole).history == the_hook(resumed).history != []
 
 
+class BreakPhase(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 15:
+            the_hook(runner)._phases._monitor._give_up(ValueError('broken'))
+
+
+def test_a_phase_that_fails_ends_neither_checkpoints_nor_drops(tmp_path):
+    config = rescaling(tmp_path, start_at_equilibrium=dict(measure=20))
+    config.default_hooks.checkpoint.interval = 20
+    runner = train(config, BreakPhase())
+    log = Path(runner.logger.handlers[1].baseFilename).read_text()
+    assert 'layers are not put at equilibrium: broken' in log
+    assert 'rescaling stopped' not in log
+    assert [entry['cause'] for entry in the_hook(runner).history] == ['learning rate']
+    saved = torch.load(tmp_path / 'iter_20.pth', weights_only=True)
+    assert saved['smd_rescale']['start']['monitor'] is None
+
+
 def test_factors_are_bounded(tmp_path):
     config = starting(tmp_path, max_iters=40, max_factor=1.05, repeats=1)
     runner = train(config)
@@ -521,10 +539,18 @@ def test_wrong_settings_are_refused(settings, message):
             },
             'no equilibrium is known under Adam; take SGD or AdamW',
         ),
+        (
+            {
+                'optim_wrapper.accumulative_counts': 8,
+                'start': dict(start_at_equilibrium=dict(measure=4)),
+            },
+            'measure=4 is below optim_wrapper.accumulative_counts=8',
+        ),
     ],
 )
 def test_runs_without_an_equilibrium_are_refused(tmp_path, changes, message):
     settings = changes if 'exclude' in changes else dict(changes=changes)
+    settings |= changes.pop('start', {})
     with pytest.raises(SettingError, match=message):
         train(rescaling(tmp_path, max_iters=2, **settings))
 

@@ -51,6 +51,8 @@ def show_predictions(args, cfg):
 
 def augment(cfg):
     """Test on each image and its mirror image, unless the config says how."""
+    if not cfg.get('test_dataloader'):
+        raise SettingError('--tta: the config has no test_dataloader')
     dataset = cfg.test_dataloader.dataset
     if 'tta_model' not in cfg:
         nms = dict(type='nms', iou_threshold=0.5)

@@ -7,8 +7,10 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+from torch.optim import Optimizer
 
 from smd_mmdet import theory
+from smd_mmdet.readers import reader_for
 
 from .errors import SettingError
 from .groups import split_groups
@@ -67,6 +69,8 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         wrapper.split = split_groups(
             wrapper.optimizer, [parameters[entry.name] for entry in chosen]
         )
+        if self._options['angular_update'] is not None:
+            _refuse_other_optimizers(wrapper.optimizer)
         for group in wrapper.optimizer.param_groups:
             if group['scale_invariant']:
                 self._set_decay(group)
@@ -89,14 +93,14 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _set_decay(self, group: dict) -> None:
         if (factor := self._options['scale_invariant_decay_mult']) is not None:
+            if 'weight_decay' not in group:
+                raise SettingError(
+                    'paramwise_cfg.scale_invariant_decay_mult: the optimizer has no '
+                    'weight decay; leave the key out'
+                )
             group['weight_decay'] *= factor
         if (angle := self._options['angular_update']) is None:
             return
-        if 'momentum' not in group or group.get('nesterov') or group.get('dampening'):
-            raise SettingError(
-                'paramwise_cfg.angular_update is derived for SGD without nesterov and '
-                'dampening; choose that optimizer, or leave the key out'
-            )
         try:
             decay = theory.weight_decay_for(angle, group['lr'], group['momentum'])
         except ValueError as error:
@@ -114,6 +118,14 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             f'{group["lr"]:.4g}',
             logger='current',
             level=logging.INFO,
+        )
+
+
+def _refuse_other_optimizers(optimizer: Optimizer) -> None:
+    if reader_for(optimizer).theory != 'sgd':
+        raise SettingError(
+            'paramwise_cfg.angular_update is derived for SGD without nesterov and '
+            'dampening; choose that optimizer, or leave the key out'
         )
 
 

@@ -155,14 +155,17 @@ class EquilibriumStart:
 
     def state_dict(self) -> dict:
         """Plain values and tensors, for a checkpoint."""
-        if self._monitor is not None:
+        monitor = self._monitor
+        if monitor is not None and monitor.fault is not None:
+            monitor = None  # told when its phase ends; a resume measures anew
+        if monitor is not None:
             self._collect()
         return {
             'done': self.done,
             'finished': self.finished,
             'started': self._started,
             'rows': [dict(rows) for rows in self._rows],
-            'monitor': self._monitor and self._monitor.state_dict(),
+            'monitor': monitor and monitor.state_dict(),
         }
 
     def load_state_dict(self, state: dict, iteration: int) -> None:
@@ -205,6 +208,8 @@ class EquilibriumStart:
             for group in self._optimizer.param_groups
             for p in group['params']
         }
+        if not self._rows:  # the gradients overflowed at every step, say
+            return Verdict({}, {}, settled=False)
         means = _means(self._rows)
         factors: dict[str, float] = {}
         left_alone: dict[str, str] = {}

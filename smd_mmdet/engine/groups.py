@@ -1,8 +1,8 @@
 """Scale-invariant weights in parameter groups of their own, and back for checkpoints.
 
-A checkpoint keeps the groups as MMEngine makes them, as long as the split changed no
-setting. So a run can be resumed with SMDOptimWrapperConstructor that began without it,
-and the other way round.
+With SMDHook a checkpoint keeps the groups as MMEngine makes them, as long as the split
+changed no setting. So a run can be resumed with SMDOptimWrapperConstructor that began
+without it, and the other way round.
 """
 
 from collections.abc import Sequence
@@ -118,6 +118,36 @@ def split_checkpoint(checkpoint: dict, split: Split) -> None:
     order = [index for group in now for index in group['params']]
     _replace(checkpoint, now, order)
     _pick_in_schedulers(checkpoint, len(split.sizes), list(split.parents))
+
+
+def other_decay(checkpoint: dict, groups: Sequence[dict]) -> str:
+    """What to say where a checkpoint undoes the weight decay of the config.
+
+    MMEngine takes an optimizer's settings from the checkpoint, decay and all.
+
+    Args:
+        checkpoint: As it is loaded, its groups split.
+        groups: Those of the optimizer, as the config sets them.
+
+    Returns:
+        A sentence; empty where the decays agree.
+    """
+    saved = checkpoint.get('optimizer', {}).get('param_groups') or []
+    if len(saved) != len(groups):
+        return ''
+    pairs = {
+        (now.get('weight_decay'), before.get('weight_decay'))
+        for now, before in zip(groups, saved, strict=True)
+        if now.get('scale_invariant')
+    }
+    changed = [(now, before) for now, before in sorted(pairs) if now != before]
+    if not changed:
+        return ''
+    text = ', '.join(f'{before:.4g} instead of {now:.4g}' for now, before in changed)
+    return (
+        f'weight decay of scale-invariant weights is that of the checkpoint, {text}: '
+        "a resumed run keeps its optimizer's settings"
+    )
 
 
 def _replace(checkpoint: dict, groups: list[dict], order: list[int]) -> None:

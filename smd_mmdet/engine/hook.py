@@ -25,7 +25,7 @@ from smd_mmdet.monitor import SphericalMotionMonitor
 from smd_mmdet.records import FOLDER, RecordWriter
 
 from .errors import SettingError
-from .groups import join_checkpoint, split_checkpoint
+from .groups import join_checkpoint, other_decay, split_checkpoint
 from .layers import (
     FROZEN_ADVICE,
     check_patterns,
@@ -37,7 +37,7 @@ from .messages import one_line, scalars, summary
 from .metadata import output_variances, run_metadata
 from .parallel import ddp_group, refuse_sharded
 from .proof import prove
-from .rates import stage_ends
+from .rates import stage_at, stage_ends
 from .reporting import check_report, report_now
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
@@ -93,9 +93,9 @@ class SMDHook(Hook):
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
-            if nothing is scale-invariant, the theory does not know the optimizer, or
+            if nothing is scale-invariant, SGD has Nesterov's momentum or dampening,
             training is sharded, or another process writes records to the same
-            ``work_dir``.
+            ``work_dir``. An optimizer without theory is measured all the same.
 
     Example:
         >>> custom_imports = dict(imports=['smd_mmdet'], allow_failed_imports=False)
@@ -153,6 +153,9 @@ class SMDHook(Hook):
         self._saved_monitor = checkpoint.get(CHECKPOINT_KEY)
         if (split := getattr(runner.optim_wrapper, 'split', None)) is not None:
             split_checkpoint(checkpoint, split)
+            groups = runner.optim_wrapper.optimizer.param_groups
+            if runner._resume and (text := other_decay(checkpoint, groups)):
+                runner.logger.warning(f'smd: {text}')
 
     def before_train(self, runner: Runner) -> None:
         """Choose the layers, attach the monitor, open the records."""
@@ -225,8 +228,10 @@ class SMDHook(Hook):
     @_survive
     def _save_window(self, runner: Runner, checkpoint: dict) -> None:
         self._note_variances()
+        # It waits for the device, and with it for the windows that are closed.
+        state = None if self.monitor.fault else self.monitor.state_dict()
         self._collect(runner, wait=False)
-        checkpoint[CHECKPOINT_KEY] = self.monitor.state_dict()
+        checkpoint[CHECKPOINT_KEY] = state
 
     @_survive
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
@@ -311,12 +316,13 @@ class SMDHook(Hook):
 
     def _continue(self, runner: Runner) -> None:
         saved = self._saved_monitor
-        self.monitor.start_at(runner.iter)
         if saved is None or saved['iteration'] > runner.iter:
+            self.monitor.start_at(runner.iter, stage_at(runner))
             return
         try:
             self.monitor.load_state_dict(saved)
         except (ValueError, KeyError) as fault:
+            self.monitor.start_at(runner.iter, saved['stages'])
             runner.logger.warning(f'smd: a new window begins at the resume: {fault}')
 
     def _collect(self, runner: Runner, wait: bool = True) -> None:
@@ -343,10 +349,13 @@ class SMDHook(Hook):
                 self._writer.append(self._unwritten[0])
                 del self._unwritten[0]
         except OSError as fault:
+            lost = self._unwritten[:-UNWRITTEN_WINDOWS]
             del self._unwritten[:-UNWRITTEN_WINDOWS]
+            told = f'{len(self._unwritten)} pieces are kept in memory to try again'
+            if lost:
+                told += f'; those up to iteration {lost[-1]["iter"][-1]} are lost'
             runner.logger.warning(
-                f'smd: records cannot be written, training goes on: {fault} '
-                f'({len(self._unwritten)} windows are kept in memory to try again)'
+                f'smd: records cannot be written, training goes on: {fault} ({told})'
             )
 
     def _tell_what_was_moved(self, runner: Runner) -> None:
@@ -380,7 +389,10 @@ class SMDHook(Hook):
         end = next((end for end in self._stage_ends if end >= last), runner.max_iters)
         invariant = [entry.name for entry in self._entries if entry.invariant]
         self._standing = standing(
-            columns, end - last, np.isin(newest['layer'], invariant)
+            columns,
+            end - last,
+            np.isin(newest['layer'], invariant),
+            accumulated(runner),
         )
         if self.visualize:
             self._show(runner, scalars(newest, self._standing), last)
@@ -431,7 +443,7 @@ def optimizer_of(runner: Runner, hook: str) -> Optimizer:
         hook: Who asks, for the message.
 
     Raises:
-        SettingError: If there are several, or one that the theory does not know.
+        SettingError: If there are several, or SGD that the theory does not hold for.
     """
     wrapper = runner.optim_wrapper
     if not isinstance(wrapper, OptimWrapper):
@@ -447,6 +459,11 @@ def optimizer_of(runner: Runner, hook: str) -> Optimizer:
                     f'holds for SGD without it; set {key}={fix}'
                 )
     return wrapper.optimizer
+
+
+def accumulated(runner: Runner) -> int:
+    """Iterations to each step of the optimizer."""
+    return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
 
 
 def _hold(work_dir: str) -> None:

@@ -39,6 +39,14 @@ def stage_ends(runner: Runner) -> list[int]:
     return [span.end for span in spans(*schedule_of(runner))]
 
 
+def stage_at(runner: Runner) -> int:
+    """Number of the stage that the next iteration lies in; 0 if it is not known."""
+    for span in spans(*schedule_of(runner)):
+        if span.start <= runner.iter < span.end:
+            return span.stage.number
+    return 0
+
+
 class RateHistory:
     """The last two learning rates that each parameter group used.
 

@@ -29,7 +29,7 @@ from smd_mmdet.rescale import (
 
 from .equilibrium import EquilibriumStart, StartSettings, Verdict
 from .errors import SettingError
-from .hook import SMDHook, optimizer_of, unknown_setting
+from .hook import SMDHook, accumulated, optimizer_of, unknown_setting
 from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
 from .parallel import refuse_sharded
 from .proof import batches
@@ -161,6 +161,7 @@ class SMDRescaleHook(Hook):
         }
         if not self._groups:
             raise SettingError(f'SMDRescaleHook: no weight to rescale: {FROZEN_ADVICE}')
+        self._refuse_short_phases(accumulated(runner))
         self._model, self._optimizer = model, optimizer
         self._dependents = _same_on_all_ranks(lambda: _dependents(runner, model))
         self._leave_alone(
@@ -193,9 +194,10 @@ class SMDRescaleHook(Hook):
             self._go_to_equilibrium(runner)
         self._rates.advance()
 
-    @_survive
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the rates used, by weight: groups may be others at the resume."""
+        if self._rates is None:
+            return
         checkpoint[CHECKPOINT_KEY] = {
             'rates': {
                 name: self._rates.state(group) for name, group in self._groups.items()
@@ -211,6 +213,14 @@ class SMDRescaleHook(Hook):
             self._phases.stop()
 
     # ---------------------------------------------------------------- parts
+
+    def _refuse_short_phases(self, iterations: int) -> None:
+        if self.start is not None and self.start.measure < iterations:
+            raise SettingError(
+                f'SMDRescaleHook: start_at_equilibrium.measure={self.start.measure} is '
+                f'below optim_wrapper.accumulative_counts={iterations}: a phase so '
+                'short sees no step; set measure to many times that'
+            )
 
     def _resume(self, runner: Runner) -> None:
         saved = self._saved or {}
