@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,9 @@ _PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
 @dataclass
 class Length:
-    """How long the training is, in epochs and iterations."""
+    """How long the training is, in iterations."""
 
     iterations: int
-    epochs: int
     per_epoch: int | None
     by_epoch: bool
 
@@ -68,7 +68,7 @@ def run_length(
     )
     if needed and iters_per_epoch is None:
         images = _images(loader.get('dataset'), assumptions)
-        iters_per_epoch = math.ceil(math.ceil(images / processes) / batch)
+        iters_per_epoch = _batches(math.ceil(images / processes), batch, loader)
         assumptions.append(
             f'{iters_per_epoch:,} iterations per epoch: {images:,} images, '
             f'{processes} × {batch} in a batch'
@@ -77,11 +77,24 @@ def run_length(
         if 'max_iters' not in loop:
             raise SettingError('train_cfg.max_iters is missing')
         iterations = whole(loop['max_iters'], 'train_cfg.max_iters')
-        return Length(iterations, 1, iters_per_epoch, False)
+        return Length(iterations, iters_per_epoch, False)
     if 'max_epochs' not in loop:
         raise SettingError('train_cfg.max_epochs is missing')
     epochs = whole(loop['max_epochs'], 'train_cfg.max_epochs')
-    return Length(epochs * iters_per_epoch, epochs, iters_per_epoch, True)
+    return Length(epochs * iters_per_epoch, iters_per_epoch, True)
+
+
+def _batches(images: int, batch: int, loader: Mapping) -> int:
+    """Batches of an epoch, on one process."""
+    drops = loader.get('drop_last', False)
+    if isinstance(sampler := loader.get('batch_sampler'), dict):
+        drops = sampler.get('drop_last', False)
+    if drops and images < batch:
+        raise SettingError(
+            f'train_dataloader: drop_last=True leaves nothing of {images:,} images in '
+            f'batches of {batch:,}'
+        )
+    return images // batch if drops else math.ceil(images / batch)
 
 
 def _processes(

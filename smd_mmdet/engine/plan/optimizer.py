@@ -23,6 +23,8 @@ class Optimizer:
     weight_decay: float
     momentum: float
     custom_keys: dict[str, dict]
+    # One Δ* for all layers, whatever their rate: angular_update of our constructor.
+    one_angle: bool = False
 
     @property
     def known(self) -> Theory | None:
@@ -35,12 +37,18 @@ class Optimizer:
         return self.known is not None and self.known.norm_law and self.weight_decay > 0
 
     def multipliers(self, layer: str) -> tuple[float, float]:
-        """lr_mult and decay_mult of a parameter, by MMEngine's rule."""
+        """lr_mult and decay_mult of a parameter, by MMEngine's rule.
+
+        Under ``angular_update`` the decay goes with 1/rate.
+        """
         keys = sorted(sorted(self.custom_keys), key=len, reverse=True)
         for key in keys:
             if key in layer:
                 found = self.custom_keys[key]
-                return found.get('lr_mult', 1.0), found.get('decay_mult', 1.0)
+                rate = found.get('lr_mult', 1.0)
+                if self.one_angle:
+                    return rate, 1 / rate if rate else 0.0
+                return rate, found.get('decay_mult', 1.0)
         return 1.0, 1.0
 
 
@@ -84,6 +92,12 @@ def _apply_paramwise(
         if (factor := paramwise.get('scale_invariant_decay_mult')) is not None:
             optimizer.weight_decay *= factor
         if (angle := paramwise.get('angular_update')) is not None:
+            if optimizer.theory != 'sgd':
+                raise SettingError(
+                    'paramwise_cfg.angular_update is derived for SGD without nesterov '
+                    'and dampening; choose that optimizer, or leave the key out'
+                )
+            optimizer.one_angle = True
             optimizer.weight_decay = float(
                 weight_decay_for(angle, optimizer.lr, optimizer.momentum)
             )
@@ -92,6 +106,8 @@ def _apply_paramwise(
             f'{constructor} may give layers rates of their own: the plan is for those '
             'with the rate of the config'
         )
+    if optimizer.one_angle:
+        return
     for key, found in optimizer.custom_keys.items():
         rate, decay = found.get('lr_mult', 1.0), found.get('decay_mult', 1.0)
         if rate * decay != 1:
