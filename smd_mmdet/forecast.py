@@ -45,7 +45,7 @@ def forecast(
     *,
     norm: ArrayLike,
     unit_grad_sq: ArrayLike,
-    rescale: bool = False,
+    rescale: ArrayLike = False,
     at: ArrayLike | None = None,
 ) -> Forecast:
     """Expected motion of scale-invariant weights over a schedule.
@@ -57,7 +57,8 @@ def forecast(
         norm: ‖w‖ > 0 at the start, a number or an array over layers.
         unit_grad_sq: L ≥ 0, the mean of ‖g̃‖² (of h̃ with momentum); broadcasts
             against ``norm``. It is taken to stay as it is.
-        rescale: Divide the weights by k^(1/4) whenever the rate falls by k.
+        rescale: Divide the weights by k^(1/4) whenever the rate falls by k; or one
+            truth value per iteration: divide them there, whether it falls or rises.
         at: 0-based iterations to return, in rising order; None returns all. Many
             layers over many iterations fill the memory.
 
@@ -91,10 +92,7 @@ def forecast(
     if (decay >= 1).any():
         raise ValueError('weight_decay * lr / (1 - momentum) must be < 1')
 
-    jump = np.ones_like(lr)
-    if rescale:
-        fell = (lr[1:] < lr[:-1]) & (lr[1:] > 0)
-        jump[1:][fell] = lr[1:][fell] / lr[:-1][fell]
+    jump = _jumps(lr, np.asarray(rescale))
     settings = lr, weight_decay, momentum
     at = np.arange(len(lr)) if at is None else _iterations(at, len(lr))
     begun = min(len(lr), _BEGINNING)
@@ -117,6 +115,21 @@ def forecast(
         weight_norm_eq=_norm_eq(lr, weight_decay, momentum, unit_grad_sq),
         angular_update_eq=np.sqrt(2 * weight_decay * lr / (1 + momentum)),
     )
+
+
+def _jumps(lr: np.ndarray, rescale: np.ndarray) -> np.ndarray:
+    """The factors of ‖w‖⁴ in front of every iteration."""
+    if rescale.shape not in ((), lr.shape) or rescale.dtype != bool:
+        raise ValueError(
+            'rescale must be True, False or one of them per iteration, got '
+            f'{rescale.dtype} of shape {rescale.shape}'
+        )
+    before, now = lr[:-1], lr[1:]
+    chosen = rescale[1:] if rescale.ndim else rescale & (now < before)
+    chosen = chosen & (now > 0) & (before > 0)
+    jump = np.ones_like(lr)
+    jump[1:][chosen] = now[chosen] / before[chosen]
+    return jump
 
 
 def _iterations(at: ArrayLike, steps: int) -> np.ndarray:

@@ -71,6 +71,19 @@ def test_after_a_cut_by_ten_the_angle_is_a_third_and_rescaled_it_is_whole():
     np.testing.assert_allclose(ratio[300_000:], 1, rtol=1e-3)
 
 
+def test_only_the_chosen_changes_are_followed_up_or_down():
+    lr = np.repeat([0.05, 0.01, 0.002, 0.02], 700)
+    chosen = np.zeros(2800, dtype=bool)
+    chosen[[1400, 2100]] = True
+    settings = dict(norm=2.0, unit_grad_sq=1.0)
+    norm = forecast(lr, DECAY, 0.9, **settings, rescale=chosen).weight_norm
+    plain = forecast(lr, DECAY, 0.9, **settings).weight_norm
+    np.testing.assert_array_equal(norm[:1400], plain[:1400])
+    assert norm[1400] / plain[1400] == pytest.approx(5**-0.25)
+    # Between two iterations without a jump the norm moves by a ten-thousandth or so.
+    assert norm[2100] / norm[2099] == pytest.approx(10**0.25, rel=1e-3)
+
+
 def test_layers_are_forecast_together_as_one_by_one():
     lr = np.repeat([0.05, 0.005], [2500, 500])
     norms, units = np.array([1.0, 4.0, 2.0]), np.array([0.1, 1.0, 3.0])
@@ -124,6 +137,8 @@ def test_a_rate_of_zero_moves_nothing():
         ('unit_grad_sq', dict(norm=[1.0, 2.0], unit_grad_sq=[1.0] * 3)),
         ('weight_decay', dict(weight_decay=20.0)),
         ('at', dict(at=[5])),
+        ('rescale', dict(rescale=[True])),
+        ('rescale', dict(rescale=[1, 0])),
     ],
 )
 def test_a_bad_argument_is_named(name, changes):

@@ -8,16 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from rich.console import Console
 from schedules import STEP, WARM, config_by_iteration, config_of
 from simulation import Walk, records_of
+from torch import nn
+from torch.utils.data import DataLoader
 
 from smd_mmdet.checks import check
 from smd_mmdet.datasets import write_shapes
-from smd_mmdet.engine import SettingError
+from smd_mmdet.engine import SettingError, SMDOptimWrapperConstructor
 from smd_mmdet.engine.plan import plan
-from smd_mmdet.records import FOLDER, RecordWriter, read_records
+from smd_mmdet.engine.plan.optimizer import read_optimizer
+from smd_mmdet.engine.schedule import learning_rates
+from smd_mmdet.records import FOLDER, RecordsError, RecordWriter, read_records
 from smd_mmdet.report.tables import render_plan
+from smd_mmdet.theory import equilibrium_norm
 
 ROOT = Path(__file__).parents[1]
 MASK_RCNN_1X = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
@@ -82,8 +88,88 @@ def test_a_config_that_rescales_is_judged_by_the_rescaled_forecast():
     assert found['exit_code'] == 0 and found['warnings'] == []
     assert all(s['reaches'] for s in found['stages'])
     assert found['stages'][1]['plain'] == plain['stages'][1]['plain']
-    config.custom_hooks[0].at_lr_drops = False
-    assert plan(config, iters_per_epoch=1000)['exit_code'] == 1
+    config.custom_hooks[0].update(at_lr_drops=False, start_at_equilibrium=True)
+    found = plan(config, iters_per_epoch=1000)
+    assert found['exit_code'] == 1
+    assert found['verdict'].endswith('without rescaling: stage 1, 2')
+
+
+COSINE = dict(type='CosineAnnealingLR', by_epoch=False, begin=0, eta_min=1e-3)
+
+
+def _rescaled(schedulers, iters: int, **hook) -> Config:
+    config = config_by_iteration(schedulers, iters)
+    config.custom_hooks = [dict(type='SMDRescaleHook', **hook)]
+    return config
+
+
+def test_a_hook_that_follows_every_change_is_judged_so():
+    config = _rescaled([COSINE | dict(T_max=2000)], 2000)
+    steps = plan(config)
+    config.custom_hooks[0].continuous = True
+    found = plan(config)
+    [stage] = found['stages']
+    # w* goes with η^(1/4) and so do the weights: they stay where they began.
+    assert stage['rescaled']['farthest_in_last_third'] < 1e-3
+    assert (found['exit_code'], found['warnings']) == (0, [])
+    assert any('at every change of the rate' in line for line in found['assumptions'])
+    # A hook that follows steps only does nothing on a cosine, and is not asked for.
+    assert steps['stages'][0]['rescaled'] == steps['stages'][0]['plain']
+    assert steps['verdict'].endswith('at steps of the rate only: stage 0')
+    assert 'continuous=True' in steps['warnings'][0]
+
+
+def test_a_hook_that_follows_steps_leaves_a_cosine_that_goes_flat():
+    config = _rescaled([COSINE | dict(T_max=1000, end=1000)], 1500)
+    lr, _ = learning_rates(config, 1500, None, by_epoch=False)
+    walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, layers=60, size=64, noise=0.05)
+    flat = plan(config)['stages'][1]
+    first = flat['first_iter'] - 1
+    norm_eq = equilibrium_norm(lr[first:], 5e-3, 1.0, 0.9)
+    ratios = (norm_eq / walk.series['weight_norm'].mean(1)[first:]) ** 2
+    assert flat['rescaled']['start_ratio'] == pytest.approx(ratios[0], rel=0.02)
+    assert flat['rescaled']['end_ratio'] == pytest.approx(ratios[-1], rel=0.02)
+    assert flat['reaches'] is False
+
+
+def test_a_start_at_equilibrium_makes_up_for_a_short_stage():
+    def planned(iters: int, schedule=(), **settings) -> dict:
+        start = settings or True
+        return plan(
+            _rescaled(schedule, iters, start_at_equilibrium=start, at_lr_drops=False)
+        )
+
+    assert plan(config_by_iteration([], 150))['exit_code'] == 1
+    found = planned(150)
+    # It measures from the second iteration on, the first whose rate does not rise.
+    assert any('front of iteration 102' in line for line in found['assumptions'])
+    assert found['stages'][0]['iterations_to_equilibrium'] == 101
+    assert (found['exit_code'], found['warnings']) == (0, [])
+    assert planned(150, begin=40)['stages'][0]['iterations_to_equilibrium'] == 140
+    # A layer moves by a factor of 1.1 at most, twice: what began further off is not.
+    close = planned(150, max_factor=1.1, measure=60)['stages'][0]
+    assert close['reachable_from'] == pytest.approx(1.1**2)
+    short = planned(100)
+    assert short['exit_code'] == 1
+    assert any('is not counted' in line for line in short['assumptions'])
+
+
+def test_a_start_at_equilibrium_after_a_drop_ends_there():
+    drop = dict(type='MultiStepLR', by_epoch=False, milestones=[1000], gamma=0.1)
+    start = dict(begin=1100, measure=50)
+    config = _rescaled([drop], 1200, start_at_equilibrium=start, at_lr_drops=False)
+    stage = plan(config)['stages'][1]
+    assert stage['plain']['start_ratio'] == pytest.approx(10**-0.5, rel=1e-2)
+    assert stage['plain']['end_ratio'] == pytest.approx(1, abs=0.01)
+    assert stage['iterations_to_equilibrium'] == 150
+    assert stage['reaches']
+
+
+def test_the_config_that_starts_at_equilibrium_is_not_told_to():
+    name = 'mask-rcnn_r18_fpn_bn_slow-start-at-equilibrium_shapes.py'
+    found = plan(f'{ROOT}/configs/shapes/{name}')
+    assert found['exit_code'] == 0
+    assert not any('start at equilibrium' in line for line in found['warnings'])
 
 
 def test_enough_iterations_need_no_warning():
@@ -116,6 +202,49 @@ def test_the_keys_of_our_constructor():
         )
         found = plan(config, iters_per_epoch=100)
         assert found['weight_decay'] == pytest.approx(decay)
+
+
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+        dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True),
+        dict(type='RMSprop', lr=1e-3, momentum=0.9),
+    ],
+    ids=lambda settings: settings['type'],
+)
+def test_an_angular_update_is_refused_where_it_is_not_derived(optimizer):
+    wrapper = dict(
+        constructor='SMDOptimWrapperConstructor',
+        paramwise_cfg=dict(angular_update=0.01),
+    )
+    with pytest.raises(SettingError, match='angular_update is derived for SGD'):
+        plan(config_of([], optimizer=optimizer, **wrapper), iters_per_epoch=100)
+
+
+def test_an_angular_update_is_the_same_whatever_the_multipliers():
+    keys = {'0': dict(lr_mult=0.1), '1': dict(decay_mult=3.0)}
+    paramwise = dict(angular_update=0.01, custom_keys=keys)
+    config = config_of(
+        [], constructor='SMDOptimWrapperConstructor', paramwise_cfg=paramwise
+    )
+    assumptions: list[str] = []
+    planned = read_optimizer(config, assumptions)
+    assert assumptions == []
+    layers = [m for _ in '012' for m in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))]
+    model = nn.ModuleDict({f'{i // 2}{"cn"[i % 2]}': m for i, m in enumerate(layers)})
+    built = SMDOptimWrapperConstructor(
+        dict(type='OptimWrapper', optimizer=config.optim_wrapper.optimizer),
+        dict(paramwise, include=['*c.weight']),
+    )(model).optimizer
+    names = {id(p): name for name, p in model.named_parameters()}
+    marked = [g for g in built.param_groups if g['scale_invariant']]
+    for group in marked:
+        for p in group['params']:
+            rate, decay = planned.multipliers(names[id(p)])
+            assert planned.lr * rate == pytest.approx(group['lr'])
+            assert planned.weight_decay * decay == pytest.approx(group['weight_decay'])
+    assert {round(g['lr'], 9) for g in marked} == {0.05, 0.005}
 
 
 def test_layers_with_multipliers_are_told():
@@ -182,6 +311,24 @@ def test_an_epoch_is_as_long_as_its_annotation_file(tmp_path):
     assert plan(config, gpus=2)['iters_per_epoch'] == 13
 
 
+@pytest.mark.parametrize('by', ['loader', 'batch_sampler'])
+def test_an_epoch_may_drop_its_last_batch(by):
+    config = config_of([])
+    loader = dict(batch_size=3, dataset=dict(type='CIFAR10'))
+    assert plan(Config(dict(config, train_dataloader=loader)))['iters_per_epoch'] == (
+        16_667
+    )
+    drops = dict(drop_last=True)
+    loader |= drops if by == 'loader' else dict(batch_sampler=drops)
+    config.train_dataloader = loader
+    truth = DataLoader(range(50_000), batch_size=3, drop_last=True)
+    assert plan(config)['iters_per_epoch'] == len(truth)
+    loader['dataset']['indices'] = 2
+    config.train_dataloader = loader
+    with pytest.raises(SettingError, match='drop_last'):
+        plan(config)
+
+
 def test_an_unknown_length_asks_for_it():
     with pytest.raises(SettingError, match='--iters-per-epoch'):
         plan(config_of([]))
@@ -236,6 +383,47 @@ def test_layers_are_forecast_from_a_probe_run(tmp_path):
             assert seen.angular_update_ratio == pytest.approx(expected, rel=0.1)
     assert any('measured: 2 of 2 layers' in line for line in found['warnings'])
     json.dumps(found, allow_nan=False)
+
+
+def _probe(folder: Path) -> None:
+    lr = np.full(200, 0.05)
+    walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, norm=6.0, layers=2, size=64)
+    probe = records_of(walk, window=20)
+    writer = RecordWriter(folder, probe.metadata)
+    writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
+
+
+def test_measured_layers_without_an_equilibrium_are_left_out(tmp_path):
+    _probe(tmp_path)
+    for key in ('decay_mult', 'lr_mult'):
+        keys = dict(layer0={key: 0.0})
+        config = config_of([], paramwise_cfg=dict(custom_keys=keys))
+        found = plan(config, iters_per_epoch=100, work_dir=str(tmp_path))
+        assert [layer['layer'] for layer in found['layers']] == ['layer1']
+        assert any('1 of 2 measured layers' in line for line in found['assumptions'])
+        json.dumps(found, allow_nan=False)
+
+
+def test_measured_layers_are_put_at_equilibrium_too(tmp_path):
+    _probe(tmp_path)
+    config = _rescaled([], 150, start_at_equilibrium=True, at_lr_drops=False)
+    for layer in plan(config, work_dir=str(tmp_path))['layers']:
+        [stage] = layer['stages']
+        # Twice the norm at the start; at the end its own w*.
+        norm = equilibrium_norm(0.05, 5e-3, layer['unit_grad_sq'], 0.9)
+        assert stage['plain']['start_norm'] == pytest.approx(6.0, rel=0.05)
+        assert stage['plain']['end_norm'] == pytest.approx(norm, rel=1e-2)
+        assert stage['reaches']
+
+
+def test_records_that_are_not_used_are_read_and_told(tmp_path):
+    config = config_of([], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+    with pytest.raises(RecordsError):
+        plan(config, iters_per_epoch=100, work_dir=str(tmp_path / 'nowhere'))
+    _probe(tmp_path)
+    found = plan(config, iters_per_epoch=100, work_dir=str(tmp_path))
+    assert found['layers'] == []
+    assert any('are not used' in line for line in found['assumptions'])
 
 
 SHAPES = f"""

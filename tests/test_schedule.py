@@ -1,5 +1,7 @@
 """Schedules against what MMEngine really does."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from mmengine.runner import Runner
 from schedules import STEP, WARM, config_of
 from torch import nn
 
+from smd_mmdet.engine import rates
 from smd_mmdet.engine.schedule import learning_rates, spans
 
 
@@ -114,6 +117,29 @@ def test_stages_end_where_the_rate_changes():
     assert stage_ends(config, 20, 5, by_epoch=True) == [6, 10, 15, 20]
     assert stage_ends(config, 20, None, by_epoch=False) == [6, 20]
     assert stage_ends(config_of([]), 20, 5, by_epoch=True) == [20]
+
+
+RATES = {
+    'steps and stairs': [0.1, 0.1, 0.1, 0.02, 0.02, 0.01, 0.004, 0.004, 0.001],
+    'a step at once, and back': [0.1, 0.02, 0.02, 0.1, 0.1, 0.05],
+    'cosine, then flat': [*(0.1 * np.cos(np.linspace(0, 1.5, 9))), *[0.002] * 4],
+    'nothing moves': [0.1, 0.1, 0.0, 0.0, 0.01, 0.01, 0.002, 0.002],
+}
+
+
+@pytest.mark.parametrize('continuous', [False, True])
+@pytest.mark.parametrize('name', RATES)
+def test_changes_are_followed_as_the_hook_follows_them(name, continuous, monkeypatch):
+    lr = np.array(RATES[name])
+    monkeypatch.setattr(rates, 'schedule_of', lambda runner: (lr, None))
+    runner = SimpleNamespace(iter=0)
+    optimizer = SimpleNamespace(param_groups=[dict(lr=None)])
+    history = rates.RateHistory(runner, optimizer, [0])
+    told = []
+    for runner.iter, optimizer.param_groups[0]['lr'] in enumerate(lr):
+        told.append(bool(history.drops(continuous)))
+        history.advance()
+    assert rates.followed(lr, continuous).tolist() == told
 
 
 def test_a_long_schedule_of_steps_takes_no_stepping(monkeypatch):

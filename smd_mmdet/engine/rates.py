@@ -47,6 +47,24 @@ def stage_at(runner: Runner) -> int:
     return 0
 
 
+def followed(lr: np.ndarray, continuous: bool = False) -> np.ndarray:
+    """Where :meth:`RateHistory.drops` tells of a change, for a whole schedule.
+
+    Args:
+        lr: Learning rate of every iteration.
+        continuous: As there.
+
+    Returns:
+        One truth value per iteration.
+    """
+    found = np.zeros(len(lr), dtype=bool)
+    found[1:] = (lr[1:] != lr[:-1]) & (lr[1:] > 0) & (lr[:-1] > 0)
+    if not continuous:
+        moved = np.diff(lr, prepend=np.nan, append=lr[-1:]) != 0
+        found[1:] &= (lr[1:] < lr[:-1]) & ~moved[:-2] & ~moved[2:]
+    return found
+
+
 class RateHistory:
     """The last two learning rates that each parameter group used.
 

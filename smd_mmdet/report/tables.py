@@ -14,7 +14,8 @@ _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
 _MOST_LAYERS = 20
 _PLAN_CAPTION = (
     'Δ to within 10 %: iterations from the start of the stage (of the first: from '
-    '3 w*) until Δ is within 10 % of Δ*; Corollary 3.1 bounds those to Δ* itself'
+    '3 w*) until Δ is within 10 % of Δ*; Corollary 3.1 bounds those to Δ* itself. '
+    'rescaled: with the SMDRescaleHook of the config, else with its default settings'
 )
 
 

@@ -10,13 +10,14 @@ from mmengine.config import Config
 
 from smd_mmdet.engine.errors import SettingError
 from smd_mmdet.engine.launch import load_config
-from smd_mmdet.engine.schedule import learning_rates, spans, type_name
+from smd_mmdet.engine.schedule import learning_rates, spans
 from smd_mmdet.engine.settings import whole
 
 from .course import Course
 from .layers import layers_ahead
 from .length import run_length
 from .optimizer import read_optimizer
+from .rescaling import rescaling_of
 from .words import verdict, warnings
 
 __all__ = ['plan']
@@ -76,28 +77,10 @@ def _plan(
     lr, momentum = learning_rates(
         config, length.iterations, length.per_epoch, length.by_epoch, optimizer.lr
     )
-    every = whole(
-        config.optim_wrapper.get('accumulative_counts', 1),
-        'optim_wrapper.accumulative_counts',
-    )
-    if every > len(lr):
-        raise SettingError(
-            f'optim_wrapper.accumulative_counts={every}: the training has only '
-            f'{len(lr)} iterations'
-        )
-    if every > 1:
-        assumptions.append(
-            f'gradients accumulate over {every} iterations: iterations below are '
-            'optimizer steps'
-        )
-        lr, momentum = lr[every - 1 :: every], momentum[every - 1 :: every]
-    rescales = _rescales(config)
-    if rescales:
-        assumptions.append(
-            'SMDRescaleHook rescales at every drop of the rate: stages are judged by '
-            'the forecast with rescaling'
-        )
-    course = Course(lr, momentum, optimizer, spans(lr, momentum), rescales)
+    every = _accumulated(config, len(lr), assumptions)
+    rescaling = rescaling_of(config, lr, every, assumptions)
+    lr, momentum = lr[every - 1 :: every], momentum[every - 1 :: every]
+    course = Course(lr, momentum, optimizer, spans(lr, momentum), rescaling)
     result: dict[str, Any] = {
         'config': name,
         'optimizer': optimizer.name,
@@ -107,24 +90,38 @@ def _plan(
         'momentum': optimizer.momentum,
         'iterations': len(lr),
         'iters_per_epoch': length.per_epoch,
-        'rescales': rescales,
+        'rescales': course.kind == 'rescaled',
     }
     result['stages'] = course.stages(assumptions)
-    result['layers'] = layers_ahead(course, work_dir) if work_dir else []
+    result['layers'] = []
+    if work_dir:
+        result['layers'] = layers_ahead(course, work_dir, assumptions)
     result['assumptions'] = assumptions
     result['warnings'] = warnings(
-        config, result['stages'], result['layers'], optimizer, course.kind
+        config, result['stages'], result['layers'], optimizer, rescaling.changes
     )
     unreached = [s['stage'] for s in result['stages'] if s['reaches'] is False]
-    result['verdict'] = verdict(result['stages'], unreached, optimizer)
+    result['verdict'] = verdict(
+        result['stages'], unreached, optimizer, rescaling.changes
+    )
     result['exit_code'] = int(bool(unreached))
     return result
 
 
-def _rescales(config: Config) -> bool:
-    """Whether a hook of the config rescales weights at the drops of the rate."""
-    return any(
-        type_name(hook) == 'SMDRescaleHook' and hook.get('at_lr_drops', True)
-        for hook in config.get('custom_hooks') or []
-        if isinstance(hook, dict)
+def _accumulated(config: Config, iterations: int, assumptions: list[str]) -> int:
+    """Iterations whose gradients make one step of the optimizer."""
+    every = whole(
+        config.optim_wrapper.get('accumulative_counts', 1),
+        'optim_wrapper.accumulative_counts',
     )
+    if every > iterations:
+        raise SettingError(
+            f'optim_wrapper.accumulative_counts={every}: the training has only '
+            f'{iterations} iterations'
+        )
+    if every > 1:
+        assumptions.append(
+            f'gradients accumulate over {every} iterations: iterations below are '
+            'optimizer steps'
+        )
+    return every

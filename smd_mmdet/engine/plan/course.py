@@ -11,6 +11,7 @@ from smd_mmdet.forecast import forecast
 from smd_mmdet.stages import WARMUP
 
 from .optimizer import Optimizer
+from .rescaling import Rescaling
 
 # Of Δ/Δ*; 0.2 of ‖w‖⁴.
 TOLERANCE = 0.10
@@ -26,32 +27,43 @@ class Course:
     momentum: np.ndarray
     optimizer: Optimizer
     spans: list[Span]
-    rescales: bool = False
+    rescaling: Rescaling
 
     @property
     def kind(self) -> str:
         """Which of the two forecasts is the config's own."""
-        return 'rescaled' if self.rescales else 'plain'
+        return 'plain' if self.rescaling.changes == 'none' else 'rescaled'
+
+    @property
+    def first(self) -> int:
+        """Index of the first span after the warm-up; their number if there is none."""
+        after = (i for i, s in enumerate(self.spans) if s.stage.number != WARMUP)
+        return next(after, len(self.spans))
+
+    @property
+    def start(self) -> int | None:
+        """Where layers are first put at their equilibrium after the warm-up."""
+        begin = self.spans[self.first].start if self.first < len(self.spans) else 0
+        later = (
+            t
+            for t in self.rescaling.starts
+            if begin <= t < len(self.lr) and self.lr[t] > 0
+        )
+        return next(later, None)
 
     def stages(self, assumptions: list[str]) -> list[dict]:
         """The stages, with a forecast relative to equilibrium."""
         stages = [self._facts(span) for span in self.spans]
         if not self.optimizer.comes_to_equilibrium:
             return stages
-        first = next((i for i, s in enumerate(stages) if s['stage'] != WARMUP), None)
-        if first is None:
+        first = self.first
+        if first == len(stages):
             return stages
-        assumptions.append(
-            f'Δ/Δ* is forecast for a layer whose norm is at its equilibrium when stage '
-            f'{stages[first]["stage"]} begins, and whose L stays as it is: where a '
-            'layer really starts is not known before it is measured'
-        )
+        assumptions += self._words_on_start(self.spans[first])
         begin = self.spans[first].start
-        norm = theory.equilibrium_norm(
-            self.lr[begin], self.optimizer.weight_decay, 1.0, self.momentum[begin]
-        )
+        norm, at = self._norm_eq(begin), np.arange(begin, len(self.lr))
         for kind in ('plain', 'rescaled'):
-            ratios = self._ratios(begin, norm, kind == 'rescaled')
+            _, ratios = self.ahead(kind, norm, 1.0, at=at, begin=begin)
             for stage, span in zip(stages[first:], self.spans[first:], strict=True):
                 stage[kind] = self._ends(ratios, span, begin)
         for i in range(first, len(stages)):
@@ -99,17 +111,89 @@ class Course:
         decay = self.optimizer.weight_decay
         return float(self.optimizer.known.angular_update(lr, decay, momentum))
 
-    def _ratios(self, begin: int, norm: ArrayLike, rescale: bool) -> np.ndarray:
-        """Δ/Δ* = (w*/‖w‖)² by iteration, at an L of 1."""
-        ahead = forecast(
-            self.lr[begin:],
-            self.optimizer.weight_decay,
-            self.momentum[begin:],
-            norm=norm,
-            unit_grad_sq=1.0,
-            rescale=rescale,
+    def _norm_eq(
+        self,
+        t: int,
+        unit_grad_sq: ArrayLike = 1.0,
+        rate: float = 1.0,
+        decay: float = 1.0,
+    ) -> np.ndarray:
+        return theory.equilibrium_norm(
+            self.lr[t] * rate,
+            self.optimizer.weight_decay * decay,
+            unit_grad_sq,
+            self.momentum[t],
         )
-        return (ahead.weight_norm_eq / ahead.weight_norm) ** 2
+
+    def ahead(
+        self,
+        kind: str,
+        norm: ArrayLike,
+        unit_grad_sq: ArrayLike,
+        *,
+        at: np.ndarray,
+        begin: int = 0,
+        rate: float = 1.0,
+        decay: float = 1.0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """‖w‖ and Δ/Δ* = (w*/‖w‖)², put at equilibrium where the config asks for it.
+
+        Args:
+            kind: 'plain', or 'rescaled' for a hook that follows the rate.
+            norm: ‖w‖ where it begins, a number or an array over layers.
+            unit_grad_sq: L, likewise.
+            at: Iterations to return, in rising order.
+            begin: The iteration to begin with.
+            rate: Multiplies the rate.
+            decay: Multiplies the weight decay.
+
+        Returns:
+            Two arrays, by iteration and layer.
+        """
+        parts = [(begin, len(self.lr), norm)]
+        if (start := self.start) is not None:
+            restart = self._norm_eq(start, unit_grad_sq, rate, decay)
+            parts = [(begin, start, norm), (start, len(self.lr), restart)]
+        norms, ratios = [], []
+        for first, end, beginning in parts:
+            chosen = at[(at >= first) & (at < end)] - first
+            if not len(chosen):
+                continue
+            part = slice(first, end)
+            found = forecast(
+                self.lr[part] * rate,
+                self.optimizer.weight_decay * decay,
+                self.momentum[part],
+                norm=beginning,
+                unit_grad_sq=unit_grad_sq,
+                rescale=self.rescaling.followed[part] & (kind == 'rescaled'),
+                at=chosen,
+            )
+            norms.append(found.weight_norm)
+            ratios.append((found.weight_norm_eq / found.weight_norm) ** 2)
+        return np.concatenate(norms), np.concatenate(ratios)
+
+    def _words_on_start(self, first: Span) -> list[str]:
+        number, start = first.stage.number, self.start
+        found = []
+        if start is None or start >= first.end:
+            found.append(
+                f'Δ/Δ* is forecast for a layer whose norm is at its equilibrium when '
+                f'stage {number} begins, and whose L stays as it is: where a layer '
+                'really starts is not known before it is measured'
+            )
+        if start is not None:
+            found.append(
+                'SMDRescaleHook (start_at_equilibrium) puts layers at equilibrium in '
+                f'front of iteration {start + 1:,}: from there on Δ/Δ* is forecast for '
+                'a layer that is, and whose L stays as it is'
+            )
+        elif self.rescaling.max_factor > 1:
+            found.append(
+                'start_at_equilibrium of SMDRescaleHook is not counted: no measuring '
+                'phase ends between the warm-up and the end of the training'
+            )
+        return found
 
     def _ends(self, ratios: np.ndarray, span: Span, begin: int) -> dict:
         part = ratios[span.start - begin : span.end - begin]
@@ -123,6 +207,13 @@ class Course:
             'end': end * self.angle(self.lr[span.end - 1], self.momentum[span.end - 1]),
             'farthest_in_last_third': float(np.abs(last - 1).max()),
         }
+
+    def _reachable_from(self, folds: float, span: Span) -> float:
+        """‖w‖/w* from which decay, or the hook, brings layers to equilibrium."""
+        by_decay = (1 + 2 * TOLERANCE * np.exp(min(folds, 500))) ** 0.25
+        turns = sum(span.start <= t < span.end for t in self.rescaling.starts)
+        by_hook = np.exp(min(turns * np.log(self.rescaling.max_factor), 500))
+        return float(max(by_decay, by_hook))
 
     def _judge(self, stage: dict, span: Span, before: dict | None) -> None:
         """Whether a stage is long enough, and what it would need."""
@@ -139,10 +230,8 @@ class Course:
             self.optimizer.weight_decay,
             float(self.momentum[span.start]),
         )
-        stage['reachable_from'] = float(
-            (1 + 2 * TOLERANCE * np.exp(min(folds, 500))) ** 0.25
-        )
-        farthest = stage['plain']['farthest_in_last_third']
+        stage['reachable_from'] = self._reachable_from(folds, span)
+        farthest = stage[self.kind]['farthest_in_last_third']
         if not stage['steady']:
             stage['reaches'] = farthest <= TOLERANCE
             return
@@ -154,10 +243,14 @@ class Course:
                 stage['corollary_iterations'] = theory.iterations_to_equilibrium(
                     *settings[:2], drop, settings[2]
                 )
-        stage['iterations_to_equilibrium'] = float(
+        needed = float(
             theory.iterations_to_tolerance(distance, *settings, 2 * TOLERANCE)
         )
+        if (start := self.start) is not None and span.start <= start < span.end:
+            needed = min(needed, float(start - span.start))
+        stage['iterations_to_equilibrium'] = needed
         if before is None:
-            stage['reaches'] = bool(np.exp(-folds) <= 2 * TOLERANCE)
+            # From a ‖w‖⁴ of twice w*⁴ at least.
+            stage['reaches'] = stage['reachable_from'] >= 2**0.25
         else:
             stage['reaches'] = abs(stage[self.kind]['end_ratio'] - 1) <= TOLERANCE

@@ -5,26 +5,38 @@ from typing import Any
 
 import numpy as np
 
-from smd_mmdet.forecast import forecast
 from smd_mmdet.records import Records, read_records
 
 from .course import TOLERANCE, Course
 
 
-def layers_ahead(course: Course, work_dir: str) -> list[dict]:
+def layers_ahead(course: Course, work_dir: str, assumptions: list[str]) -> list[dict]:
     """A forecast for every measured scale-invariant layer, in real units.
 
     Args:
         course: The schedule.
         work_dir: The run that was measured.
+        assumptions: Gets a line on what of it is not used.
 
     Raises:
         RecordsError: If it has no records.
     """
     optimizer = course.optimizer
+    records = read_records(work_dir)
     if not optimizer.comes_to_equilibrium:
+        assumptions.append(
+            f'the records of {work_dir} are not used: no way to an equilibrium is '
+            f'known under {optimizer.name} with weight decay '
+            f'{optimizer.weight_decay:g}'
+        )
         return []
-    layers = _measured(read_records(work_dir))
+    measured = _measured(records)
+    layers = [f for f in measured if all(optimizer.multipliers(f['layer']))]
+    if len(layers) < len(measured):
+        assumptions.append(
+            f'{len(measured) - len(layers)} of {len(measured)} measured layers are '
+            'left out: without rate or weight decay there is no equilibrium'
+        )
     alike: dict[tuple[float, float], list[dict]] = {}
     for layer in layers:
         alike.setdefault(optimizer.multipliers(layer['layer']), []).append(layer)
@@ -60,17 +72,14 @@ def _forecast_layers(
     edges = [t for span in course.spans for t in (span.start, span.end - 1)]
     norms, ratios = {}, {}
     for kind in ('plain', 'rescaled'):
-        ahead = forecast(
-            course.lr * rate,
-            course.optimizer.weight_decay * decay,
-            course.momentum,
-            norm=[layer['weight_norm'] for layer in layers],
-            unit_grad_sq=[layer['unit_grad_sq'] for layer in layers],
-            rescale=kind == 'rescaled',
-            at=edges,
+        norms[kind], ratios[kind] = course.ahead(
+            kind,
+            np.array([layer['weight_norm'] for layer in layers]),
+            np.array([layer['unit_grad_sq'] for layer in layers]),
+            at=np.array(edges),
+            rate=rate,
+            decay=decay,
         )
-        norms[kind] = ahead.weight_norm
-        ratios[kind] = (ahead.weight_norm_eq / ahead.weight_norm) ** 2
     angles = [
         math.sqrt(rate * decay) * course.angle(course.lr[t], course.momentum[t])
         for t in edges

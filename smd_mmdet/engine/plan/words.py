@@ -8,13 +8,19 @@ from smd_mmdet.stages import WARMUP
 from .course import TOLERANCE, TYPICAL_START
 from .optimizer import Optimizer
 
+_RESCALING = {
+    'none': 'without rescaling',
+    'steps': 'with rescaling at steps of the rate only',
+    'all': 'even with rescaling at every change of the rate',
+}
+
 
 def warnings(
     config: Config,
     stages: list[dict],
     layers: list[dict],
     optimizer: Optimizer,
-    kind: str = 'plain',
+    changes: str = 'none',
 ) -> list[str]:
     """What stands in the way of equilibrium, and the remedy.
 
@@ -23,15 +29,17 @@ def warnings(
         stages: Of the plan; those with a warning of their own get it.
         layers: Of the plan, if any were measured.
         optimizer: The config's.
-        kind: The forecast that is the config's own, 'plain' or 'rescaled'.
+        changes: Of the rate that the config follows: 'none', 'steps' or 'all'.
     """
     if optimizer.theory == 'none':
         return [f'no equilibrium is derived for {optimizer.name}: nothing to forecast']
     if not optimizer.weight_decay > 0:
         return ['weight_decay is 0: without decay there is no equilibrium']
     found = _frozen_norms(config)
-    for stage in stages:
-        if text := _warning(stage):
+    kind = 'plain' if changes == 'none' else 'rescaled'
+    after = [stage for stage in stages if stage['stage'] != WARMUP]
+    for stage in after:
+        if text := _warning(stage, stage is after[0], changes):
             stage['warning'] = text
             found.append(text)
     for stage in sorted({s['stage'] for layer in layers for s in layer['stages']}):
@@ -60,11 +68,22 @@ def _frozen_norms(config: Config) -> list[str]:
     ]
 
 
-def _warning(stage: dict) -> str | None:
-    if stage['stage'] == WARMUP or stage['plain'] is None:
+def _remedy(stage: dict, changes: str) -> str:
+    if changes == 'all':
+        return 'raise weight decay'
+    if changes == 'none' and abs(stage['rescaled']['end_ratio'] - 1) <= TOLERANCE:
+        return 'rescale, or raise weight decay'
+    return (
+        'rescale at every change of the rate (SMDRescaleHook, continuous=True), or '
+        'raise weight decay'
+    )
+
+
+def _warning(stage: dict, first: bool, changes: str) -> str | None:
+    if stage['plain'] is None:
         return None
     number, length = stage['stage'], stage['iterations']
-    course = stage['plain']
+    course = stage['plain' if changes == 'none' else 'rescaled']
     span = f'{course["start_ratio"]:.2f} → {course["end_ratio"]:.2f}'
     if not stage['steady']:
         if stage['reaches']:
@@ -72,12 +91,12 @@ def _warning(stage: dict) -> str | None:
         return (
             f'stage {number} moves the learning rate from {stage["lr_start"]:.3g} to '
             f'{stage["lr_end"]:.3g} faster than norms can follow: Δ will be {span} of '
-            'its equilibrium; rescale with the rate, or raise weight decay'
+            f'its equilibrium; {_remedy(stage, changes)}'
         )
     needed = stage['iterations_to_equilibrium']
     if needed is None:
         return f'stage {number} has a learning rate of 0: nothing moves'
-    if course['start_ratio'] == 1:  # the first: the plan starts there
+    if first:  # the plan starts at its equilibrium
         if stage['reachable_from'] >= TYPICAL_START:
             return None
         return (
@@ -94,11 +113,16 @@ def _warning(stage: dict) -> str | None:
     return (
         f'stage {number} lasts {length:,} iterations; Δ comes to within '
         f'{TOLERANCE:.0%} of its equilibrium after {needed:,.0f}{itself}: Δ will be '
-        f'{span} of its equilibrium; rescale, or raise weight decay'
+        f'{span} of its equilibrium; {_remedy(stage, changes)}'
     )
 
 
-def verdict(stages: list[dict], unreached: list[int], optimizer: Optimizer) -> str:
+def verdict(
+    stages: list[dict],
+    unreached: list[int],
+    optimizer: Optimizer,
+    changes: str = 'none',
+) -> str:
     """The plan in one sentence."""
     if optimizer.known is None:
         return f'no theory for {optimizer.name}'
@@ -111,6 +135,6 @@ def verdict(stages: list[dict], unreached: list[int], optimizer: Optimizer) -> s
         return f'{len(judged)} of {len(judged)} stages are long enough for equilibrium'
     names = ', '.join(map(str, unreached))
     return (
-        f'{len(unreached)} of {len(judged)} stages cannot reach equilibrium without '
-        f'rescaling: stage {names}'
+        f'{len(unreached)} of {len(judged)} stages cannot reach equilibrium '
+        f'{_RESCALING[changes]}: stage {names}'
     )
