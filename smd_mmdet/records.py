@@ -308,6 +308,22 @@ def read_records(work_dir: str | os.PathLike) -> Records:
     return Records(table, _facts(tables[-1]), str(folder))
 
 
+def read_metadata(work_dir: str | os.PathLike) -> dict:
+    """The facts kept with the last part of a run that can be read.
+
+    Args:
+        work_dir: The run's folder.
+
+    Returns:
+        The facts; none where there are no records.
+    """
+    folder = Path(work_dir) / FOLDER
+    for part in sorted(_listed(folder), reverse=True) if folder.is_dir() else ():
+        with contextlib.suppress(RecordsError, FileNotFoundError):
+            return _facts(_read_part(part.path))
+    return {}
+
+
 def _facts(table: pa.Table) -> dict:
     """What is kept beside the rows."""
     return json.loads(table.schema.metadata[_METADATA_KEY])

@@ -6,6 +6,21 @@ from enum import Enum
 WARMUP = -1
 
 
+def stage_name(number: int, short: bool = False) -> str:
+    """A stage as users read it; the records and JSON keep its number.
+
+    Args:
+        number: Of the stage.
+        short: For a column of stages.
+
+    Returns:
+        'warm-up', or 'stage 1', which is '1' for short.
+    """
+    if number == WARMUP:
+        return 'warm-up'
+    return str(number) if short else f'stage {number}'
+
+
 @dataclass
 class Stage:
     """A maximal run of iterations under one regime of the learning rate.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -283,6 +284,78 @@ def test_accumulated_gradients_count_optimizer_steps():
     stretched = _with(records, iter=pc.multiply(records.table['iter'], 4).to_numpy())
     for stage in _last(check(stretched)):
         assert stage.verdict_of('linear_convergence') == HOLDS
+
+
+def _stretched(records: Records, every: int) -> Records:
+    """As if gradients had been accumulated."""
+    return _with(records, iter=pc.multiply(records.table['iter'], every).to_numpy())
+
+
+@pytest.mark.parametrize('every', [1, 4])
+def test_stages_begin_where_their_first_window_does(every):
+    walk = _walk(lr=np.repeat([LR, LR / 10], [600, 300]))
+    records = _stretched(records_of(walk), every)
+    later = Records(
+        records.table.filter(pc.greater(records.table['iter'], 200 * every)), {}
+    )
+    counts = records.table['count'].to_numpy().copy()
+    counts[:1] = 0  # of the first layer, in the first window
+    for found, first in (
+        (records, 1),
+        (_with(records, count=counts), 1),
+        (later, 200 * every + 1),
+    ):
+        report = check(found)
+        for layer in report.layers:
+            begins = [stage.first_iter for stage in layer.stages]
+            assert begins == [first, 600 * every + 1]
+        assert report.measured_iterations == 900 * every + 1 - first
+
+
+def test_of_one_window_the_begin_is_that_of_the_run():
+    records = _stretched(records_of(_walk(50)), 4)
+    assert {stage.first_iter for stage in _last(check(records))} == {1}
+
+
+def test_iterations_without_records_are_not_counted():
+    table = records_of(_walk(1000)).table
+    gap = pc.or_(pc.less_equal(table['iter'], 300), pc.greater(table['iter'], 450))
+    report = check(Records(table.filter(gap), {}))
+    assert report.measured_iterations == 850
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+@pytest.mark.parametrize('step', [0.5, 0.6, 1.5, 2.0, 2.4])
+def test_a_weight_decay_out_of_all_bounds_is_told(momentum, step):
+    # Without momentum the weight then grows by |1 − λη| a step.
+    lr = np.ones(1000 if step < 2 else 200)
+    walk = _walk(lr=lr, weight_decay=step, momentum=momentum, norm=1.0)
+    for stage in _last(check(records_of(walk))):
+        # 2λη ≥ 1, where 2Vη²/(l(1−2λη)) is no bound.
+        assert stage.verdict_of('weight_norm_spread') == NOT_APPLICABLE
+        if step >= 2:
+            assert stage.state == 'no theory'
+            assert f'λη is {step:.3g}' in stage.note
+
+
+def test_warm_up_is_called_so():
+    report = check(records_of(_walk(lr=np.linspace(1e-4, LR, 400))))
+    assert report.stages[-1].stage == report.to_dict()['stages'][-1]['stage'] == -1
+    assert 'at the end of warm-up' in report.verdict
+    console = Console(width=200, file=io.StringIO())
+    console.print(render_report(report, verbose=True))
+    text = console.file.getvalue()
+    assert 'Checks of warm-up: layers' in text
+    assert 'stage -1' not in text and not re.search(r'^ *-1 ', text, re.MULTILINE)
+
+
+def test_verdicts_are_counted_by_stage_and_after_warm_up():
+    lr = np.concatenate([np.linspace(1e-4, LR, 100), np.repeat([LR, LR / 10], 400)])
+    report = check(records_of(_walk(lr=lr)))
+    assert [stage.stage for stage in report.stages] == [-1, 0, 1]
+    for number, layers in ((-1, 2), (1, 2), (None, 4)):
+        counts = report.verdict_counts(number)
+        assert {sum(row.values()) for row in counts.values()} == {layers}
 
 
 def test_metadata_may_be_empty_and_the_report_is_json():

@@ -1,13 +1,14 @@
 """Runs beside one another, and the scores of MMEngine's logs."""
 
 import json
+import shutil
 
 import pytest
 from rich.console import Console
 from test_report import NAMES, write_run
 
 from smd_mmdet.cli import main
-from smd_mmdet.records import RecordsError
+from smd_mmdet.records import RecordsError, read_metadata, read_records
 from smd_mmdet.report.compare import compare, render_comparison
 from smd_mmdet.report.scores import read_scores
 
@@ -102,6 +103,46 @@ def test_scores_of_a_resumed_run(tmp_path):
     write_scalars(tmp_path, '2', [train(100), later, train(150), later], broken=True)
     found = read_scores(tmp_path)
     assert found == {'coco/bbox_mAP': {50: 0.5, 100: 0.7, 150: 0.7}}
+
+
+def test_scores_of_an_earlier_run_in_the_folder_are_not_this_runs(runs, tmp_path):
+    work_dir = write_run(tmp_path / 'again', metadata={'started': '20260102_000000'})
+    for stamp, iterations in (
+        ('20260101_000000', (100, 200, 300, 400)),
+        ('20260102_000000', (100,)),
+        ('20260103_000000', (200,)),
+    ):
+        value = {'coco/bbox_mAP': 0.5 if len(iterations) > 1 else 0.1}
+        lines = [each for i in iterations for each in (train(i), VALIDATION | value)]
+        write_scalars(work_dir, stamp, lines)
+    scores = compare([work_dir, runs[0]], tmp_path / 'out').runs[0].scores
+    assert scores['coco/bbox_mAP']['last_iter'] == 200
+    assert scores['coco/bbox_mAP']['last'] == scores['coco/bbox_mAP']['best'] == 0.1
+    # Records that do not tell: as many scores as there are.
+    assert read_scores(work_dir)['coco/bbox_mAP'][400] == 0.5
+
+
+def test_records_keep_when_their_run_began(tmp_path):
+    Runner = pytest.importorskip('mmengine.runner').Runner
+    from tiny import tiny_config
+
+    def train(stamp, iterations, **changes):
+        hook = dict(window=5, verify=False)
+        config = tiny_config(tmp_path, iterations, hook, **changes)
+        config.default_hooks.checkpoint.interval = 10
+        runner = Runner.from_cfg(config)
+        runner._timestamp = stamp
+        runner.train()
+        return read_metadata(tmp_path)['started']
+
+    resumed = dict(resume=True, load_from=str(tmp_path / 'iter_10.pth'))
+    assert train('20260101_000000', 10) == '20260101_000000'
+    assert train('20260102_000000', 10) == '20260102_000000'
+    assert train('20260103_000000', 20, **resumed) == '20260102_000000'
+    assert read_records(tmp_path).metadata['started'] == '20260102_000000'
+    # Where the records are lost, nobody knows.
+    shutil.rmtree(tmp_path / 'smd')
+    assert train('20260104_000000', 20, **resumed) is None
 
 
 @pytest.mark.parametrize(

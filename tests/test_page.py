@@ -8,6 +8,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from test_report import simulated
 
@@ -297,3 +298,13 @@ def test_nothing_overflows(page, width):
             '',
         )
     page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_warm_up_is_called_so(browser, tmp_path):
+    records = simulated(lr=np.linspace(1e-3, 0.05, 60))
+    file = tmp_path / 'report.html'
+    file.write_text(render_page(run_of(records, 'warm-up')), 'utf-8')
+    page = open_page(browser, file)
+    assert ' at the end of warm-up, ' in page.find('about').text
+    assert page.find('stage').text.strip() == 'warm-up'
+    assert 'stage -1' not in ask(page, 'document.body.innerText')

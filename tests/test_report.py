@@ -222,6 +222,80 @@ def test_layers_are_advised_on(run):
     assert advice(undecided.report)[0].startswith('No verdict on 3 layers in stage 1: ')
 
 
+def test_a_diverged_run_is_told_what_it_is():
+    records = simulated(lr=np.full(400, 0.05))
+    table = records.table
+    for name in ('angular_update_mean', 'unit_h_mean', 'cosine_mean'):
+        index = table.column_names.index(name)
+        values = np.where(table['iter'].to_numpy() > 300, np.nan, table[name])
+        table = table.set_column(index, name, to_table({name: values})[name])
+    for warming in (False, True):
+        if warming:
+            index = table.column_names.index('stage')
+            stage = {'stage': np.full(len(table), -1)}
+            table = table.set_column(index, 'stage', to_table(stage)['stage'])
+        report = run_of(Records(table, records.metadata), 'diverged').report
+        assert {stage.state for each in report.layers for stage in each.stages} == {
+            'diverged'
+        }
+        assert advice(report)[0].endswith(': the training diverged.')
+
+
+def test_accumulated_steps_are_told_in_iterations():
+    lr = np.repeat([0.05, 0.005], [600, 300])
+    told = []
+    for every in (1, 4):
+        records = simulated(lr=lr, norm=None)
+        index = records.table.column_names.index('iter')
+        stretched = {'iter': records.table['iter'].to_numpy() * every}
+        table = records.table.set_column(index, 'iter', to_table(stretched)['iter'])
+        told.append(advice(run_of(Records(table, {}), 'accumulated').report)[0])
+    # (1−α)/(4λη) = 5,000 steps, in a stage of 300.
+    assert '1/e in 5,000 iterations, and the stage has 300.' in told[0]
+    assert '1/e in 20,000 iterations, and the stage has 1,200.' in told[1]
+
+
+def test_the_page_counts_what_was_measured(run):
+    assert '1,500 iterations, every one measured' in render_page(run)
+    records = simulated()
+    late = records.table['iter'].to_numpy() > 400
+    whole = records.metadata | {'max_iters': 2000}
+    for table, metadata, told in (
+        # The last window left out ends at 399.
+        (records.table.filter(late), {}, '1,101 of 1,500'),
+        (records.table, whole, '1,500 of 2,000'),
+    ):
+        page = render_page(run_of(Records(table, metadata), 'in part'))
+        assert f'{told} iterations measured' in page
+        assert 'every one measured' not in page
+
+
+def test_the_page_shows_the_range_of_the_equilibria():
+    """√(2λη/(1+α)) of λ = 2e-3 and, in one layer, 8e-3."""
+    records = simulated(lr=np.full(400, 0.05))
+    table = records.table
+    other = np.array(table['layer'].to_pylist()) == NAMES[1]
+    for name, factor in (('weight_decay', 4.0), ('angular_update_eq', 2.0)):
+        values = table[name].to_numpy() * np.where(other, factor, 1.0)
+        index = table.column_names.index(name)
+        table = table.set_column(index, name, to_table({name: values})[name])
+    low = np.sqrt(2 * 2e-3 * 0.05 / 1.8)
+    page = render_page(run_of(Records(table, {}), 'two decays'))
+    assert f'<td>{low:.3g}–{2 * low:.3g}</td>' in page
+    assert f'<td>{low:.3g}</td>' in render_page(run_of(records, 'one decay'))
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+@pytest.mark.parametrize('decay', [0.6, 2.4, 5.0])
+def test_a_weight_decay_out_of_all_bounds_is_drawn(momentum, decay):
+    lr = np.ones(60)
+    records = simulated(lr=lr, weight_decay=decay, momentum=momentum, norm=1.0)
+    run = run_of(records, 'large')
+    assert 'cosine' in draw(run)
+    assert np.isfinite(run.layers[0].norm_eq).any() == (decay < 2)
+    assert 'data' in render_page(run)
+
+
 def test_neither_torch_nor_mmengine_is_needed():
     code = (
         'import sys; import smd_mmdet.report.page, smd_mmdet.report.compare; '

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from simulation import Walk
 from test_compare import write_scalars
-from test_report import NAMES, STEP, write_run
+from test_report import NAMES, STEP, simulated, write_run
 
 from smd_mmdet import theory
+from smd_mmdet.records import RecordWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -26,7 +27,13 @@ import reproduce  # noqa: E402
 from reproduction import page, theorems, training, walks  # noqa: E402
 from reproduction.experiments import DATA, EXPERIMENTS, Experiment  # noqa: E402
 from reproduction.model_section import parting_table  # noqa: E402
-from reproduction.results import Results, paired, read_results  # noqa: E402
+from reproduction.results import (  # noqa: E402
+    Paired,
+    Results,
+    noise_of,
+    paired,
+    read_results,
+)
 from reproduction.theorem_section import theorem_section  # noqa: E402
 
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
@@ -436,6 +443,35 @@ def test_no_difference_is_called_identical_and_one_seed_gives_no_interval(runs):
     one = paired(plain, Results(RESCALED, scaled.runs[:1]))
     assert [pair.verdict for pair in one] == ['one seed: no interval']
     assert np.isnan(one[0].p_value)
+
+
+def test_a_layer_without_gradient_has_no_noise(tmp_path):
+    folder = tmp_path / 'walk-seed0'
+    records = simulated()
+    columns = {n: records.table[n].to_pylist() for n in records.table.column_names}
+    starved = np.array(columns['layer']) == NAMES[0]
+    columns['count'] = np.where(starved, 0, columns['count'])
+    RecordWriter(folder, records.metadata).append(columns)
+    (folder / 'finished').touch()
+    done = read_results([PLAIN], tmp_path)
+    assert np.isnan(noise_of(done[0].runs[0], NAMES[0], 0)).all()
+    row = rows(f'# apart\n{parting_table(done)}', 'apart')[0]
+    assert (row['state'], row['V/L²']) == ('no gradient', '–')
+    assert row['windows with h̃ < 0 once'] == '–'
+
+
+@pytest.mark.parametrize(
+    ('differences', 'verdict'),
+    [
+        ((0.0,) * 3, 'identical'),
+        ((0.1,), 'one seed: no interval'),
+        ((0.1,) * 3, 'alike in all seeds: no interval'),
+    ],
+)
+def test_differences_without_an_interval_are_told_apart(differences, verdict):
+    nothing = (np.nan, np.nan)
+    pair = Paired('AP', 100, differences, differences[0], nothing, np.nan)
+    assert pair.verdict == verdict
 
 
 # ------------------------------------------------------------------------- random walks

@@ -53,7 +53,7 @@ from .report import (
     StageReport,
     StageSummary,
 )
-from .series import COLUMNS, MIN_ITERATIONS, Series
+from .series import COLUMNS, MIN_ITERATIONS, Series, Windows
 from .stage import check_stage, diagnose, settle_state
 from .summary import correct_for_multiplicity, summarize
 
@@ -105,7 +105,9 @@ def check(records: Records) -> Report:
         RecordsError: If a column is missing.
     """
     records.require(COLUMNS)
-    known = records.metadata.get('theory') or 'sgd'
+    theory_name = records.metadata.get('theory') or 'sgd'
+    table = records.table
+    windows = Windows(table['iter'].to_numpy(), table['count'].to_numpy())
     facts = records.metadata.get('layers') or {}
     shapes = _shapes(records)
     layers = []
@@ -114,11 +116,10 @@ def check(records: Records) -> Report:
         previous = None
         for number in np.unique(columns['stage']):
             chosen = columns['stage'] == number
-            series = Series({key: column[chosen] for key, column in columns.items()})
-            if previous is not None:
-                series.first = previous.last + 1
+            rows = {key: column[chosen] for key, column in columns.items()}
+            series = Series(rows, windows)
             layer.stages.append(
-                check_stage(series, previous, known, facts.get(name) or {})
+                check_stage(series, previous, theory_name, facts.get(name) or {})
             )
             previous = series
         layers.append(layer)
@@ -127,7 +128,7 @@ def check(records: Records) -> Report:
         for stage in layer.stages:
             settle_state(stage)
             diagnose(stage)
-    return summarize(layers, known)
+    return summarize(layers, theory_name, windows.measured)
 
 
 def _shapes(records: Records) -> dict[str, list[int]]:

@@ -87,6 +87,8 @@ def norm_spread(case: Case) -> Finding:
     if not least > 0:
         return not_applicable('the unit gradient touched 0: the theorem has no l')
     settings = series.lr[-1], series.decay[-1]
+    if 2 * settings[0] * settings[1] >= 1:
+        return not_applicable('2λη is not below 1: the theorem has no bound', value)
     limit = theory.norm_spread_limit(*settings, series.variance, least)
     bound = float(np.sqrt(limit) / target)
     verdict = HOLDS if value <= bound else UNDECIDED

@@ -1,9 +1,12 @@
 """What a report holds: verdicts on checks, stages and layers."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from smd_mmdet.stages import WARMUP
 
 HOLDS, FAILS = 'holds', 'fails'
 UNDECIDED, NOT_APPLICABLE = 'undecided', 'not applicable'
@@ -69,6 +72,7 @@ class StageReport:
     transient_ratio: float | None = None
     state: str = UNCLEAR
     note: str = ''
+    iterations_per_step: int = 1  # more where gradients are accumulated
     diagnosis: str = ''  # the check that names the cause, where a conclusion fails
     checks: list[Check] = field(default_factory=list)
 
@@ -117,6 +121,7 @@ class Report:
         exit_code: 0 if every conclusion holds where equilibrium was reachable (or
             nothing speaks against it), 1 if some fail.
         theory: Name of the optimizer's theory, or 'none'.
+        measured_iterations: That the records' windows cover.
     """
 
     layers: list[LayerReport]
@@ -125,6 +130,20 @@ class Report:
     exit_code: int
     theory: str = 'sgd'
     level: float = LEVEL
+    measured_iterations: int = 0
+
+    def verdict_counts(self, number: int | None = None) -> dict[str, Counter[str]]:
+        """How many layers each check came to each verdict in.
+
+        Args:
+            number: Of the stage; None for all after warm-up together.
+        """
+        counts: dict[str, Counter[str]] = {}
+        for stage in (stage for layer in self.layers for stage in layer.stages):
+            if stage.stage == number or (number is None and stage.stage != WARMUP):
+                for check in stage.checks:
+                    counts.setdefault(check.name, Counter())[check.verdict] += 1
+        return counts
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON: no NaN, no numpy."""

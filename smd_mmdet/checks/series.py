@@ -21,6 +21,36 @@ COLUMNS = (
 )
 
 
+class Windows:
+    """The windows of a run; each has a row for every layer.
+
+    Args:
+        iterations: Of each row, the last one in its window.
+        counts: Of each row, the steps in which its layer was measured.
+    """
+
+    def __init__(self, iterations: np.ndarray, counts: np.ndarray) -> None:
+        self._ends, place = np.unique(iterations, return_inverse=True)
+        steps = np.zeros(len(self._ends))
+        np.maximum.at(steps, place, counts)
+        spans, used = np.diff(self._ends, prepend=0), steps > 0
+        ratios = spans[used] / steps[used]
+        # Of the first window it is not known where it begins.
+        ratios = ratios[1:] if len(ratios) > 1 else ratios
+        # More than one where gradients are accumulated.
+        self.iterations_per_step = max(1, round(np.median(ratios))) if used.any() else 1
+        covered = np.minimum(steps * self.iterations_per_step, spans)
+        covered = np.where(used, covered, spans).astype(int)
+        self.measured = int(covered.sum())
+        # What lies between two windows is the later one's, which may be lost steps.
+        self._begins = self._ends - spans + 1
+        self._begins[:1] = (self._ends - covered + 1)[:1]
+
+    def begin(self, end: int) -> int:
+        """First iteration of the window that ends with this one."""
+        return int(self._begins[np.searchsorted(self._ends, end)])
+
+
 class Series:
     """The windows of one layer in one stage, in which it had gradients.
 
@@ -29,8 +59,9 @@ class Series:
     window), ``angle_sq_eq`` = Δ*², ``norm4_eq`` = w*⁴ ∝ ``h``.
     """
 
-    def __init__(self, columns: dict[str, np.ndarray]) -> None:
-        self.first = max(1, int(columns['iter'][0] - columns['count'][0]) + 1)
+    def __init__(self, columns: dict[str, np.ndarray], windows: Windows) -> None:
+        self.windows = windows
+        self.first = windows.begin(columns['iter'][0])
         self.last = int(columns['iter'][-1])
         self.number = int(columns['stage'][0])
         counted = columns['count'] > 0
@@ -63,7 +94,8 @@ class Series:
 
     def take(self, index: np.ndarray) -> 'Series':
         """The series of some of its windows."""
-        return Series({key: column[index] for key, column in self.columns.items()})
+        columns = {key: column[index] for key, column in self.columns.items()}
+        return Series(columns, self.windows)
 
     @property
     def iterations(self) -> int:

@@ -41,25 +41,26 @@ _WITHOUT_UNIT_GRADIENT = ('small_step', 'lemma_1')
 
 
 def check_stage(
-    series: Series, previous: Series | None, known: str, facts: dict
+    series: Series, previous: Series | None, theory_name: str, facts: dict
 ) -> StageReport:
     """All checks on a layer in one stage, without regard to other layers.
 
     Args:
         series: The stage.
         previous: The stage before, if there is one.
-        known: Name of the optimizer's theory, or 'none'.
+        theory_name: Of the optimizer, or 'none'.
         facts: What the records' metadata say of the layer.
     """
     stage = _stage_facts(series)
-    if why := _no_theory(series, known, facts):
+    if why := _no_theory(series, theory_name, facts):
         stage.state, stage.note = why
         stage.checks = _checks(lambda name, examine: not_applicable(stage.note))
         return stage
     case = Case(series, previous, facts)
     stage.angular_update_ratio = case.angle.value
-    if not THEORIES[known].norm_law:
-        found = angle_alone(case, THEORIES[known].title)
+    known = THEORIES[theory_name]
+    if not known.norm_law:
+        found = angle_alone(case, known.title)
         stage.checks = [Check('angular_update', 'conclusion', **vars(found))]
         return stage
     stage.weight_norm_ratio = case.norm.value
@@ -95,28 +96,32 @@ def _stage_facts(series: Series) -> StageReport:
         stage=series.number,
         first_iter=series.first,
         last_iter=series.last,
+        iterations_per_step=series.windows.iterations_per_step,
         lr=0.0 if series.standing_still else mean(series.lr),
         weight_decay=mean(series.decay),
         momentum=mean(series.momentum),
     )
 
 
-def _no_theory(series: Series, known: str, facts: dict) -> tuple[str, str] | None:
+def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str] | None:
     """State and reason where the theory says nothing about a layer's stage."""
     if facts.get('invariant') is False:
         reason = facts.get('reason') or 'no norm makes it scale-invariant'
         return NOT_INVARIANT, f'measured as a control, not scale-invariant: {reason}'
-    if known not in THEORIES:
+    if theory_name not in THEORIES:
         return NO_THEORY, 'no formula is derived for this optimizer'
-    measured_h = not THEORIES[known].norm_law or np.isfinite(series.h).all()
+    measured_h = not THEORIES[theory_name].norm_law or np.isfinite(series.h).all()
     if series.diverged or not measured_h:
         return DIVERGED, 'weights or gradients were not finite: the training diverged'
     if series.standing_still:
         return NO_RATE, 'the learning rate was 0, and the weight stood still'
     if not len(series) or not series.columns['unit_grad_sq_max'].max() > 0:
         return NO_GRADIENT, 'the layer had no gradient in this stage'
+    if not (series.decay > 0).all():
+        return NO_DECAY, 'without weight decay the norm has no equilibrium'
     if not series.decaying:
-        return NO_DECAY, 'without weight decay, 0 < λη < 2, the norm has no equilibrium'
+        step = float((series.lr * series.decay).max())
+        return NO_THEORY, f'λη is {step:.3g}: from 2 on no equilibrium is known'
     return None
 
 
@@ -144,7 +149,8 @@ def _on_its_way(case: Case) -> tuple[str, str]:
         left = float(
             theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
         )
-    note = f'{case.unreachable}; about {left:,.0f} iterations more are needed'
+    needed = left * series.windows.iterations_per_step
+    note = f'{case.unreachable}; about {needed:,.0f} iterations more are needed'
     if left == 0:
         note = f'{case.unreachable} over its end; the last window is there'
     return (UNREACHABLE if left > series.iterations else direction), note

@@ -5,6 +5,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
 from .report import (
@@ -36,12 +37,15 @@ def correct_for_multiplicity(layers: list[LayerReport]) -> None:
             found.reason += f'; not significant among {len(tested)} tests'
 
 
-def summarize(layers: list[LayerReport], known: str) -> Report:
+def summarize(
+    layers: list[LayerReport], theory_name: str, measured_iterations: int
+) -> Report:
     """The report, once the verdicts on all layers are final.
 
     Args:
         layers: The layers.
-        known: Name of the optimizer's theory, or 'none'.
+        theory_name: Of the optimizer, or 'none'.
+        measured_iterations: That the records' windows cover.
     """
     numbers = sorted({stage.stage for layer in layers for stage in layer.stages})
     summaries = [_summary(layers, number) for number in numbers]
@@ -49,9 +53,10 @@ def summarize(layers: list[LayerReport], known: str) -> Report:
     return Report(
         layers=layers,
         stages=summaries,
-        verdict=_sentence(summaries, failing, known),
+        verdict=_sentence(summaries, failing, theory_name),
         exit_code=int(bool(failing)),
-        theory=known,
+        theory=theory_name,
+        measured_iterations=measured_iterations,
     )
 
 
@@ -76,15 +81,15 @@ def _median(values: Iterable[float | None]) -> float | None:
     return float(np.median(kept)) if kept else None
 
 
-def _sentence(summaries: list[StageSummary], failing: int, known: str) -> str:
+def _sentence(summaries: list[StageSummary], failing: int, theory_name: str) -> str:
     if not summaries:
         return 'no layer was measured'
-    if known not in THEORIES:
+    if theory_name not in THEORIES:
         return 'no theory for this optimizer: nothing to hold the records against'
     last = summaries[-1]
     parts = [
         f'{last.in_equilibrium} of {last.layers} layers in equilibrium at the end of '
-        f'stage {last.stage}'
+        f'{stage_name(last.stage)}'
     ]
     parts += [
         f'{count} {state}'

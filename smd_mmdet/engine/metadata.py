@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor import SphericalMotionMonitor
+from smd_mmdet.records import read_metadata
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -39,10 +40,18 @@ def run_metadata(
         'theory': monitor.theory,
         'window': monitor.window,
         'max_iters': runner.max_iters,
+        'started': _started(runner),
         'layers': {entry.name: _layer(model, entry) for entry in entries},
         'config': runner.cfg.pretty_text,
         'packages': {package: _version(package) for package in PACKAGES},
     }
+
+
+def _started(runner: Runner) -> str | None:
+    """Name of the first log folder of the run; None where nobody kept it."""
+    if runner.iter > 0:
+        return read_metadata(runner.work_dir).get('started')
+    return runner.timestamp
 
 
 def output_variances(

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smd_mmdet.checks import StageReport
+from smd_mmdet.stages import stage_name
 
 from . import write_files
 from .motion import Run, read_run
@@ -119,7 +120,11 @@ def compare(
         raise ValueError('give at least two runs to compare')
     paths = [Path(work_dir) for work_dir in work_dirs]
     names = _names(paths)
-    runs, scores = [read_run(path) for path in paths], [read_scores(p) for p in paths]
+    runs = [read_run(path) for path in paths]
+    scores = [
+        read_scores(path, run.metadata.get('started'))
+        for run, path in zip(runs, paths, strict=True)
+    ]
     for run, name in zip(runs, names, strict=True):
         run.name = name
     comparison = Comparison(
@@ -257,7 +262,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     ]
     for stage in comparison.stages:
         rates = dict.fromkeys(f'{lr:.3g}' for lr in stage.lr if lr is not None)
-        title = f'Stage {stage.stage}, lr {" and ".join(rates)}'
+        title = f'{stage_name(stage.stage).capitalize()}, lr {" and ".join(rates)}'
         parts.append(_table(title, comparison.runs, stage.rows))
     if comparison.scores:
         title = 'Scores of the last validation'

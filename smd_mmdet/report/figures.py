@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from smd_mmdet.checks import COSINE_LEFT, COSINE_ROUNDING
+from smd_mmdet.stages import stage_name
 
 from .motion import Motion, Run, short
 from .reduce import min_max, split_points, time_bounds, time_means
@@ -212,9 +213,9 @@ def _name_stages(axes: Axes, run: Run, inches: float) -> None:
     """
     taken = 0.0
     for stage in run.report.stages:
-        names = [f'stage {stage.stage}, lr {stage.lr:.3g}', f'lr {stage.lr:.3g}']
-        if stage.stage < 0:
-            names = ['warm-up']
+        names = [stage_name(stage.stage)]
+        if stage.stage >= 0:
+            names = [f'{names[0]}, lr {stage.lr:.3g}', f'lr {stage.lr:.3g}']
         begin = max(0 if stage.stage < 0 else stage.first_iter / run.last_iter, taken)
         end = 1.0 if stage.stage < 0 else stage.last_iter / run.last_iter
         widths = [(0.07 * len(name) + 0.1) / inches for name in names]

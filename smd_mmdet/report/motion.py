@@ -36,9 +36,7 @@ class Motion:
         self.iter, self.count, self.stage = get('iter'), get('count'), get('stage')
         self.lr, self.decay = get('lr'), get('weight_decay')
         self.momentum = get('momentum')
-        self.angle = np.sqrt(
-            get('angular_update_mean') ** 2 + get('angular_update_var')
-        )
+        self.angle = self._root_mean_square('angular_update')
         self.angle_eq = get('angular_update_eq')
         self.norm = get('weight_norm_mean')
         self.cosine = self._root_mean_square('cosine')
@@ -88,10 +86,9 @@ class Motion:
         target = np.full(len(self.norm), np.nan)
         if not self.norm_law:
             return target
+        step = self.lr * self.decay
         # While the rate rises there is nothing to converge to.
-        fit = (
-            (self.stage >= 0) & (self.lr > 0) & (self.decay > 0) & (self.unit_mean > 0)
-        )
+        fit = (self.stage >= 0) & (step > 0) & (step < 2) & (self.unit_mean > 0)
         settings = self.lr[fit], self.decay[fit], self.unit_mean[fit]
         target[fit] = theory.equilibrium_norm(*settings, self.momentum[fit])
         return target
@@ -254,6 +251,5 @@ def run_of(records: Records, name: str) -> Run:
         name: To show.
     """
     report = check(records)
-    known = records.metadata.get('theory') or 'sgd'
-    layers = [Motion(name, columns, known) for name, columns in records.by_layer()]
+    layers = [Motion(*each, report.theory) for each in records.by_layer()]
     return Run(name, layers, report, records.metadata)

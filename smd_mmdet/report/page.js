@@ -108,13 +108,17 @@
       .filter((shape) => shape.x1 > 1);
   }
 
+  function stageName(stage) {
+    return stage.stage < 0 ? 'warm-up' : `stage ${stage.stage}`;
+  }
+
   function stageNames() {
     return data.stages
       .filter((s) => s.last - s.first > (narrow() ? 0.25 : 0.06) * data.last)
       .map((s) => ({
         x: s.stage < 0 ? 0 : s.first, y: 1, xanchor: 'left', yanchor: 'bottom',
         yref: 'paper', showarrow: false, font: { size: 11, color: css('--faint') },
-        text: s.stage < 0 ? 'warm-up' : `stage ${s.stage}`,
+        text: stageName(s),
       }));
   }
 
@@ -357,7 +361,7 @@
     const layer = data.layers[state.layer];
     const stage = layer.stages[layer.stages.length - 1];
     const about = `${layer.name} (${layer.shape.join(' × ')}): ${stage.state}`
-      + ` at the end of stage ${stage.stage}, Δ/Δ* ${number(stage.angle)},`
+      + ` at the end of ${stageName(stage)}, Δ/Δ* ${number(stage.angle)},`
       + ` ‖w‖/w* ${number(stage.norm)}, Δ/Δ*·(‖w‖/w*)² ${number(stage.law)}.`
       + (stage.note ? ` ${stage.note}.` : '');
     find('about').textContent = about;
@@ -512,7 +516,7 @@
   function fillOptions() {
     options('layer', data.layers.map((layer, i) => [i, layer.name]));
     options('stage', [...data.stages].reverse()
-      .map((s) => [s.stage, s.stage < 0 ? 'warm-up' : `stage ${s.stage}`]));
+      .map((s) => [s.stage, stageName(s)]));
     const stages = data.layers.flatMap((layer) => layer.stages);
     const states = [...new Set(stages.map((s) => s.state))].sort();
     options('state', [['', 'any'], ...states.map((s) => [s, s])]);

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
 from .figures import COLOURS, OTHER, heat, heat_edges, part_colours
@@ -111,14 +112,16 @@ def _mark(run: Run) -> str:
 
 
 def _facts(run: Run) -> str:
-    iterations = f'{run.last_iter:,}'
-    planned = run.metadata.get('max_iters')
-    if planned and planned > run.last_iter:
-        iterations += f' of {planned:,}'
+    measured = run.report.measured_iterations
+    # Of a run that goes on, or went on without the monitor, the records end early.
+    whole = max(run.last_iter, run.metadata.get('max_iters') or 0)
+    iterations = f'{measured:,} of {whole:,} iterations measured'
+    if measured == whole:
+        iterations = f'{whole:,} iterations, every one measured'
     known = THEORIES.get(run.report.theory)
     facts = [
         plural(len(run.layers), 'layer'),
-        f'{iterations} iterations, every one measured',
+        iterations,
         known.title if known else 'no theory',
     ]
     return ' · '.join(escape(fact) for fact in facts)
@@ -135,18 +138,26 @@ def _stages(run: Run) -> str:
     rows = []
     for stage in run.report.stages:
         states = ', '.join(f'{n} {state}' for state, n in stage.states.items())
-        equilibrium = run.layers[0].angle_eq[run.layers[0].stage == stage.stage]
         cells = (
-            'warm-up' if stage.stage < 0 else str(stage.stage),
+            stage_name(stage.stage, short=True),
             f'{stage.first_iter:,}–{stage.last_iter:,}',
             f'{stage.lr:.4g}' if stage.stage >= 0 else 'rising',
-            _text(equilibrium[-1] if len(equilibrium) and stage.stage >= 0 else None),
+            _equilibrium(run, stage.stage) if stage.stage >= 0 else '–',
             f'{stage.in_equilibrium} of {stage.layers}',
             _text(stage.median_angular_update_ratio),
             states if stage.stage >= 0 else '–',
         )
         rows.append(''.join(f'<td>{escape(cell)}</td>' for cell in cells))
     return ''.join(f'<tr>{row}</tr>' for row in rows)
+
+
+def _equilibrium(run: Run, number: int) -> str:
+    """Δ* at the end of a stage: its range, where layers have their own settings."""
+    ends = [each.angle_eq[each.stage == number][-1:] for each in run.layers]
+    known = [end[0] for end in ends if np.isfinite(end).any()]
+    return (
+        '–'.join(dict.fromkeys(map(_text, (min(known), max(known))))) if known else '–'
+    )
 
 
 def _text(value: float | None) -> str:

@@ -17,11 +17,15 @@ _SCORE = re.compile(r'(\S+/\S+): (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?=\s|$)')
 _Validation = tuple[int | None, dict[str, float]]
 
 
-def read_scores(work_dir: str | os.PathLike) -> dict[str, dict[int, float]]:
+def read_scores(
+    work_dir: str | os.PathLike, started: str | None = None
+) -> dict[str, dict[int, float]]:
     """Scores of every validation of a run, also of one that was resumed.
 
     Args:
         work_dir: The run's folder.
+        started: Name of the run's first log folder; older ones are of earlier runs in
+            the same folder. None takes all.
 
     Returns:
         For each metric ('coco/bbox_mAP', say) its value by iteration. Nothing for a
@@ -30,6 +34,8 @@ def read_scores(work_dir: str | os.PathLike) -> dict[str, dict[int, float]]:
     """
     found: list[_Validation] = []
     for log in sorted(Path(work_dir).glob('*/*.log')):
+        if log.parent.name < (started or ''):
+            continue
         structured = log.parent / 'vis_data' / 'scalars.json'
         validations = _from_json(structured) if structured.is_file() else []
         found += validations or _from_text(log)

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smd_mmdet.checks import IN_EQUILIBRIUM, Check, LayerReport, Report, StageReport
+from smd_mmdet.stages import stage_name
 
 _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
 # A terminal is not a file: the rest is told by --verbose and --json.
@@ -63,7 +64,7 @@ def _stage_table(report: Report) -> Table:
     )
     for stage in report.stages:
         table.add_row(
-            'warm-up' if stage.stage < 0 else str(stage.stage),
+            stage_name(stage.stage, short=True),
             f'{stage.first_iter:,}–{stage.last_iter:,}',
             f'{stage.lr:.4g}',
             str(stage.layers),
@@ -79,20 +80,16 @@ def _check_table(report: Report) -> Table | None:
     if not report.stages:
         return None
     last = report.stages[-1].stage
-    counts: dict[str, dict[str, int]] = {}
-    for stage in (s for layer in report.layers for s in layer.stages):
-        for check in stage.checks if stage.stage == last else ():
-            row = counts.setdefault(check.name, {})
-            row[check.verdict] = row.get(check.verdict, 0) + 1
+    counts = report.verdict_counts(last)
     if not counts:
         return None
     verdicts = ('holds', 'fails', 'undecided', 'not applicable')
-    table = _table(f'Checks of stage {last}: layers', 'check', *verdicts)
+    table = _table(f'Checks of {stage_name(last)}: layers', 'check', *verdicts)
     for name, row in counts.items():
         cells = []
         for verdict in verdicts:
-            colour = _COLOURS.get(verdict, 'dim') if row.get(verdict) else 'dim'
-            cells.append(f'[{colour}]{row.get(verdict, 0)}[/]')
+            colour = _COLOURS.get(verdict, 'dim') if row[verdict] else 'dim'
+            cells.append(f'[{colour}]{row[verdict]}[/]')
         table.add_row(name, *cells)
     return table
 
@@ -150,7 +147,7 @@ def _layer_table(layer: LayerReport) -> Table:
         for check in stage.checks:
             colour = _COLOURS.get(check.verdict, 'dim')
             table.add_row(
-                str(stage.stage),
+                stage_name(stage.stage, short=True),
                 check.name,
                 _number(check.value),
                 _number(check.bound),
@@ -192,7 +189,7 @@ def _plan_table(plan: dict) -> Table:
         if stage['lr_end'] != stage['lr_start']:
             lr += f' → {stage["lr_end"]:.3g}'
         table.add_row(
-            'warm-up' if stage['stage'] < 0 else str(stage['stage']),
+            stage_name(stage['stage'], short=True),
             f'{stage["iterations"]:,}',
             lr,
             _number(stage['angular_update_eq']),
@@ -212,8 +209,7 @@ def _course(course: dict | None) -> str:
 
 
 def _plan_layers(plan: dict) -> Table:
-    stages = [stage['stage'] for stage in plan['stages']]
-    names = ['warm-up' if stage < 0 else f'stage {stage}' for stage in stages]
+    names = [stage_name(stage['stage']) for stage in plan['stages']]
     table = _table(
         'Δ/Δ* by layer, from measured ‖w‖ and L', 'layer', '‖w‖', 'L', *names
     )

@@ -4,6 +4,8 @@ from collections import defaultdict
 
 from smd_mmdet import checks
 from smd_mmdet.checks import Report, StageReport
+from smd_mmdet.checks.assumptions import ASSUMPTIONS
+from smd_mmdet.stages import stage_name
 
 __all__ = ['CHECKS', 'FIGURES', 'advice', 'plural']
 
@@ -91,7 +93,7 @@ def advice(report: Report) -> list[str]:
     """
     found: list[str] = []
     for number, by_state in _states(report):
-        name = 'warm-up' if number < 0 else f'stage {number}'
+        name = stage_name(number)
         for states, tell in _ADVICE:
             if layers := [pair for state in states for pair in by_state.get(state, ())]:
                 found.append(tell(name, layers))
@@ -105,20 +107,16 @@ def _assumptions(report: Report) -> list[str]:
     if not report.stages:
         return []
     last = report.stages[-1].stage
-    counts: dict[str, int] = defaultdict(int)
-    for stage in (s for layer in report.layers for s in layer.stages):
-        for check in stage.checks if stage.stage == last else ():
-            if check.kind == 'assumption' and check.verdict == checks.FAILS:
-                counts[check.name] += 1
-    if not counts:
-        return []
     names = ', '.join(
-        f'{CHECKS[name][0].lower()} (in {plural(number, "layer")})'
-        for name, number in counts.items()
+        f'{CHECKS[name][0].lower()} (in {plural(counts[checks.FAILS], "layer")})'
+        for name, counts in report.verdict_counts(last).items()
+        if name in ASSUMPTIONS and counts[checks.FAILS]
     )
+    if not names:
+        return []
     return [
-        f'Assumptions of the theorems that fail in stage {last}: {names}. The theorems '
-        'then promise nothing; the conclusions are measured all the same.'
+        f'Assumptions of the theorems that fail in {stage_name(last)}: {names}. The '
+        'theorems then promise nothing; the conclusions are measured all the same.'
     ]
 
 
@@ -127,7 +125,7 @@ def _states(report: Report):
     stages: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for layer in report.layers:
         for stage in layer.stages:
-            if stage.stage >= 0:
+            if stage.stage >= 0 or stage.state == checks.DIVERGED:
                 stages[stage.stage][stage.state].append((layer.layer, stage))
     return sorted(stages.items(), reverse=True)
 
@@ -141,9 +139,10 @@ def _too_slow(name: str, layers: list[tuple[str, StageReport]]) -> str:
     _, stage = layers[0]
     length = stage.last_iter - stage.first_iter + 1
     rate = 4 * stage.weight_decay * stage.lr / (1 - stage.momentum)
+    needed = stage.iterations_per_step / rate
     return (
         f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium: at this '
-        f'rate ‖w‖⁴ comes nearer by 1/e in {1 / rate:,.0f} iterations, and the stage '
+        f'rate ‖w‖⁴ comes nearer by 1/e in {needed:,.0f} iterations, and the stage '
         f'has {length:,}. A longer stage, a larger weight decay, or rescaling the '
         'weights by k^(−1/4) where the rate is divided by k would get there.'
     )
@@ -171,6 +170,7 @@ def _undecided(name: str, layers: list[tuple[str, StageReport]]) -> str:
 
 
 _ADVICE = [
+    ((checks.DIVERGED,), _first_note),
     ((checks.OFF,), _fails),
     ((checks.NOT_INVARIANT,), _first_note),
     ((checks.LEFT_REGIME,), _first_note),

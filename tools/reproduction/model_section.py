@@ -327,7 +327,7 @@ def _parting(row: Parting, seeds: int) -> tuple[str, ...]:
         spread(Spread.of(r.transient_ratio for r in row.reports)),
         number(row.noise.cosine, 2),
         number(row.noise.variance, 2),
-        f'{row.noise.touched:.0%}',
+        '–' if np.isnan(row.noise.touched) else f'{row.noise.touched:.0%}',
         worst.state,
         why,
     )

@@ -1,5 +1,6 @@
 """What finished runs came to: records, verdicts and scores, reduced to numbers."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,7 +92,9 @@ def read_results(experiments: Sequence[Experiment], root: Path) -> list[Results]
     found = {experiment.name: Results(experiment, []) for experiment in experiments}
     for task in tasks_of(experiments, root):
         if task.state == 'finished':
-            result = Result(task, read_run(task.folder), read_scores(task.folder))
+            run = read_run(task.folder)
+            scores = read_scores(task.folder, run.metadata.get('started'))
+            result = Result(task, run, scores)
             found[task.experiment.name].runs.append(result)
     return list(found.values())
 
@@ -165,8 +168,10 @@ class Paired:
         """In words, saying no more than the seeds allow."""
         if not any(self.differences):
             return 'identical'
-        if not np.isfinite(self.p_value):
+        if len(self.differences) < 2:
             return 'one seed: no interval'
+        if not np.isfinite(self.p_value):
+            return 'alike in all seeds: no interval'
         return 'significant' if self.p_value < LEVEL else 'not significant'
 
 
@@ -262,7 +267,7 @@ def partings(results: Results, states: Sequence[str]) -> list[Parting]:
             layer,
             stage,
             [report for report, _ in entries],
-            Noise(*(float(v) for v in np.median([n for _, n in entries], axis=0))),
+            _middle([noise for _, noise in entries]),
         )
         for (layer, stage), entries in found.items()
     ]
@@ -285,10 +290,16 @@ class Noise(NamedTuple):
     negative: float
 
 
+def _middle(noises: Sequence[Noise]) -> Noise:
+    return Noise(*(Spread.of(values).median for values in zip(*noises, strict=True)))
+
+
 def noise_of(result: Result, layer: str, stage: int) -> Noise:
-    """The noise of a layer in a stage of a run."""
+    """The noise of a layer in a stage of a run; NaN where it had no gradient."""
     motion = result.run.layer(layer)
     part = (motion.stage == stage) & (motion.count > 0)
+    if not part.any():
+        return Noise(*[np.nan] * 4)
     weights, columns = motion.count[part], motion.columns
     mean = columns['unit_h_mean'][part]
     level = np.average(mean, weights=weights)
@@ -301,13 +312,12 @@ def noise_of(result: Result, layer: str, stage: int) -> Noise:
     )
 
 
-def check_counts(results: Results) -> dict[str, dict[str, int]]:
+def check_counts(results: Results) -> dict[str, Counter[str]]:
     """How often each check came to each verdict, over layers, stages and seeds."""
-    counts: dict[str, dict[str, int]] = {}
-    for _, stage in results.stages():
-        for check in stage.checks:
-            row = counts.setdefault(check.name, {})
-            row[check.verdict] = row.get(check.verdict, 0) + 1
+    counts: dict[str, Counter[str]] = {}
+    for result in results.runs:
+        for name, row in result.run.report.verdict_counts().items():
+            counts.setdefault(name, Counter()).update(row)
     return counts
 
 
