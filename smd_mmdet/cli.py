@@ -7,16 +7,22 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from smd_mmdet import __version__
+from smd_mmdet.arguments import CONFIG_HELP, path_argument
+
 __all__ = ['main']
 
-# Packages that only some commands need, and the extra of ours that brings each.
+# Modules that only some commands need, and what to ask pip for.
+STACK = 'mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0, as docs/gpu.md tells'
+PLOT = 'matplotlib plotly'
 EXTRAS = {
-    'cv2': 'mmdet',
-    'matplotlib': 'plot',
-    'mmcv': 'mmdet',
-    'mmdet': 'mmdet',
-    'mmengine': 'mmdet',
-    'plotly': 'plot',
+    'cv2': 'opencv-python-headless',
+    'matplotlib': PLOT,
+    'mmcv': STACK,
+    'mmdet': STACK,
+    'mmengine': STACK,
+    'plotly': PLOT,
+    'pycocotools': 'pycocotools',
     'torch': 'torch',
 }
 
@@ -26,6 +32,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+
+
+class _Command(_Parser):
+    """The parser of one command, whose errors point to that command's help."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f'unrecognized arguments: {" ".join(unknown)}')
+        return namespace, unknown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,16 +70,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = (error.name or '').partition('.')[0]
         if missing not in EXTRAS:
             raise
-        message = f'it needs {missing}: pip install "smd_mmdet[{EXTRAS[missing]}]"'
+        message = f'it needs {missing}: pip install {EXTRAS[missing]}'
     print(f'smd {args.command}: error: {message}', file=sys.stderr)
     return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog='smd', description='Spherical Motion Dynamics: audit, plan, train, check.'
+        prog='smd',
+        description='Spherical Motion Dynamics of a training run: what to expect of it '
+        'before, what came of it after. Training itself is done by tools/train.py.',
     )
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    parser.add_argument(
+        '--version', action='version', version=f'%(prog)s {__version__}'
+    )
+    commands = parser.add_subparsers(
+        dest='command', required=True, metavar='COMMAND', parser_class=_Command
+    )
     _add_audit(commands)
     _add_plan(commands)
     _add_check(commands)
@@ -77,7 +100,7 @@ def _add_audit(commands: Any) -> None:
     parser = commands.add_parser(
         'audit', help='which parameters of a model are scale-invariant, and why'
     )
-    parser.add_argument('config', help='file, or mmdet::folder/name.py')
+    parser.add_argument('config', type=path_argument, help=CONFIG_HELP)
     parser.add_argument(
         '--verify', action='store_true', help='prove it by numbers, in float64'
     )
@@ -97,7 +120,7 @@ def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         'plan', help='whether a schedule lets the network reach equilibrium'
     )
-    parser.add_argument('config', help='file, or mmdet::folder/name.py')
+    parser.add_argument('config', type=path_argument, help=CONFIG_HELP)
     parser.add_argument(
         '--iters-per-epoch',
         type=int,
@@ -105,7 +128,9 @@ def _add_plan(commands: Any) -> None:
         help='where the data are not at hand',
     )
     parser.add_argument(
-        '--work-dir', help='a measured run of this model, for figures per layer'
+        '--work-dir',
+        type=path_argument,
+        help='a measured run of this model, for figures per layer',
     )
     parser.add_argument('--gpus', type=int, metavar='N', help='training processes')
     parser.add_argument('--json', action='store_true', help='print one JSON document')
@@ -125,7 +150,9 @@ def _add_check(commands: Any) -> None:
     parser = commands.add_parser(
         'check', help='whether the theory holds for a run, per layer and stage'
     )
-    parser.add_argument('work_dir', help='folder of a run trained with SMDHook')
+    parser.add_argument(
+        'work_dir', type=path_argument, help='folder of a run trained with SMDHook'
+    )
     parser.add_argument('--json', action='store_true', help='print one JSON document')
     parser.add_argument(
         '--verbose', action='store_true', help='every check of every layer'
@@ -147,8 +174,15 @@ def _add_report(commands: Any) -> None:
     parser = commands.add_parser(
         'report', help='figures of a run, and one page that explains it'
     )
-    parser.add_argument('work_dir', help='folder of a run trained with SMDHook')
-    parser.add_argument('-o', '--out', metavar='DIR', help='default: WORK_DIR/report')
+    parser.add_argument(
+        'work_dir', type=path_argument, help='folder of a run trained with SMDHook'
+    )
+    parser.add_argument(
+        *('-o', '--out'),
+        type=path_argument,
+        metavar='DIR',
+        help='default: WORK_DIR/report',
+    )
     parser.add_argument('--svg', action='store_true', help='write SVG as well as PNG')
     parser.add_argument(
         '--layer',
@@ -170,8 +204,19 @@ def _report(args: argparse.Namespace) -> int:
 
 def _add_compare(commands: Any) -> None:
     parser = commands.add_parser('compare', help='runs beside one another')
-    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='two or more')
-    parser.add_argument('-o', '--out', metavar='DIR', help='default: FIRST/compare')
+    parser.add_argument(
+        'work_dirs',
+        nargs='+',
+        type=path_argument,
+        metavar='WORK_DIR',
+        help='two or more',
+    )
+    parser.add_argument(
+        *('-o', '--out'),
+        type=path_argument,
+        metavar='DIR',
+        help='default: FIRST/compare',
+    )
     parser.add_argument('--json', action='store_true', help='print one JSON document')
     parser.set_defaults(run=_compare)
 
@@ -187,7 +232,7 @@ def _add_shapes(commands: Any) -> None:
     parser = commands.add_parser(
         'shapes', help="write a data set of drawn shapes, in COCO's format"
     )
-    parser.add_argument('directory', help='folder to make')
+    parser.add_argument('directory', type=path_argument, help='folder to make')
     parser.add_argument('--train', type=int, required=True, metavar='N', help='images')
     parser.add_argument('--val', type=int, required=True, metavar='M', help='images')
     parser.add_argument('--size', type=int, default=128, metavar='S', help='pixels')

@@ -241,7 +241,7 @@ class Records:
     """The records of one run.
 
     Args:
-        table: Rows by iteration; columns as design.md names them.
+        table: Rows by iteration; columns as docs/records.md names them.
         metadata: The facts kept with the last part.
         source: Where they are from, for messages.
     """
@@ -285,7 +285,9 @@ def read_records(work_dir: str | os.PathLike) -> Records:
     """
     folder = Path(work_dir) / FOLDER
     if not Path(work_dir).is_dir():
-        raise RecordsError(f'{work_dir}: no such folder')
+        known = Path(work_dir).exists()
+        what = "it is a file; a run's folder is wanted" if known else 'no such folder'
+        raise RecordsError(f'{work_dir}: {what}')
     if not folder.is_dir():
         raise RecordsError(
             f'{work_dir}: no records in it (no folder {FOLDER}); was the run '
@@ -294,7 +296,7 @@ def read_records(work_dir: str | os.PathLike) -> Records:
     for attempt in range(3):
         parts, _ = _parts(folder)
         if not parts:
-            raise RecordsError(f'{folder}: no records yet (no window is complete)')
+            raise RecordsError(f'{folder}: {_why_none(folder)}')
         try:
             tables = [_read_part(part.path) for part in parts]
             break
@@ -322,6 +324,17 @@ def read_metadata(work_dir: str | os.PathLike) -> dict:
         with contextlib.suppress(RecordsError, FileNotFoundError):
             return _facts(_read_part(part.path))
     return {}
+
+
+def _why_none(folder: Path) -> str:
+    """Why a folder has no parts to read."""
+    foreign = sorted(path.name for path in folder.glob('[!.]*.parquet'))
+    if not foreign:
+        return 'no records yet (no window is complete)'
+    return (
+        f'no file in it is named as a record is (FIRST-LAST.parquet, such as '
+        f'0000000001-0000000050.parquet), but there is {foreign[0]}'
+    )
 
 
 def _facts(table: pa.Table) -> dict:

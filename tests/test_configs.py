@@ -19,8 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from smd_mmdet.datasets import write_shapes
-from smd_mmdet.engine.audit import build_untrained
+from smd_mmdet.engine.audit import audit, build_untrained
 from smd_mmdet.engine.plan import plan
+from smd_mmdet.engine.sample_inputs import model_loss, sample_inputs
 from smd_mmdet.records import read_records
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,7 @@ def comment(name):
 
 
 _built = {}
+_ran = {}
 
 
 def build(config):
@@ -133,6 +135,23 @@ def test_the_hooks_can_be_built(name):
     assert ('rescale' in name or 'start-at' in name) == ('SMDRescaleHook' in kinds)
     if name.startswith('rtmdet/'):
         assert {'EMAHook', 'PipelineSwitchHook'} < set(kinds)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_loss_runs_on_random_images(name):
+    model, _ = build(load(name))
+    if id(model) not in _ran:
+        loss = model_loss(model, sample_inputs(model), economical=True)
+        _ran[id(model)] = float(loss.detach())
+    assert math.isfinite(_ran[id(model)])
+
+
+def test_rtmdet_is_judged_and_proved_by_its_loss():
+    found = audit(load('rtmdet/rtmdet_tiny_8xb32-300e_coco.py'), verify=True)
+    assert not any('loss failed' in p['reason'] for p in found['parameters'])
+    assert found['contradictions'] == []
+    proofs = [p['proof'] for p in found['parameters'] if p['invariant']]
+    assert len(proofs) == 68 and all(proof['verdict'] for proof in proofs)
 
 
 def told_angles(name):

@@ -18,7 +18,7 @@ BLOCK = re.compile(r'^```(\w+)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 LAYERS = ['backbone.conv1.weight', 'neck.fpn_convs.0.conv.weight']
 
 # Commands that change the environment, or set it for the next line.
-NOT_RUN = {'pip', 'export'}
+NOT_RUN = {'pip', 'export', 'source'}
 # They build models of MMDetection, a minute in all; tests of their own run them.
 PARSED = {'audit', 'plan'}
 

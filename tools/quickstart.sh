@@ -83,8 +83,17 @@ case $status in
     1) say 'Some layers do not hold; the table above says which.' ;;
     *) die "the check could not be done (exit status $status)" ;;
 esac
+activate=${SMD_PYTHON%/*}/activate
+if [[ -e $activate ]]; then
+    report="source ${activate#"$root"/}
+  smd report $run"
+else
+    report="$SMD_PYTHON -m smd_mmdet.cli report $run"
+fi
 say "All of it took $SECONDS s. Look next at
   $run/          log, checkpoints
   $run/smd/      what was measured, one row per window and layer (Parquet)
   $config
-                 the config: change it and run tools/train.py on it"
+                 the config: change it and run tools/train.py on it
+and draw it:
+  $report"

@@ -91,7 +91,7 @@ print(*[name for name in sys.argv[1:] if find_spec(name) is None])' "${@:2}")
 
 # Readies an environment that is not ours: adds what is missing, replaces nothing.
 adopt() {
-    local python=$1 lacking names=(numpy pyarrow rich scipy) origin constraints
+    local python=$1 lacking names=(matplotlib numpy plotly pyarrow rich scipy) origin constraints
     [[ -z $tests ]] || names+=(hypothesis mypy psutil pytest pytest_cov ruff)
     lacking=$(not_found "$python" "${names[@]}")
     if [[ -n $lacking ]]; then

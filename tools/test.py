@@ -9,19 +9,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import ConfigDict
 
+from smd_mmdet.arguments import CONFIG_HELP, path_argument
 from smd_mmdet.engine import launch
 from smd_mmdet.engine.errors import SettingError
 
 
 def parse_args():
     parser = launch.OneLineParser(description='Test a detector.')
-    parser.add_argument('config', help='file, or mmdet::folder/name.py')
-    parser.add_argument('checkpoint', help='checkpoint to test')
-    parser.add_argument('--work-dir', help='folder for the log and the metrics')
-    parser.add_argument('--out', help='pickle file (.pkl) to write predictions to')
+    parser.add_argument('config', type=path_argument, help=CONFIG_HELP)
+    parser.add_argument('checkpoint', type=path_argument, help='checkpoint to test')
+    parser.add_argument(
+        '--work-dir', type=path_argument, help='folder for the log and the metrics'
+    )
+    parser.add_argument(
+        '--out', type=path_argument, help='pickle file (.pkl) to write predictions to'
+    )
     parser.add_argument('--show', action='store_true', help='show each prediction')
     parser.add_argument(
-        '--show-dir', help="folder, within the run's own, for painted predictions"
+        '--show-dir',
+        type=path_argument,
+        help="folder, within the run's own, for painted predictions",
     )
     parser.add_argument(
         '--wait-time',

@@ -6,15 +6,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from smd_mmdet.arguments import CONFIG_HELP, path_argument
 from smd_mmdet.engine import launch
 from smd_mmdet.engine.errors import SettingError
 
 
 def parse_args():
     parser = launch.OneLineParser(description='Train a detector.')
-    parser.add_argument('config', help='file, or mmdet::folder/name.py')
+    parser.add_argument('config', type=path_argument, help=CONFIG_HELP)
     parser.add_argument(
         '--work-dir',
+        type=path_argument,
         help='folder for logs, checkpoints and records (default: work_dir of the '
         'config, else work_dirs/NAME_OF_CONFIG)',
     )
@@ -29,6 +31,7 @@ def parse_args():
     parser.add_argument(
         '--resume',
         nargs='?',
+        type=path_argument,
         const='auto',
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the latest one in the work dir',

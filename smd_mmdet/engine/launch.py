@@ -24,6 +24,7 @@ from torch import distributed as dist
 from smd_mmdet.shipped import find_config
 
 from . import compat
+from .data_files import check_data_files
 from .errors import SettingError
 
 __all__ = ['add_common_arguments', 'build_runner', 'load_config', 'one_line_errors']
@@ -141,6 +142,7 @@ def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runne
         import torch._dynamo
 
         torch._dynamo.config.cache_size_limit = int(limit)
+    check_data_files(cfg, training)
     compat.prepare(cfg, training=training)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

@@ -210,6 +210,7 @@ class _Draw:
         self._channels = self._channel_count(model)
         self._stuff, self._stride = self._semantic_map(model)
         self._text = hasattr(model, 'language_model')
+        self._masked = self._takes_masks(model)
 
     @staticmethod
     def _class_count(model: nn.Module) -> int:
@@ -236,6 +237,19 @@ class _Draw:
             if isinstance(stuff, int) and stuff > 0:
                 return module.num_things_classes + stuff, 1
         return 0, 1
+
+    @staticmethod
+    def _takes_masks(model: Any) -> bool:
+        """Whether a dataloader of this model hands masks over.
+
+        To RTMDet's assigner masks that nothing has made tensors of are an error.
+        """
+        preprocessor = model.data_preprocessor
+        # That of a semi-supervised model wraps the detector's.
+        preprocessor = getattr(preprocessor, 'data_preprocessor', preprocessor)
+        return getattr(preprocessor, 'pad_mask', False) or any(
+            name.endswith('mask_head') for name, _ in model.named_modules()
+        )
 
     def _pixels(self, *leading: int) -> Tensor:
         shape = (*leading, self._channels, self._size, self._size)
@@ -294,11 +308,10 @@ class _Draw:
         labels = torch.from_numpy(self._rng.randint(0, self._classes, len(boxes)))
         sample = DetDataSample(metainfo=self._meta(index))
         sample.gt_instances = self._instances(
-            boxes,
-            labels=labels,
-            masks=self._masks(boxes),
-            instances_ids=torch.arange(len(boxes)),
+            boxes, labels=labels, instances_ids=torch.arange(len(boxes))
         )
+        if self._masked:
+            sample.gt_instances.masks = self._masks(boxes)
         sample.ignored_instances = self._instances(boxes[:0])
         proposals = self._proposals(boxes)
         sample.proposals = self._instances(proposals, scores=torch.ones(len(proposals)))

@@ -1,0 +1,17 @@
+"""What the command lines of this package have in common."""
+
+import argparse
+
+__all__ = ['CONFIG_HELP', 'path_argument']
+
+CONFIG_HELP = 'file, or mmdet::folder/name.py, smd_mmdet::folder/name.py'
+
+
+def path_argument(text: str) -> str:
+    """A path on the command line; ``type`` of an argument of argparse.
+
+    An empty one, as from a variable that is not set, would mean the current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError('the path is empty')
+    return text
