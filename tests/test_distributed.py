@@ -43,8 +43,14 @@ def free_port():
 
 
 def environment(**more):
-    path = os.pathsep.join([str(ROOT), str(TESTS)])
-    return os.environ | {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'} | more
+    """For processes on the CPU: a machine may have fewer GPUs than a test has ranks."""
+    paths = [str(ROOT), str(TESTS), os.environ.get('PYTHONPATH', '')]
+    fixed = {
+        'PYTHONPATH': os.pathsep.join(filter(None, paths)),
+        'OMP_NUM_THREADS': '1',
+        'CUDA_VISIBLE_DEVICES': '-1',
+    }
+    return os.environ | fixed | more
 
 
 def on_ranks(world, folder, *functions):
@@ -295,11 +301,15 @@ SHARDED = {
 }
 
 
-@pytest.mark.parametrize(('changes', 'message'), SHARDED.values(), ids=SHARDED)
+@pytest.mark.parametrize('kind', SHARDED)
 @pytest.mark.parametrize('constructor', ['SMDOptimWrapperConstructor', None])
 def test_the_hook_refuses_sharded_runs(
-    one_process, tmp_path, monkeypatch, changes, message, constructor
+    one_process, tmp_path, monkeypatch, kind, constructor
 ):
+    if kind == 'FSDP' and torch.cuda.is_available():
+        pytest.skip('torch makes no FSDP of the CPU where there is a GPU')
+    changes, message = SHARDED[kind]
+
     def trained(*args, **kwargs):
         raise AssertionError('an iteration was run')
 

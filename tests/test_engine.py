@@ -206,7 +206,8 @@ def test_records_tell_every_iteration_and_stage(tmp_path):
     assert metadata['layers'][SCALE_INVARIANT[0]]['invariant'] is True
     assert metadata['layers'][SCALE_INVARIANT[0]]['norm'] == 'layers.1'
     assert 'TinyNet' in metadata['config']
-    assert metadata['packages']['torch'] == torch.__version__
+    # A wheel may leave out what it was built for: 2.11.0+cu130.
+    assert torch.__version__.startswith(metadata['packages']['torch'])
 
 
 def test_window_means_reach_the_visualizer(tmp_path):
@@ -542,7 +543,8 @@ def test_importing_before_mmengine_registers_all_the_same():
         'import mmengine.runner; from mmengine.registry import HOOKS;'
         'assert HOOKS.get("SMDHook") is not None'
     )
-    environment = {**os.environ, 'PYTHONPATH': str(TESTS.parent)}
+    paths = [str(TESTS.parent), os.environ.get('PYTHONPATH', '')]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, env=environment
     )

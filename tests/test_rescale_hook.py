@@ -590,7 +590,8 @@ def test_processes_stay_equal(tmp_path):
         ['bash', ROOT / 'tools/dist_train.sh', tmp_path / 'config.py', '2',
          '--work-dir', tmp_path / 'run'],
         env=os.environ | dict(SMD_PYTHON=sys.executable, OMP_NUM_THREADS='1',
-                              PYTHONPATH=os.pathsep.join(paths)),
+                              PYTHONPATH=os.pathsep.join(paths),
+                              CUDA_VISIBLE_DEVICES='-1'),
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
