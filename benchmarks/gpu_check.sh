@@ -5,7 +5,7 @@
 #
 # What needs no mmcv comes first: the kernels, the absence of synchronization, a
 # ResNet-50 loop. Then mmcv with CUDA operators (built if missing, some twenty
-# minutes), Mask R-CNN in three precisions, torchrun. FOLDER/summary.md says of each
+# minutes), Mask R-CNN in two precisions, torchrun. FOLDER/summary.md says of each
 # part whether it passed; the exit code is 0 if all did, 1 if one failed, and 2 where
 # there is no GPU. --only takes the parts whose name matches, such as 'Mask*'.
 set -uo pipefail
@@ -181,12 +181,10 @@ val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 EOF
     part 'Mask R-CNN float32' train float32 optim_wrapper.type=OptimWrapper
-    for dtype in float16 bfloat16; do
-        part "Mask R-CNN $dtype" train $dtype optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=$dtype
-    done
+    # Not bfloat16: mmcv 2.1.0 has no RoIAlign for it.
+    part 'Mask R-CNN float16' train float16 optim_wrapper.type=AmpOptimWrapper
     part 'Mask R-CNN by torchrun, one process' train torchrun 1 optim_wrapper.type=OptimWrapper
     part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 15 --target 'at most 0.3 %'
-    part 'overhead at COCO size bfloat16' bench overhead.py --coco --batch 2 --pairs 15 --amp bfloat16 --target 'at most 0.3 %'
 else
     fault=$(fault_of mmdet)
     skip 'Mask R-CNN' "${fault:-mmcv has no CUDA operators}"
