@@ -225,14 +225,14 @@ class Walk:
         if rule is not None:
             return rule(node, inputs)
         if operation in SPREADS:
-            return Value(self._pure(node, inputs[:1]), spread=True)
+            return Value(self._pure(inputs[:1]), spread=True)
         if operation in PRODUCTS:
             return self._product(node, inputs, range(len(inputs)))
         if operation in SCALED_PRODUCTS:
             return self._product(node, inputs, (1, 2), 0, biased=True)
         return self._mixed(inputs, f'{self._place(node)} is not homogeneous')
 
-    def _pure(self, node, inputs: Iterable[Value], times: float = 1.0) -> Degrees:
+    def _pure(self, inputs: Iterable[Value], times: float = 1.0) -> Degrees:
         """Sum of the inputs' degrees; ends the case of those without a single one."""
         total: dict[int, float] = {}
         for value in inputs:
@@ -249,7 +249,7 @@ class Walk:
         if any(isinstance(d, PerChannel) for d in value.degrees.values()):
             if self._channels_stay(node, operation):
                 return _cut(value) if operation in CUTS else value
-            return Value(self._pure(node, [value]), value.spread)
+            return Value(self._pure([value]), value.spread)
         spread = value.spread and operation in VIEWS
         return Value(value.degrees, spread)
 
@@ -305,11 +305,11 @@ class Walk:
     def _shift(self, node, value: Value, bias: Value) -> Value:
         """A value and what is added to each of its channels."""
         cause = f'{self._place(node)} joins it with terms of another degree'
-        self._note_shift(node, bias, self._pure(node, [value]))
+        self._note_shift(node, bias, self._pure([value]))
         return Value(self._shifted(node, value, bias, cause))
 
     def _shifted(self, node, value: Value, bias: Value, cause: str) -> Degrees:
-        degrees = self._pure(node, [value])
+        degrees = self._pure([value])
         for p in degrees.keys() | bias.degrees.keys():
             degree = degrees.get(p, 0.0)
             if degree != bias.degrees.get(p, 0.0):
@@ -360,7 +360,7 @@ class Walk:
             value for i, value in enumerate(inputs) if i not in factors and i != bias
         ]
         self._mixed(others, f'{self._place(node)} is not homogeneous in it')
-        degrees = self._pure(node, [inputs[i] for i in factors])
+        degrees = self._pure([inputs[i] for i in factors])
         if not biased:
             spread = all(inputs[i] is inputs[0] or inputs[i].spread for i in factors)
             return Value(degrees, spread and len(factors) == 2)
@@ -400,7 +400,7 @@ class Walk:
         """Output of a norm: of degree 0, but for its own weight and bias."""
         cause = f'it is a weight or bias of {self._norm(node)}'
         shift = inputs[1] if len(inputs) > 1 else CONSTANT
-        self._note_shift(node, shift, self._pure(node, inputs[:1]))
+        self._note_shift(node, shift, self._pure(inputs[:1]))
         degrees: Degrees = {}
         for position, value in enumerate(inputs[:2]):
             for p, degree in value.degrees.items():
@@ -420,8 +420,8 @@ class Walk:
 
     def _rule_div(self, node, inputs: list[Value]) -> Value:
         numerator, denominator = (*inputs, CONSTANT)[:2]
-        inverse = Value(self._pure(node, [denominator], -1.0))
-        return Value(self._pure(node, [numerator, inverse]), numerator.spread)
+        inverse = Value(self._pure([denominator], -1.0))
+        return Value(self._pure([numerator, inverse]), numerator.spread)
 
     def _rule_mul(self, node, inputs: list[Value]) -> Value:
         factor = saved_attribute(node, 'other')
@@ -434,7 +434,7 @@ class Walk:
                 for p in inputs[0].degrees:
                     self.cancelled.setdefault(p, f'a factor 0 ({self._place(node)})')
                 return CONSTANT
-            return Value(self._pure(node, inputs[:1]), inputs[0].spread)
+            return Value(self._pure(inputs[:1]), inputs[0].spread)
         return self._product(node, inputs, range(len(inputs)))
 
     def _rule_pow(self, node, inputs: list[Value]) -> Value:
@@ -442,22 +442,22 @@ class Walk:
         if not isinstance(exponent, (int, float)) or len(inputs) > 1:
             return self._mixed(inputs, f'{self._place(node)} is not homogeneous')
         spread = inputs[0].spread or exponent % 2 == 0
-        return Value(self._pure(node, inputs, float(exponent)), spread)
+        return Value(self._pure(inputs, float(exponent)), spread)
 
     def _rule_sqrt(self, node, inputs: list[Value]) -> Value:
-        return Value(self._pure(node, inputs, 0.5), inputs[0].spread)
+        return Value(self._pure(inputs, 0.5), inputs[0].spread)
 
     def _rule_rsqrt(self, node, inputs: list[Value]) -> Value:
-        return Value(self._pure(node, inputs, -0.5), inputs[0].spread)
+        return Value(self._pure(inputs, -0.5), inputs[0].spread)
 
     def _rule_reciprocal(self, node, inputs: list[Value]) -> Value:
-        return Value(self._pure(node, inputs, -1.0), inputs[0].spread)
+        return Value(self._pure(inputs, -1.0), inputs[0].spread)
 
     def _rule_square(self, node, inputs: list[Value]) -> Value:
-        return Value(self._pure(node, inputs, 2.0), spread=True)
+        return Value(self._pure(inputs, 2.0), spread=True)
 
     def _rule_var(self, node, inputs: list[Value]) -> Value:
-        return Value(self._pure(node, inputs, 2.0), spread=True)
+        return Value(self._pure(inputs, 2.0), spread=True)
 
     def _rule_clampmin(self, node, inputs: list[Value]) -> Value:
         return self._clamp(node, inputs, saved_attribute(node, 'min'), None)
@@ -469,16 +469,16 @@ class Walk:
     def _clamp(self, node, inputs: list[Value], low, high) -> Value:
         # min=0 is a ReLU; any lower bound of a spread statistic is its ε.
         if high is None and (inputs[0].spread or low == 0):
-            return Value(self._pure(node, inputs[:1]), inputs[0].spread)
+            return Value(self._pure(inputs[:1]), inputs[0].spread)
         return self._mixed(inputs, f'{self._place(node)} is not homogeneous')
 
     def _rule_varmean(self, node, inputs: list[Value]) -> Value:
-        return Value(self._pure(node, inputs, 2.0), spread=True)
+        return Value(self._pure(inputs, 2.0), spread=True)
 
     def _rule_weightnorminterface(self, node, inputs: list[Value]) -> Value:
         # g · v / ‖v‖: of degree 0 in v, 1 in g.
-        self._pure(node, inputs[:1])
-        return Value(self._pure(node, inputs[1:]))
+        self._pure(inputs[:1])
+        return Value(self._pure(inputs[1:]))
 
 
 def _cut(value: Value) -> Value:
