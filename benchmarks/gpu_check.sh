@@ -17,9 +17,10 @@ iterations=300
 only='*'
 while (($#)); do
     case $1 in
-        --out) out=${2:?--out needs a folder}; shift 2 ;;
-        --iterations) iterations=${2:?--iterations needs a number}; shift 2 ;;
-        --only) only=${2:?--only needs a pattern}; shift 2 ;;
+        --out | --iterations | --only) [[ -n ${2:-} ]] || die "$1 needs a value" ;;&
+        --out) out=$2; shift 2 ;;
+        --iterations) iterations=$2; shift 2 ;;
+        --only) only=$2; shift 2 ;;
         *) die 'usage: gpu_check.sh [--out FOLDER] [--iterations N] [--only PATTERN]' ;;
     esac
 done

@@ -1,9 +1,11 @@
 """Runs the benchmarks one after another and writes docs/performance.md.
 
-    python benchmarks/run_all.py [--only PART ...] [--threads N] [--out FILE]
+    python benchmarks/run_all.py [--threads N] [--out FILE]
+    python benchmarks/run_all.py --only PART ... --out FILE [--threads N]
 
 For a quiet machine; all of it takes about twelve minutes on two cores. --list names
-the parts. A part that fails is named in the page, and the exit code is 1.
+the parts; some of them alone need a page of their own. A part that fails is named in
+the page, and the exit code is 1.
 """
 
 import argparse
@@ -90,14 +92,17 @@ PARTS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS))
+    parser.add_argument('--only', nargs='+', choices=PARTS, metavar='PART')
     parser.add_argument('--list', action='store_true')
     parser.add_argument('--threads', type=int, default=os.cpu_count())
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'performance.md')
+    parser.add_argument('--out', type=Path, metavar='FILE')
     args = parser.parse_args()
     if args.list:
         print('\n'.join(f'{name}: {part.title}' for name, part in PARTS.items()))
         return 0
+    if args.only and not args.out:
+        parser.error('--only needs --out: the page of all parts stays as it is')
+    out = args.out or ROOT / 'docs' / 'performance.md'
     lines = [
         '# Performance',
         '',
@@ -106,7 +111,7 @@ def main() -> int:
         'a GPU `bash benchmarks/gpu_check.sh` measures what can be measured there.',
     ]
     failed = []
-    for name in args.only:
+    for name in args.only or PARTS:
         part = PARTS[name]
         began = time.perf_counter()
         output, fine = run(part, args.threads)
@@ -118,8 +123,8 @@ def main() -> int:
         lines += ['', f'## {part.title}', '', f'Target: {part.target}.', '']
         lines += [output, '', f'(`benchmarks/{script}`, {seconds:.0f} s)']
         # Written each time: an interrupted call keeps what is done.
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text('\n'.join(lines) + '\n')
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text('\n'.join(lines) + '\n')
     if failed:
         print(f'error: failed: {", ".join(failed)}', file=sys.stderr)
     return int(bool(failed))

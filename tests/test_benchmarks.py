@@ -33,6 +33,21 @@ def test_the_gpu_check_refuses_unknown_options():
     assert done.stderr.startswith('error: usage')
 
 
+@pytest.mark.parametrize('option', ['--out', '--iterations', '--only'])
+def test_the_gpu_check_refuses_options_without_a_value(option):
+    done = run('bash', 'benchmarks/gpu_check.sh', option)
+    assert done.returncode == 2
+    assert done.stderr == f'error: {option} needs a value\n'
+
+
+def test_some_parts_alone_do_not_replace_the_page_of_all():
+    page = ROOT / 'docs/performance.md'
+    before = page.read_text()
+    done = run(sys.executable, 'benchmarks/run_all.py', '--only', 'soak')
+    assert done.returncode == 2 and '--only needs --out' in done.stderr
+    assert page.read_text() == before
+
+
 def test_the_soak_prints_the_slope_of_memory():
     done = run(sys.executable, 'benchmarks/soak.py', '--iterations', '400', check=True)
     assert '| slope over the second half, bytes an iteration |' in done.stdout

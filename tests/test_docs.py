@@ -103,6 +103,18 @@ def smd(arguments):
         assert main(arguments) in (0, 1)
 
 
+def test_the_plan_in_the_readme_is_what_smd_says(capsys, monkeypatch, tmp_path):
+    pytest.importorskip('mmdet', reason='mmdet is missing')
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / 'README.md').read_text('utf-8')
+    told = re.search(r'```bash\n(smd plan .*)\n```\n\n```\n(.*?)```', text, re.DOTALL)
+    assert main(shlex.split(told[1])[1:]) == 1
+    # Lines end where the table does.
+    said = ' '.join(capsys.readouterr().out.split())
+    for sentence in re.split(r'\n(?=!)', told[2]):
+        assert ' '.join(sentence.split()) in said
+
+
 @pytest.mark.parametrize(
     'text',
     [pytest.param(t, id=f'{d.stem} {i}') for i, (d, t) in enumerate(blocks('python'))],

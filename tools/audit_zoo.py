@@ -16,6 +16,8 @@ import resource
 import time
 from pathlib import Path
 
+from smd_mmdet.arguments import OneLineParser
+
 # One config or two of every family of the zoo that has a detector of its own.
 CONFIGS = """
 atss/atss_r50_fpn_1x_coco.py
@@ -125,7 +127,7 @@ MODES = ('trained', 'shipped')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--results', type=Path, default=Path('work_dirs/zoo'))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from smd_mmdet.arguments import CONFIG_HELP, path_argument
+from smd_mmdet.arguments import CONFIG_HELP, OneLineParser, path_argument
 from smd_mmdet.engine import launch
 from smd_mmdet.engine.errors import SettingError
 
 
 def parse_args():
-    parser = launch.OneLineParser(description='Train a detector.')
+    parser = OneLineParser(description='Train a detector.')
     parser.add_argument('config', type=path_argument, help=CONFIG_HELP)
     parser.add_argument(
         '--work-dir',

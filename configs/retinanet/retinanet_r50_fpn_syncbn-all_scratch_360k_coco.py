@@ -3,22 +3,11 @@
 # its own, as shared ones would mix the levels' statistics at evaluation.
 # Shows: the paper's result in a one-stage detector, and for shared convolutions.
 # Expect: 69 scale-invariant weights; Δ* 1.03e-3, 3.24e-4, 1.03e-4 rad per iteration.
-_base_ = [
-    'mmdet::_base_/models/retinanet_r50_fpn.py',
-    '../_base_/datasets/coco_detection_ms.py',
-    '../_base_/schedules/schedule_360k.py',
-    '../_base_/smd.py',
-]
+_base_ = '../_base_/retinanet_360k.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    backbone=dict(
-        norm_cfg=norm_cfg,
-        norm_eval=False,
-        frozen_stages=-1,
-        init_cfg=None,
-        zero_init_residual=False,
-    ),
+    backbone=dict(norm_cfg=norm_cfg),
     neck=dict(norm_cfg=norm_cfg),
     bbox_head=dict(type='RetinaSepBNHead', num_ins=5, norm_cfg=norm_cfg),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.01), paramwise_cfg=dict(bypass_duplicate=True))
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))

@@ -1,6 +1,3 @@
 # RetinaNet, BN: weights rescaled where the learning rate drops turn by the new Δ*.
 _base_ = './retinanet_r18_fpn_bn_3stage_shapes.py'
-custom_hooks = [
-    dict(type='SMDHook', window=20, visualize=False),
-    dict(type='SMDRescaleHook'),
-]
+custom_hooks = [*_base_.custom_hooks, dict(type='SMDRescaleHook')]

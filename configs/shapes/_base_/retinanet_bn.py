@@ -1,24 +1,13 @@
 # A RetinaNet small enough for two CPU cores, with train-mode BN throughout. The convs
 # of its head are shared by the pyramid levels, whose statistics differ: each level
 # has norms of its own.
-_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
-norm_cfg = dict(type='BN', requires_grad=True)
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './resnet18_bn.py']
+norm_cfg = _base_.norm_cfg
 strides = [4, 8, 16]
 channels = 32
 
 model = dict(
-    backbone=dict(
-        depth=18,
-        base_channels=16,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(0, 1, 2),
-        frozen_stages=-1,
-        norm_cfg=norm_cfg,
-        norm_eval=False,
-        init_cfg=None,
-    ),
+    backbone=_base_.backbone,
     neck=dict(
         in_channels=[16, 32, 64],
         out_channels=channels,
