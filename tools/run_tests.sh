@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets up what is needed and runs the tests; arguments go to pytest. Without any, the
-# lines of smd_mmdet that ran are counted: fewer than 90 % fail the run.
+# Sets up what is needed and runs the tests; arguments go to pytest. Without any, files of
+# tests run side by side, and the lines of smd_mmdet that ran are counted: fewer than
+# 90 % fail the run.
 #
 # The page is tested in Chromium. Where it is missing and can be installed (as root,
 # on Debian) that is tried once; without it those tests are skipped and say so.
@@ -24,5 +25,8 @@ install_chromium() {
 SMD_PYTHON=$(bash tools/setup_env.sh --tests)
 export SMD_PYTHON
 install_chromium || true
-(($#)) || set -- --cov --cov-report=term
+if (($# == 0)); then
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    set -- --cov --cov-report=term -n logical --maxprocesses 4 --dist loadfile
+fi
 exec "$SMD_PYTHON" -m pytest -rs "$@"
