@@ -320,11 +320,12 @@ COLUMNS = (
 
 
 def write_table(args: argparse.Namespace) -> None:
-    rows, skipped, results = [], [], []
+    rows, skipped, results, missing = [], [], [], 0
     for name in args.configs:
         for mode in reversed(MODES):
             path = result_path(args.results, name, mode)
             if not path.exists():
+                missing += 1
                 continue
             result = json.loads(path.read_text())
             if 'skipped' in result:
@@ -333,6 +334,8 @@ def write_table(args: argparse.Namespace) -> None:
                 results.append((name, result))
                 rows.append(row(name, mode, result))
     text = HEADER.format(found='`find_scale_invariant`')
+    if missing:
+        text += f'{missing} of {len(MODES) * len(args.configs)} runs are not done.\n\n'
     text += totals(results) + '\n' + line(COLUMNS) + line(['---'] * len(COLUMNS))
     text += ''.join(map(line, rows))
     text += differences(results) + skipped_table(skipped)

@@ -27,6 +27,7 @@ export SMD_PYTHON
 install_chromium || true
 if (($# == 0)); then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    set -- --cov --cov-report=term -n logical --maxprocesses 4 --dist loadfile
+    set -- --cov --cov-report=term -n logical --maxprocesses 4 --dist loadfile \
+        --no-loadscope-reorder
 fi
 exec "$SMD_PYTHON" -m pytest -rs "$@"
