@@ -108,8 +108,8 @@ def main() -> int:
         '',
         'Written by `benchmarks/run_all.py`; every figure was measured by the script '
         'that its section names. Nothing here is part of the tests. On a machine with '
-        'a GPU `bash benchmarks/gpu_check.sh` measures what can be measured there; what '
-        'an H100 showed is [in the page on GPUs](gpu.md#measured-on-an-h100).',
+        'a GPU `bash benchmarks/gpu_check.sh` measures what can be measured there; '
+        'what an H100 showed is [in the page on GPUs](gpu.md#measured-on-an-h100).',
     ]
     failed = []
     for name in args.only or PARTS:
