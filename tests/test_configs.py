@@ -253,7 +253,8 @@ def test_it_trains_on_shapes_with_only_data_and_sizes_changed(name, shapes, tmp_
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'bbox_mAP' in done.stdout + done.stderr
+    # After two iterations a RetinaNet finds nothing yet, and has no score.
+    assert re.search(r'(Iter|Epoch)\(val\)', done.stdout + done.stderr)
     records = read_records(tmp_path)
     facts = [records.metadata['layers'][layer] for layer in records.layers()]
     invariant = sum(fact['invariant'] for fact in facts)
