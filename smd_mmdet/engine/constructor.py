@@ -7,7 +7,6 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.optim import Optimizer
 
 from smd_mmdet import theory
 from smd_mmdet.readers import reader_for
@@ -15,6 +14,7 @@ from smd_mmdet.readers import reader_for
 from .errors import SettingError
 from .groups import split_groups
 from .layers import choose_layers, find_layers
+from .settings import check_angular_update
 
 _KEYS = ('scale_invariant_decay_mult', 'angular_update', 'include', 'exclude')
 
@@ -70,7 +70,7 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             wrapper.optimizer, [parameters[entry.name] for entry in chosen]
         )
         if self._options['angular_update'] is not None:
-            _refuse_other_optimizers(wrapper.optimizer)
+            check_angular_update(reader_for(wrapper.optimizer).theory)
         for group in wrapper.optimizer.param_groups:
             if group['scale_invariant']:
                 self._set_decay(group)
@@ -118,14 +118,6 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             f'{group["lr"]:.4g}',
             logger='current',
             level=logging.INFO,
-        )
-
-
-def _refuse_other_optimizers(optimizer: Optimizer) -> None:
-    if reader_for(optimizer).theory != 'sgd':
-        raise SettingError(
-            'paramwise_cfg.angular_update is derived for SGD without nesterov and '
-            'dampening; choose that optimizer, or leave the key out'
         )
 
 

@@ -23,6 +23,19 @@ def section(settings: Mapping, path: str) -> Mapping:
     return found
 
 
+def check_angular_update(theory_name: str) -> None:
+    """Raise SettingError if ``angular_update`` is not derived for an optimizer.
+
+    Args:
+        theory_name: Of the optimizer, or 'none'.
+    """
+    if theory_name != 'sgd':
+        raise SettingError(
+            'paramwise_cfg.angular_update is derived for SGD without nesterov and '
+            'dampening; choose that optimizer, or leave the key out'
+        )
+
+
 def number(value: Any, path: str, least: float = 0.0) -> float:
     """A finite number that is not below ``least``.
 

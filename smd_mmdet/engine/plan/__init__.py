@@ -90,7 +90,7 @@ def _plan(
         'momentum': optimizer.momentum,
         'iterations': len(lr),
         'iters_per_epoch': length.per_epoch,
-        'rescales': course.kind == 'rescaled',
+        'rescales': rescaling.kind == 'rescaled',
     }
     result['stages'] = course.stages(assumptions)
     result['layers'] = []
@@ -98,12 +98,10 @@ def _plan(
         result['layers'] = layers_ahead(course, work_dir, assumptions)
     result['assumptions'] = assumptions
     result['warnings'] = warnings(
-        config, result['stages'], result['layers'], optimizer, rescaling.changes
+        config, result['stages'], result['layers'], optimizer, rescaling
     )
     unreached = [s['stage'] for s in result['stages'] if s['reaches'] is False]
-    result['verdict'] = verdict(
-        result['stages'], unreached, optimizer, rescaling.changes
-    )
+    result['verdict'] = verdict(result['stages'], unreached, optimizer, rescaling)
     result['exit_code'] = int(bool(unreached))
     return result
 

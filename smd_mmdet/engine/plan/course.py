@@ -32,7 +32,7 @@ class Course:
     @property
     def kind(self) -> str:
         """Which of the two forecasts is the config's own."""
-        return 'plain' if self.rescaling.changes == 'none' else 'rescaled'
+        return self.rescaling.kind
 
     @property
     def first(self) -> int:

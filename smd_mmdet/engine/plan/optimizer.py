@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from smd_mmdet.engine.errors import SettingError
 from smd_mmdet.engine.schedule import build_optimizer, optimizer_settings, type_name
-from smd_mmdet.engine.settings import number, section
+from smd_mmdet.engine.settings import check_angular_update, number, section
 from smd_mmdet.readers import reader_for, settings_of
 from smd_mmdet.theory import THEORIES, Theory, weight_decay_for
 
@@ -92,11 +92,7 @@ def _apply_paramwise(
         if (factor := paramwise.get('scale_invariant_decay_mult')) is not None:
             optimizer.weight_decay *= factor
         if (angle := paramwise.get('angular_update')) is not None:
-            if optimizer.theory != 'sgd':
-                raise SettingError(
-                    'paramwise_cfg.angular_update is derived for SGD without nesterov '
-                    'and dampening; choose that optimizer, or leave the key out'
-                )
+            check_angular_update(optimizer.theory)
             optimizer.one_angle = True
             optimizer.weight_decay = float(
                 weight_decay_for(angle, optimizer.lr, optimizer.momentum)

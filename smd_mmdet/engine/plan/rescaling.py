@@ -32,6 +32,11 @@ class Rescaling:
     starts: Sequence[int] = ()
     max_factor: float = 1.0
 
+    @property
+    def kind(self) -> str:
+        """Which of the two forecasts of a stage is the config's own."""
+        return 'plain' if self.changes == 'none' else 'rescaled'
+
 
 def rescaling_of(
     config: Config, lr: np.ndarray, every: int, assumptions: list[str]

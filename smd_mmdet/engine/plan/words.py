@@ -7,6 +7,7 @@ from smd_mmdet.stages import WARMUP
 
 from .course import TOLERANCE, TYPICAL_START
 from .optimizer import Optimizer
+from .rescaling import Rescaling
 
 _RESCALING = {
     'none': 'without rescaling',
@@ -20,7 +21,7 @@ def warnings(
     stages: list[dict],
     layers: list[dict],
     optimizer: Optimizer,
-    changes: str = 'none',
+    rescaling: Rescaling,
 ) -> list[str]:
     """What stands in the way of equilibrium, and the remedy.
 
@@ -29,17 +30,16 @@ def warnings(
         stages: Of the plan; those with a warning of their own get it.
         layers: Of the plan, if any were measured.
         optimizer: The config's.
-        changes: Of the rate that the config follows: 'none', 'steps' or 'all'.
+        rescaling: What the config's hooks do.
     """
     if optimizer.theory == 'none':
         return [f'no equilibrium is derived for {optimizer.name}: nothing to forecast']
     if not optimizer.weight_decay > 0:
         return ['weight_decay is 0: without decay there is no equilibrium']
     found = _frozen_norms(config)
-    kind = 'plain' if changes == 'none' else 'rescaled'
     after = [stage for stage in stages if stage['stage'] != WARMUP]
     for stage in after:
-        if text := _warning(stage, stage is after[0], changes):
+        if text := _warning(stage, stage is after[0], rescaling):
             stage['warning'] = text
             found.append(text)
     for stage in sorted({s['stage'] for layer in layers for s in layer['stages']}):
@@ -48,7 +48,7 @@ def warnings(
         ends = [s for layer in layers for s in layer['stages'] if s['stage'] == stage]
         late = sum(not s['reaches'] for s in ends)
         if late:
-            lowest = min(s[kind]['end_ratio'] for s in ends)
+            lowest = min(s[rescaling.kind]['end_ratio'] for s in ends)
             found.append(
                 f'measured: {late} of {len(ends)} layers will not be in equilibrium at '
                 f'the end of stage {stage} (lowest Δ/Δ* {lowest:.2f})'
@@ -79,11 +79,11 @@ def _remedy(stage: dict, changes: str) -> str:
     )
 
 
-def _warning(stage: dict, first: bool, changes: str) -> str | None:
+def _warning(stage: dict, first: bool, rescaling: Rescaling) -> str | None:
     if stage['plain'] is None:
         return None
     number, length = stage['stage'], stage['iterations']
-    course = stage['plain' if changes == 'none' else 'rescaled']
+    course = stage[rescaling.kind]
     span = f'{course["start_ratio"]:.2f} → {course["end_ratio"]:.2f}'
     if not stage['steady']:
         if stage['reaches']:
@@ -91,7 +91,7 @@ def _warning(stage: dict, first: bool, changes: str) -> str | None:
         return (
             f'stage {number} moves the learning rate from {stage["lr_start"]:.3g} to '
             f'{stage["lr_end"]:.3g} faster than norms can follow: Δ will be {span} of '
-            f'its equilibrium; {_remedy(stage, changes)}'
+            f'its equilibrium; {_remedy(stage, rescaling.changes)}'
         )
     needed = stage['iterations_to_equilibrium']
     if needed is None:
@@ -113,7 +113,7 @@ def _warning(stage: dict, first: bool, changes: str) -> str | None:
     return (
         f'stage {number} lasts {length:,} iterations; Δ comes to within '
         f'{TOLERANCE:.0%} of its equilibrium after {needed:,.0f}{itself}: Δ will be '
-        f'{span} of its equilibrium; {_remedy(stage, changes)}'
+        f'{span} of its equilibrium; {_remedy(stage, rescaling.changes)}'
     )
 
 
@@ -121,7 +121,7 @@ def verdict(
     stages: list[dict],
     unreached: list[int],
     optimizer: Optimizer,
-    changes: str = 'none',
+    rescaling: Rescaling,
 ) -> str:
     """The plan in one sentence."""
     if optimizer.known is None:
@@ -136,5 +136,5 @@ def verdict(
     names = ', '.join(map(str, unreached))
     return (
         f'{len(unreached)} of {len(judged)} stages cannot reach equilibrium '
-        f'{_RESCALING[changes]}: stage {names}'
+        f'{_RESCALING[rescaling.changes]}: stage {names}'
     )
