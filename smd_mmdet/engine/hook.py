@@ -37,7 +37,7 @@ from .messages import one_line, scalars, summary
 from .metadata import output_variances, run_metadata
 from .parallel import ddp_group, refuse_sharded
 from .proof import prove
-from .rates import stage_at, stage_ends
+from .rates import planned_stages
 from .reporting import check_report, report_now
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
@@ -297,8 +297,12 @@ class SMDHook(Hook):
 
     def _open(self, runner: Runner, model: nn.Module, entries: list) -> None:
         self._resume_from = None
+        stages = planned_stages(runner)
+        self._stage_ends = [span.end for span in stages]
         if runner.iter > 0:
-            self._continue(runner)
+            under_way = (s for s in stages if s.start <= runner.iter < s.end)
+            number = next((span.stage.number for span in under_way), 0)
+            self._continue(runner, number)
             self._resume_from = self.monitor.window_start
         self._entries, self._model = entries, model
         self._metadata = run_metadata(runner, model, entries, self.monitor)
@@ -307,17 +311,16 @@ class SMDHook(Hook):
             (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
             self.window,
         )
-        self._stage_ends = stage_ends(runner)
         invariant = sum(entry.invariant for entry in entries)
         runner.logger.info(
             f'smd: {len(entries)} weights are measured at every iteration, {invariant} '
             f'of them scale-invariant; records in {Path(runner.work_dir, FOLDER)}'
         )
 
-    def _continue(self, runner: Runner) -> None:
+    def _continue(self, runner: Runner, stage: int) -> None:
         saved = self._saved_monitor
         if saved is None or saved['iteration'] > runner.iter:
-            self.monitor.start_at(runner.iter, stage_at(runner))
+            self.monitor.start_at(runner.iter, stage)
             return
         try:
             self.monitor.load_state_dict(saved)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.optim import Optimizer
 
-from .schedule import learning_rates, spans
+from .schedule import Span, learning_rates, spans
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -34,17 +34,9 @@ def schedule_of(runner: Runner) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(0), np.empty(0)
 
 
-def stage_ends(runner: Runner) -> list[int]:
-    """The last iteration of each stage, 1-based; empty if they are not known."""
-    return [span.end for span in spans(*schedule_of(runner))]
-
-
-def stage_at(runner: Runner) -> int:
-    """Number of the stage that the next iteration lies in; 0 if it is not known."""
-    for span in spans(*schedule_of(runner)):
-        if span.start <= runner.iter < span.end:
-            return span.stage.number
-    return 0
+def planned_stages(runner: Runner) -> list[Span]:
+    """The stages of a run, as its config has them; empty if they are not known."""
+    return spans(*schedule_of(runner))
 
 
 def followed(lr: np.ndarray, continuous: bool = False) -> np.ndarray:
