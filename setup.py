@@ -66,8 +66,8 @@ setup(
     # goes on, and torch's operations do its work, slower.
     ext_modules=[
         Extension(
-            'smd_mmdet.kernels._fused',
-            ['smd_mmdet/kernels/fused.c'],
+            'smd_mmdet.monitor.kernels._fused',
+            ['smd_mmdet/monitor/kernels/fused.c'],
             extra_compile_args=['-O3', '-pthread'],
             extra_link_args=['-pthread'],
             optional=True,

@@ -25,8 +25,8 @@ from common import (
     table,
 )
 
-from smd_mmdet.kernels import cpu, gpu, gram, plain
-from smd_mmdet.kernels.layout import lay_flat
+from smd_mmdet.monitor.kernels import cpu, gpu, gram, plain
+from smd_mmdet.monitor.kernels.layout import lay_flat
 
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 CHUNK = 65536

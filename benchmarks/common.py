@@ -36,7 +36,7 @@ def quickstart_shapes() -> list[tuple[int, ...]]:
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
-    from smd_mmdet.engine.launch import load_config
+    from smd_mmdet.config.load import load_config
     from smd_mmdet.invariance import find_scale_invariant
 
     init_default_scope('mmdet')

@@ -26,7 +26,7 @@ from torch import distributed as dist
 from torch import nn
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.sharing import Share
+from smd_mmdet.monitor.sharing import Share
 
 WINDOW = 50
 

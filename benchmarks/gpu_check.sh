@@ -119,8 +119,8 @@ PY
 part 'environment' "$python" -m torch.utils.collect_env
 nvidia-smi >>"$out/environment.log" 2>&1 || true
 has pytest || part 'installing pytest' "$python" -m pip install -q pytest hypothesis psutil
-part 'kernels' "$python" -m pytest -q -rs -m 'slow or not slow' tests/test_kernels.py
-part 'no synchronization' "$python" -m pytest -q -rs tests/test_gpu.py
+part 'kernels' "$python" -m pytest -q -rs -m 'slow or not slow' tests/monitor/test_kernels.py
+part 'no synchronization' "$python" -m pytest -q -rs tests/monitor/test_gpu.py
 for dtype in float32 bfloat16; do
     part "bandwidth $dtype" bench bandwidth.py --dtype "$dtype" --rounds 50
 done

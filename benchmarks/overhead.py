@@ -27,7 +27,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.engine.launch import load_config
+from smd_mmdet.config.load import load_config
 
 CONFIG = str(ROOT / 'configs/shapes/mask-rcnn_r18_fpn_shapes.py')
 COCO = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'

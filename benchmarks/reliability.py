@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/reliability.py [--kills 50]
 
 trains the tests' tiny model under each of these, and writes docs/reliability.md. It
-ends with 1 if a case fails. tests/test_reliability.py runs the same cases.
+ends with 1 if a case fails. tests/studies/test_reliability.py runs the same cases.
 """
 
 import argparse

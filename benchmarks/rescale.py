@@ -22,8 +22,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from smd_mmdet.config.load import load_config
 from smd_mmdet.datasets.shapes import write_shapes
-from smd_mmdet.engine.launch import load_config
 from smd_mmdet.records import read_records
 
 CONFIG = 'configs/shapes/mask-rcnn_r18_fpn_bn_3stage_shapes.py'

@@ -19,8 +19,8 @@ from common import (
     table,
 )
 
-from smd_mmdet.kernels import gram
-from smd_mmdet.sharing import share_out
+from smd_mmdet.monitor.kernels import gram
+from smd_mmdet.monitor.sharing import share_out
 
 
 def pass_over(layers):

@@ -54,7 +54,7 @@ class _After(importlib.abc.MetaPathFinder):
 
 
 def _share_configs() -> None:
-    importlib.import_module('smd_mmdet.shipped').share_with_mmengine()
+    importlib.import_module('smd_mmdet.config.shipped').share_with_mmengine()
 
 
 def _register() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from smd_mmdet import __version__
-from smd_mmdet.arguments import CONFIG_HELP, path_argument
+from smd_mmdet.launch.arguments import CONFIG_HELP, path_argument
 
 __all__ = ['main']
 
@@ -109,7 +109,7 @@ def _add_audit(commands: Any) -> None:
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from smd_mmdet.engine.audit import audit
+    from smd_mmdet.audit import audit
     from smd_mmdet.report.audit import render_audit
 
     _print(audit(args.config, verify=args.verify), args.json, render_audit)
@@ -138,7 +138,7 @@ def _add_plan(commands: Any) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from smd_mmdet.engine.plan import plan
+    from smd_mmdet.plan import plan
     from smd_mmdet.report.tables import render_plan
 
     result = plan(args.config, args.iters_per_epoch, args.work_dir, args.gpus)

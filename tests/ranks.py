@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.engine import compat
+from smd_mmdet.launch import machine
 from smd_mmdet.records import RecordWriter
 
 
@@ -105,7 +105,7 @@ class Score(BaseMetric):
 def train(config):
     for kept in (MessageHub, MMLogger, DefaultScope, Visualizer):
         kept._instance_dict.clear()
-    compat.prepare(config)
+    machine.prepare(config)
     runner = Runner.from_cfg(config)
     runner.train()
     return runner

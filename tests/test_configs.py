@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from smd_mmdet.audit import audit, build_untrained
 from smd_mmdet.datasets import write_shapes
-from smd_mmdet.engine.audit import audit, build_untrained
-from smd_mmdet.engine.plan import plan
-from smd_mmdet.engine.sample_inputs import model_loss, sample_inputs
+from smd_mmdet.invariance.sample_inputs import model_loss, sample_inputs
+from smd_mmdet.plan import plan
 from smd_mmdet.records import read_records
 
 ROOT = Path(__file__).parents[1]

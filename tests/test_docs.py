@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_report import write_run
+from runs import write_run
 
 from smd_mmdet.cli import _parser, main
-from smd_mmdet.shipped import find_config
+from smd_mmdet.config.shipped import find_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))]

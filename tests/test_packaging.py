@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import smd_mmdet
-from smd_mmdet.shipped import find_config
+from smd_mmdet.config.shipped import find_config
 
 ROOT = Path(__file__).parents[1]
 SHAPES = 'smd_mmdet::shapes/mask-rcnn_r18_fpn_shapes.py'
@@ -174,7 +174,7 @@ def test_a_command_names_the_package_it_lacks(package):
 
 
 def test_a_reader_that_has_enough_is_no_error(tmp_path):
-    from test_report import write_run
+    from runs import write_run
 
     write_run(tmp_path)
     gone, out = os.pipe()

@@ -16,7 +16,7 @@ import resource
 import time
 from pathlib import Path
 
-from smd_mmdet.arguments import OneLineParser
+from smd_mmdet.launch.arguments import OneLineParser
 
 # One config or two of every family of the zoo that has a detector of its own.
 CONFIGS = """
@@ -170,8 +170,8 @@ def unfreeze(node) -> bool:
 
 
 def audit_one(name: str, mode: str) -> dict:
-    from smd_mmdet.engine.audit import audit
-    from smd_mmdet.engine.launch import load_config
+    from smd_mmdet.audit import audit
+    from smd_mmdet.config.load import load_config
 
     start = time.process_time()
     config = load_config(f'mmdet::{name}')
@@ -218,7 +218,7 @@ def run_all(args: argparse.Namespace) -> None:
     import torch
     from mmdet.utils import register_all_modules
 
-    from smd_mmdet.engine import audit  # noqa: F401
+    from smd_mmdet.audit import audit  # noqa: F401
 
     register_all_modules(init_default_scope=False)
 

@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 from reproduction import training  # noqa: E402
 from reproduction.experiments import EXPERIMENTS  # noqa: E402
 
-from smd_mmdet.arguments import OneLineParser  # noqa: E402
+from smd_mmdet.launch.arguments import OneLineParser  # noqa: E402
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import ConfigDict
 
-from smd_mmdet.arguments import CONFIG_HELP, OneLineParser, path_argument
-from smd_mmdet.engine import launch
-from smd_mmdet.engine.errors import SettingError
+from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.load import load_config
+from smd_mmdet.launch import runner as launch
+from smd_mmdet.launch.arguments import CONFIG_HELP, OneLineParser, path_argument
 
 
 def parse_args():
@@ -86,7 +87,7 @@ def main():
         if args.out and not args.out.endswith(('.pkl', '.pickle')):
             raise SettingError(f'--out must end in .pkl or .pickle, got {args.out}')
         launch.check_checkpoint(args.checkpoint)
-        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
             show_predictions(args, cfg)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from smd_mmdet.arguments import CONFIG_HELP, OneLineParser, path_argument
-from smd_mmdet.engine import launch
-from smd_mmdet.engine.errors import SettingError
+from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.load import load_config
+from smd_mmdet.launch import runner as launch
+from smd_mmdet.launch.arguments import CONFIG_HELP, OneLineParser, path_argument
 
 
 def parse_args():
@@ -64,7 +65,7 @@ def apply_args(args, cfg):
 def main():
     args = parse_args()
     with launch.one_line_errors():
-        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
         apply_args(args, cfg)
         launch.build_runner(args, cfg, training=True).train()
 

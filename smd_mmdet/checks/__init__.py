@@ -26,7 +26,10 @@ from smd_mmdet.records import Records
 
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE
 from .motion import COSINE_LEFT, COSINE_ROUNDING
-from .report import (
+from .series import COLUMNS, MIN_ITERATIONS, Series, Windows
+from .stage import check_stage, diagnose, settle_state
+from .summary import correct_for_multiplicity, summarize
+from .verdicts import (
     DIVERGED,
     FAILS,
     FROM_ABOVE,
@@ -53,9 +56,6 @@ from .report import (
     StageReport,
     StageSummary,
 )
-from .series import COLUMNS, MIN_ITERATIONS, Series, Windows
-from .stage import check_stage, diagnose, settle_state
-from .summary import correct_for_multiplicity, summarize
 
 __all__ = [
     'ANGLE_TOLERANCE',

@@ -8,9 +8,9 @@ from smd_mmdet import theory
 
 from .case import Case
 from .findings import Finding, undecided
-from .report import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 from .series import MIN_ITERATIONS, Series
 from .statistics import MIN_BATCHES, quantile, t_below, tail_index
+from .verdicts import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 
 
 def small_step(case: Case) -> Finding:

@@ -8,9 +8,9 @@ from smd_mmdet import theory
 
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
 from .findings import Finding, not_applicable, undecided, within
-from .report import FAILS, HOLDS, UNDECIDED
 from .series import Series
 from .statistics import Estimate
+from .verdicts import FAILS, HOLDS, UNDECIDED
 
 
 def _equilibrium(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .report import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 from .statistics import CONFIDENCE, Estimate
+from .verdicts import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 
 
 @dataclass

@@ -6,7 +6,9 @@ import numpy as np
 
 from .case import ANGLE_TOLERANCE, Case, transient
 from .findings import Finding, undecided, within
-from .report import (
+from .series import MIN_ITERATIONS, Series
+from .statistics import Estimate, ratio_of_sums
+from .verdicts import (
     FAILS,
     HOLDS,
     LEFT_REGIME,
@@ -15,8 +17,6 @@ from .report import (
     NOT_INVARIANT,
     UNDECIDED,
 )
-from .series import MIN_ITERATIONS, Series
-from .statistics import Estimate, ratio_of_sums
 
 RATE_TOLERANCE = 0.10
 # Float32 rounds ⟨w, g⟩ to cosines of up to 3e-3 where gradients are tiny.

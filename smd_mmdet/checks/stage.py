@@ -12,7 +12,8 @@ from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
 from .equilibrium import EQUILIBRIUM, angle_alone
 from .findings import Finding, not_applicable
 from .motion import MOTION, scale_invariance
-from .report import (
+from .series import Series
+from .verdicts import (
     DIVERGED,
     FAILS,
     FROM_ABOVE,
@@ -31,7 +32,6 @@ from .report import (
     Check,
     StageReport,
 )
-from .series import Series
 
 # In the order in which a failure explains those after it: the transient law contains
 # no weight decay, the rate of convergence no angle; equilibrium rests on both.

@@ -8,7 +8,7 @@ import numpy as np
 from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
-from .report import (
+from .verdicts import (
     FAILS,
     IN_EQUILIBRIUM,
     LEVEL,

@@ -9,6 +9,6 @@ __all__ = ['CLASSES', 'write_shapes']
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from smd_mmdet.datasets import shapes
+    from . import shapes
 
     return getattr(shapes, name)

@@ -1,8 +1,9 @@
 """The thin side that MMEngine sees: hooks and an optimizer-wrapper constructor."""
 
-from .compat import allow_mmengine_checkpoints
+from smd_mmdet.config.compat import allow_mmengine_checkpoints
+from smd_mmdet.config.errors import SettingError
+
 from .constructor import SMDOptimWrapperConstructor
-from .errors import SettingError
 from .hook import SMDHook
 from .rescale_hook import SMDRescaleHook
 

@@ -9,12 +9,12 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from smd_mmdet import theory
-from smd_mmdet.readers import reader_for
+from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.settings import check_angular_update
+from smd_mmdet.monitor.readers import reader_for
 
-from .errors import SettingError
 from .groups import split_groups
 from .layers import choose_layers, find_layers
-from .settings import check_angular_update
 
 _KEYS = ('scale_invariant_decay_mult', 'angular_update', 'include', 'exclude')
 

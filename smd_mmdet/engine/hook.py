@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +17,13 @@ from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from smd_mmdet import lock
-from smd_mmdet.live import Standing, standing
-from smd_mmdet.monitor import SphericalMotionMonitor
+from smd_mmdet.checks.live import Standing, standing
+from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.settings import unknown_setting
+from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.records import FOLDER, RecordWriter
 
-from .errors import SettingError
+from . import lock
 from .groups import join_checkpoint, other_decay, split_checkpoint
 from .layers import (
     FROZEN_ADVICE,
@@ -33,12 +32,12 @@ from .layers import (
     filterwise,
     find_layers,
 )
-from .messages import one_line, scalars, summary
 from .metadata import output_variances, run_metadata
 from .parallel import ddp_group, refuse_sharded
-from .proof import prove
+from .progress import one_line, scalars, summary
 from .rates import planned_stages
 from .reporting import check_report, report_now
+from .verify import prove
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
     from mmengine.runner import Runner
@@ -504,15 +503,3 @@ def _fault_anywhere(
         if text is not None:
             return RuntimeError(f'process {rank}: {text}')
     return None
-
-
-def unknown_setting(hook: type[Hook], key: str) -> str:
-    """What to say of a setting that a hook does not have."""
-    known = [
-        name
-        for name, parameter in inspect.signature(hook).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
-    return f'{hook.__name__} has no setting {key!r}; {hint}'

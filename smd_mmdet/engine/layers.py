@@ -8,9 +8,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from smd_mmdet.config.errors import SettingError
 from smd_mmdet.invariance import ScaleInvariance, find_scale_invariant
-
-from .errors import SettingError
 
 FROZEN_ADVICE = """\
 weights before a normalization layer are scale-invariant only while that layer uses \

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from smd_mmdet.invariance import ScaleInvariance
-from smd_mmdet.monitor import SphericalMotionMonitor
+from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.records import read_metadata
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from smd_mmdet.sharing import sharded
-
-from .errors import SettingError
+from smd_mmdet.config.errors import SettingError
+from smd_mmdet.monitor.sharing import sharded
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

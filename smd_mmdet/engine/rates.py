@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.optim import Optimizer
 
-from .schedule import Span, learning_rates, spans
+from smd_mmdet.config.schedule import Span, learning_rates, spans
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -37,24 +37,6 @@ def schedule_of(runner: Runner) -> tuple[np.ndarray, np.ndarray]:
 def planned_stages(runner: Runner) -> list[Span]:
     """The stages of a run, as its config has them; empty if they are not known."""
     return spans(*schedule_of(runner))
-
-
-def followed(lr: np.ndarray, continuous: bool = False) -> np.ndarray:
-    """Where :meth:`RateHistory.drops` tells of a change, for a whole schedule.
-
-    Args:
-        lr: Learning rate of every iteration.
-        continuous: As there.
-
-    Returns:
-        One truth value per iteration.
-    """
-    found = np.zeros(len(lr), dtype=bool)
-    found[1:] = (lr[1:] != lr[:-1]) & (lr[1:] > 0) & (lr[:-1] > 0)
-    if not continuous:
-        moved = np.diff(lr, prepend=np.nan, append=lr[-1:]) != 0
-        found[1:] &= (lr[1:] < lr[:-1]) & ~moved[:-2] & ~moved[2:]
-    return found
 
 
 class RateHistory:

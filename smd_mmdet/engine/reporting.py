@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smd_mmdet.config.errors import SettingError
 from smd_mmdet.records import RecordsError
 from smd_mmdet.report import write_report
-
-from .errors import SettingError
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

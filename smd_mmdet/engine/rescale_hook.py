@@ -16,8 +16,11 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from smd_mmdet import theory
+from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.settings import unknown_setting
 from smd_mmdet.invariance import Dependents, find_dependents
-from smd_mmdet.readers import reader_for
+from smd_mmdet.invariance.sample_inputs import model_loss
+from smd_mmdet.monitor.readers import reader_for
 from smd_mmdet.rescale import (
     ConflictError,
     Multiplications,
@@ -27,14 +30,12 @@ from smd_mmdet.rescale import (
     unwrapped,
 )
 
-from .equilibrium import EquilibriumStart, StartSettings, Verdict
-from .errors import SettingError
-from .hook import SMDHook, accumulated, optimizer_of, unknown_setting
+from .hook import SMDHook, accumulated, optimizer_of
 from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
 from .parallel import refuse_sharded
-from .proof import batches
 from .rates import RateHistory
-from .sample_inputs import model_loss
+from .start import EquilibriumStart, StartSettings, Verdict
+from .verify import batches
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

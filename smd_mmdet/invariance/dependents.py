@@ -67,7 +67,7 @@ def find_dependents(
         inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         return _observed(model, lambda: model(*inputs))
     if hasattr(model, 'data_preprocessor') and hasattr(model, 'loss'):
-        from smd_mmdet.engine.sample_inputs import forward_model
+        from .sample_inputs import forward_model
 
         return _observed(model, lambda: forward_model(model, []))
     for guess in _guesses(model):

@@ -120,7 +120,7 @@ def find_scale_invariant(
         inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         return _observe(model, lambda: model(*inputs))
     if hasattr(model, 'data_preprocessor'):
-        from smd_mmdet.engine.sample_inputs import forward_model
+        from .sample_inputs import forward_model
 
         notes: list[str] = []
         try:

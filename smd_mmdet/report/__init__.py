@@ -31,8 +31,8 @@ def write_report(
     """
     # Drawing is imported where it is needed: tables must not cost matplotlib.
     from .figures import draw, save
-    from .motion import read_run
     from .page import render_page
+    from .run import read_run
 
     folder = Path(work_dir) / 'report' if out is None else Path(out)
     _refuse_file(folder)

@@ -11,7 +11,7 @@ def render_audit(audit: dict) -> RenderableType:
     """A line per parameter, then the totals, then what the user can do.
 
     Args:
-        audit: Of :func:`smd_mmdet.engine.audit.audit`.
+        audit: Of :func:`smd_mmdet.audit.audit`.
 
     Returns:
         Something rich prints.

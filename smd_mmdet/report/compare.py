@@ -15,7 +15,7 @@ from smd_mmdet.checks import StageReport
 from smd_mmdet.stages import stage_name
 
 from . import write_files
-from .motion import Run, read_run
+from .run import Run, read_run
 from .scores import read_scores
 
 __all__ = ['Comparison', 'compare', 'render_comparison']

@@ -16,8 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from smd_mmdet.checks import COSINE_LEFT, COSINE_ROUNDING
 from smd_mmdet.stages import stage_name
 
-from .motion import Motion, Run, short
 from .reduce import min_max, split_points, time_bounds, time_means
+from .run import Motion, Run, short
 
 __all__ = ['FIGURES', 'draw', 'heat', 'heat_edges', 'part_colours', 'save']
 

@@ -21,8 +21,8 @@ from .figures import (
     span_of,
     thousands,
 )
-from .motion import Motion, Run, short
 from .reduce import split_points, time_means
+from .run import Motion, Run, short
 
 __all__ = ['draw_overlays']
 

@@ -13,8 +13,8 @@ from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
 from .figures import COLOURS, OTHER, heat, heat_edges, part_colours
-from .motion import Motion, Run, short
 from .reduce import min_max
+from .run import Motion, Run, short
 from .words import CHECKS, FIGURES, advice, plural
 
 __all__ = ['render_page']

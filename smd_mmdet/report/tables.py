@@ -163,7 +163,7 @@ def render_plan(plan: dict) -> RenderableType:
     """The stages of a plan, its warnings, and its layers where measured.
 
     Args:
-        plan: Of :func:`smd_mmdet.engine.plan.plan`.
+        plan: Of :func:`smd_mmdet.plan.plan`.
 
     Returns:
         Something rich prints.

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from smd_mmdet.checks import LayerReport, StageReport
-from smd_mmdet.report.motion import Run, read_run
+from smd_mmdet.report.run import Run, read_run
 from smd_mmdet.report.scores import read_scores
 
 from .experiments import Experiment

@@ -1,5 +1,0 @@
-"""Errors that a user can put right by changing a setting."""
-
-
-class SettingError(ValueError):
-    """A setting that cannot work; tools end with its message, one line, exit 2."""

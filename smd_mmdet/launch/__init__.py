@@ -1,0 +1,1 @@
+"""Starting a run: arguments, files of data, processes, the machine."""
