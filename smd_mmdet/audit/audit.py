@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from smd_mmdet.config.errors import plain_line
+from smd_mmdet._text import one_line
 from smd_mmdet.config.load import load_config
 from smd_mmdet.invariance import (
     ScaleInvariance,
@@ -52,7 +52,7 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
         try:
             entries = find_scale_invariant(model)
         except RuntimeError as error:
-            raise ValueError(f'{name}: {plain_line(error)}') from error
+            raise ValueError(f'{name}: {one_line(error, 300)}') from error
         proofs = _prove(model, entries, name) if verify else {}
     parameters = _parameters(model, entries, proofs, verify)
     return dict(
@@ -87,7 +87,7 @@ def _prove(
             return proofs | _prove_on(model, open_ones, size, batch_size=4)
         except Exception as failure:  # whatever a foreign model may raise
             error = error or failure
-    raise ValueError(f'{name}: the proof cannot run: {plain_line(error)}') from error
+    raise ValueError(f'{name}: the proof cannot run: {one_line(error, 300)}') from error
 
 
 def _prove_on(

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from smd_mmdet._text import one_line
 from smd_mmdet.config.compat import allow_mmpretrain
-from smd_mmdet.config.errors import plain_line
 
 
 def build_untrained(config: Config) -> nn.Module:
@@ -47,7 +47,7 @@ def build_untrained(config: Config) -> nn.Module:
                 model.init_weights()
         except Exception as error:  # whatever a foreign model may raise
             raise ValueError(
-                f'the model cannot be built: {plain_line(error)}'
+                f'the model cannot be built: {one_line(error, 300)}'
             ) from error
     model.train()
     return model

@@ -7,8 +7,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
+from smd_mmdet._text import first_line
+
 from .compat import allow_mmpretrain
-from .errors import SettingError, first_line
+from .errors import SettingError
 from .shipped import find_config
 
 __all__ = ['load_config']

@@ -1,17 +1,22 @@
 """Reading settings from a config that may hold anything."""
 
-import difflib
-import inspect
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from smd_mmdet._arguments import whole_number
+from smd_mmdet._text import did_you_mean
 
 from .errors import SettingError
 
-if TYPE_CHECKING:
-    from mmengine.hooks import Hook
-
-__all__ = ['check_angular_update', 'number', 'section', 'unknown_setting', 'whole']
+__all__ = [
+    'check_angular_update',
+    'check_patterns',
+    'number',
+    'section',
+    'unknown_setting',
+    'whole',
+]
 
 
 def section(settings: Mapping, path: str) -> Mapping:
@@ -62,18 +67,33 @@ def whole(value: Any, path: str, least: int = 1) -> int:
     Raises:
         SettingError: If it is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(f'{path} must be an integer >= {least}, got {value!r:.80}')
-    return value
+    return whole_number(value, path, least, SettingError)
 
 
-def unknown_setting(hook: 'type[Hook]', key: str) -> str:
-    """What to say of a setting that a hook does not have."""
-    known = [
-        name
-        for name, parameter in inspect.signature(hook).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
-    return f'{hook.__name__} has no setting {key!r}; {hint}'
+def unknown_setting(owner: str, key: str, known: Sequence[str]) -> str:
+    """What to say of a setting that a hook does not have.
+
+    Args:
+        owner: Name of the hook.
+        key: The setting it was given.
+        known: The settings it has.
+    """
+    hint = did_you_mean(key, known) or f'it has {", ".join(known)}'
+    return f'{owner} has no setting {key!r}; {hint}'
+
+
+def check_patterns(key: str, patterns: object) -> list[str]:
+    """A list of patterns, from one or several.
+
+    Raises:
+        SettingError: If it is anything else.
+    """
+    if patterns is None:
+        return []
+    if isinstance(patterns, str):
+        return [patterns]
+    if isinstance(patterns, Iterable):
+        patterns = list(patterns)
+        if all(isinstance(pattern, str) for pattern in patterns):
+            return patterns
+    raise SettingError(f'{key} must be a list of names or patterns, got {patterns!r}')

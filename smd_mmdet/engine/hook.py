@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 
 from smd_mmdet.checks.live import Standing, standing
 from smd_mmdet.config.errors import SettingError
-from smd_mmdet.config.settings import unknown_setting
+from smd_mmdet.config.settings import check_patterns, unknown_setting
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.records import FOLDER, RecordWriter
 
@@ -27,7 +28,6 @@ from . import lock
 from .groups import join_checkpoint, other_decay, split_checkpoint
 from .layers import (
     FROZEN_ADVICE,
-    check_patterns,
     choose_layers,
     filterwise,
     find_layers,
@@ -114,8 +114,9 @@ class SMDHook(Hook):
         report: bool | str = False,
         **unknown,
     ) -> None:
+        known = [name for name in inspect.signature(SMDHook).parameters][:-1]
         for key in unknown:
-            raise SettingError(unknown_setting(SMDHook, key))
+            raise SettingError(unknown_setting('SMDHook', key, known))
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise SettingError(
                 f'SMDHook: window must be an integer >= 1, got {window!r}'

@@ -1,14 +1,15 @@
 """Which weights of a model to measure: those found, and what the user says."""
 
-import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from smd_mmdet._text import did_you_mean, first_line
 from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.settings import check_patterns
 from smd_mmdet.invariance import ScaleInvariance, find_scale_invariant
 
 FROZEN_ADVICE = """\
@@ -31,7 +32,8 @@ def find_layers(model: nn.Module) -> list[ScaleInvariance]:
     try:
         return find_scale_invariant(model)
     except Exception as fault:
-        reason = f'the forward pass could not be observed: {_first_line(fault)}'
+        said = f'{type(fault).__name__}: {first_line(fault)}'
+        reason = f'the forward pass could not be observed: {said}'
         return [
             ScaleInvariance(name, False, None, reason)
             for name, _ in model.named_parameters()
@@ -84,23 +86,6 @@ def filterwise(model: nn.Module, entries: Sequence[ScaleInvariance]) -> list[str
     ]
 
 
-def check_patterns(key: str, patterns: Sequence[str] | str | None) -> list[str]:
-    """A list of patterns, from one or several.
-
-    Raises:
-        SettingError: If it is anything else.
-    """
-    if patterns is None:
-        return []
-    if isinstance(patterns, str):
-        return [patterns]
-    if isinstance(patterns, Iterable):
-        patterns = list(patterns)
-        if all(isinstance(pattern, str) for pattern in patterns):
-            return patterns
-    raise SettingError(f'{key} must be a list of names or patterns, got {patterns!r}')
-
-
 def _matching(key: str, patterns, names: list[str]) -> set[str]:
     found = set()
     for pattern in check_patterns(key, patterns):
@@ -108,13 +93,9 @@ def _matching(key: str, patterns, names: list[str]) -> set[str]:
             name for name in names if name.startswith(f'{pattern}.')
         ]
         if not hits:
-            close = difflib.get_close_matches(pattern, names, n=1)
-            hint = f'; did you mean {close[0]!r}?' if close else ''
-            raise SettingError(f'{key}: {pattern!r} matches no parameter{hint}')
+            hint = did_you_mean(pattern, names)
+            raise SettingError(
+                f'{key}: {pattern!r} matches no parameter' + f'; {hint}' * bool(hint)
+            )
         found.update(hits)
     return found
-
-
-def _first_line(fault: Exception) -> str:
-    lines = str(fault).strip().splitlines()
-    return f'{type(fault).__name__}: {lines[0]}' if lines else type(fault).__name__

@@ -17,7 +17,7 @@ from torch import nn
 
 from smd_mmdet import theory
 from smd_mmdet.config.errors import SettingError
-from smd_mmdet.config.settings import unknown_setting
+from smd_mmdet.config.rescaling import RescaleSettings
 from smd_mmdet.invariance import Dependents, find_dependents
 from smd_mmdet.invariance.sample_inputs import model_loss
 from smd_mmdet.monitor.readers import reader_for
@@ -31,10 +31,10 @@ from smd_mmdet.rescale import (
 )
 
 from .hook import SMDHook, accumulated, optimizer_of
-from .layers import FROZEN_ADVICE, check_patterns, choose_layers, find_layers
+from .layers import FROZEN_ADVICE, choose_layers, find_layers
 from .parallel import refuse_sharded
 from .rates import RateHistory
-from .start import EquilibriumStart, StartSettings, Verdict
+from .start import EquilibriumStart, Verdict
 from .verify import batches
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class SMDRescaleHook(Hook):
         start_at_equilibrium: After the warm-up measure L of every layer and put it at
             its own w*, several times while L drifts. A dict sets ``begin``,
             ``measure``, ``repeats``, ``max_factor`` and ``tolerance``; see
-            :class:`~smd_mmdet.engine.equilibrium.StartSettings`.
+            :class:`~smd_mmdet.config.rescaling.StartSettings`.
         exclude: Names or patterns of weights to leave alone.
 
     Raises:
@@ -106,24 +106,9 @@ class SMDRescaleHook(Hook):
         exclude: Sequence[str] | str | None = None,
         **unknown,
     ) -> None:
-        for key in unknown:
-            raise SettingError(unknown_setting(SMDRescaleHook, key))
-        for key, value in (('at_lr_drops', at_lr_drops), ('continuous', continuous)):
-            if not isinstance(value, bool):
-                raise SettingError(
-                    f'SMDRescaleHook: {key} must be True or False, got {value!r}'
-                )
-        self.at_lr_drops = at_lr_drops
-        self.continuous = continuous
-        self.start = StartSettings.of(start_at_equilibrium)
-        self.exclude = check_patterns('SMDRescaleHook: exclude', exclude)
-        if continuous and not at_lr_drops:
-            raise SettingError('SMDRescaleHook: continuous=True needs at_lr_drops=True')
-        if not at_lr_drops and self.start is None:
-            raise SettingError(
-                'SMDRescaleHook: at_lr_drops=False and start_at_equilibrium=False '
-                'leave nothing to do; set one of them, or leave the hook out'
-            )
+        self.settings = RescaleSettings.of(
+            at_lr_drops, continuous, start_at_equilibrium, exclude, **unknown
+        )
         self.history: list[dict] = []
         self._rates: RateHistory | None = None
         self._phases: EquilibriumStart | None = None
@@ -148,7 +133,7 @@ class SMDRescaleHook(Hook):
         model = unwrapped(runner.model)
         entries = getattr(runner.optim_wrapper, 'scale_invariance', None)
         entries = find_layers(model) if entries is None else entries
-        chosen = choose_layers(entries, exclude=self.exclude)
+        chosen = choose_layers(entries, exclude=self.settings.exclude)
         group_of = {
             id(p): i
             for i, group in enumerate(optimizer.param_groups)
@@ -174,9 +159,9 @@ class SMDRescaleHook(Hook):
             },
         )
         self._rates = RateHistory(runner, optimizer, self._groups.values())
-        if self.start is not None:
+        if self.settings.start is not None:
             weights = {name: parameters[name] for name in self._groups}
-            self._phases = EquilibriumStart(self.start, optimizer, weights)
+            self._phases = EquilibriumStart(self.settings.start, optimizer, weights)
         if runner.iter > 0:
             self._resume(runner)
 
@@ -187,7 +172,11 @@ class SMDRescaleHook(Hook):
         """Rescale, where this iteration's rate or the end of a phase asks for it."""
         if runner.optim_wrapper.optimizer is not self._optimizer:
             raise RuntimeError('the optimizer was replaced by another one')
-        drops = self._rates.drops(self.continuous) if self.at_lr_drops else {}
+        drops = (
+            self._rates.drops(self.settings.continuous)
+            if self.settings.at_lr_drops
+            else {}
+        )
         if drops:
             self._follow(runner, drops)
         phases = self._phases
@@ -216,9 +205,10 @@ class SMDRescaleHook(Hook):
     # ---------------------------------------------------------------- parts
 
     def _refuse_short_phases(self, iterations: int) -> None:
-        if self.start is not None and self.start.measure < iterations:
+        start = self.settings.start
+        if start is not None and start.measure < iterations:
             raise SettingError(
-                f'SMDRescaleHook: start_at_equilibrium.measure={self.start.measure} is '
+                f'SMDRescaleHook: start_at_equilibrium.measure={start.measure} is '
                 f'below optim_wrapper.accumulative_counts={iterations}: a phase so '
                 'short sees no step; set measure to many times that'
             )
@@ -263,7 +253,7 @@ class SMDRescaleHook(Hook):
             self._phases.stop()
             return
         self._phases.go_on(runner.iter, verdict.settled)
-        turn = f'{self._phases.done} of at most {self.start.repeats}'
+        turn = f'{self._phases.done} of at most {self.settings.start.repeats}'
         factors, left = dict(verdict.factors), verdict.left_alone
         if not factors:
             runner.logger.info(

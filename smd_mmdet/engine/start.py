@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,63 +13,9 @@ from torch.optim import Optimizer
 
 from smd_mmdet import theory
 from smd_mmdet.checks import COSINE_LEFT
-from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.rescaling import StartSettings
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.monitor.readers import settings_of
-
-_KEY = 'SMDRescaleHook: start_at_equilibrium'
-
-
-@dataclass(frozen=True)
-class StartSettings:
-    """When and how far layers are put at their equilibrium.
-
-    Args:
-        begin: Iterations before the first measuring phase; None for the end of the
-            warm-up, the first iteration at which no learning rate rises.
-        measure: Iterations of a measuring phase.
-        repeats: Most rescalings. There are fewer where all layers are found at their
-            equilibrium already.
-        max_factor: Bounds a factor to [1/max_factor, max_factor].
-        tolerance: A factor this close to 1 is none.
-    """
-
-    begin: int | None = None
-    measure: int = 100
-    repeats: int = 3
-    max_factor: float = 4.0
-    tolerance: float = 0.03
-
-    @classmethod
-    def of(cls, setting: object) -> StartSettings | None:
-        """Settings from what a config says; None for False.
-
-        Raises:
-            SettingError: If a value cannot be.
-        """
-        if isinstance(setting, bool):
-            return cls() if setting else None
-        if not isinstance(setting, Mapping):
-            raise SettingError(f'{_KEY} must be True, False or a dict, got {setting!r}')
-        known = list(cls.__dataclass_fields__)
-        for key in setting:
-            if key not in known:
-                raise SettingError(f'{_KEY} has no {key!r}; it has {", ".join(known)}')
-        settings = cls(**setting)
-        for key, low in (('begin', 0), ('measure', 1), ('repeats', 1)):
-            value = getattr(settings, key)
-            if key == 'begin' and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise SettingError(
-                    f'{_KEY}: {key} must be an integer >= {low}, got {value!r}'
-                )
-        for key, low in (('max_factor', 1), ('tolerance', 0)):
-            value = getattr(settings, key)
-            real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not real or not low < value < math.inf:
-                raise SettingError(f'{_KEY}: {key} must be > {low}, got {value!r}')
-        return settings
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed as dist
 
-from smd_mmdet.config.errors import SettingError, first_line
+from smd_mmdet._text import first_line
+from smd_mmdet.config.errors import SettingError
 
 from . import machine
 from .data_files import check_data_files

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from mmengine.config import Config
 
+from smd_mmdet.config.rescaling import RescaleSettings, StartSettings
 from smd_mmdet.config.schedule import followed, type_name
-from smd_mmdet.engine.rescale_hook import SMDRescaleHook
-from smd_mmdet.engine.start import StartSettings
 
 # Keys that MMEngine takes out of a hook's settings.
 _NOT_ITS_OWN = ('type', 'priority', '_scope_')
@@ -52,7 +51,9 @@ def rescaling_of(
         SettingError: If a hook has a bad setting.
     """
     hooks = [
-        SMDRescaleHook(**{key: found[key] for key in found if key not in _NOT_ITS_OWN})
+        RescaleSettings.of(
+            **{key: found[key] for key in found if key not in _NOT_ITS_OWN}
+        )
         for found in config.get('custom_hooks') or []
         if isinstance(found, dict) and type_name(found) == 'SMDRescaleHook'
     ]
