@@ -15,8 +15,8 @@ MODULES = [
     )
     for file in sorted(PACKAGE.rglob('*.py'))
 ]
-# What `from smd_mmdet... import` is meant for: the modules of the ground floor, and what
-# the packages name in their __init__.
+# What `from smd_mmdet... import` is meant for: the modules of the ground floor, and
+# what the packages name in their __init__.
 FRONT_DOORS = (
     *('theory', 'forecast', 'rescale', 'records', 'invariance', 'monitor', 'checks'),
     *('report', 'plan', 'audit', 'engine', 'datasets'),
