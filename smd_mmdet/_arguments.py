@@ -10,6 +10,9 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 
 def whole_number(
     value: Any, name: str, least: int = 1, error: type[ValueError] = ValueError
@@ -57,3 +60,42 @@ def one_of(
         told = ' or '.join(map(repr, choices))
         raise error(f'{name} must be {told}, got {value!r:.80}')
     return value
+
+
+def finite(value: ArrayLike, name: str) -> np.ndarray:
+    """A number or an array of numbers, as float64, of which none is NaN or infinite."""
+    try:
+        if np.asarray(value).dtype.kind not in 'biufO':
+            raise TypeError
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f'{name} must be a number or an array of numbers, got {value!r}'
+        ) from None
+    if not np.isfinite(array).all():
+        raise ValueError(f'{name} must be finite, got {value!r}')
+    return array
+
+
+def positive(value: ArrayLike, name: str) -> np.ndarray:
+    """Finite numbers above 0."""
+    array = finite(value, name)
+    if (array <= 0).any():
+        raise ValueError(f'{name} must be > 0, got {value!r}')
+    return array
+
+
+def non_negative(value: ArrayLike, name: str) -> np.ndarray:
+    """Finite numbers, none below 0."""
+    array = finite(value, name)
+    if (array < 0).any():
+        raise ValueError(f'{name} must be >= 0, got {value!r}')
+    return array
+
+
+def fraction(value: ArrayLike, name: str) -> np.ndarray:
+    """Numbers from 0 up to, but not including, 1."""
+    array = finite(value, name)
+    if ((array < 0) | (array >= 1)).any():
+        raise ValueError(f'{name} must be in [0, 1), got {value!r}')
+    return array

@@ -7,13 +7,16 @@ effective rate η/(1−α) for momentum): it relaxes to w*⁴ ∝ ηL by the fac
 (1 − λη/(1−α))⁴ per iteration, and at fixed L the angle is Δ = Δ*·(w*/‖w‖)².
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from smd_mmdet import theory
+from smd_mmdet._arguments import finite, fraction, non_negative, positive
+
+__all__ = ['Forecast', 'forecast']
 
 # Iterations that follow the step itself.
 _BEGINNING = 2000
@@ -77,10 +80,12 @@ def forecast(
     lr = _schedule('lr', lr)
     if (lr < 0).any():
         raise ValueError('lr must be >= 0')
-    weight_decay = _like('weight_decay', theory._non_negative, weight_decay, lr)
-    momentum = _like('momentum', theory._fraction, momentum, lr)
-    norm = theory._positive('norm', norm)
-    unit_grad_sq = theory._non_negative('unit_grad_sq', unit_grad_sq)
+    weight_decay = _per_iteration(
+        non_negative(weight_decay, 'weight_decay'), 'weight_decay', lr
+    )
+    momentum = _per_iteration(fraction(momentum, 'momentum'), 'momentum', lr)
+    norm = positive(norm, 'norm')
+    unit_grad_sq = non_negative(unit_grad_sq, 'unit_grad_sq')
     try:
         norm, unit_grad_sq = np.broadcast_arrays(norm, unit_grad_sq)
     except ValueError:
@@ -113,7 +118,7 @@ def forecast(
         weight_norm=np.sqrt(np.sqrt(norm4)),
         angular_update=angle,
         weight_norm_eq=_norm_eq(lr, weight_decay, momentum, unit_grad_sq),
-        angular_update_eq=np.sqrt(2 * weight_decay * lr / (1 + momentum)),
+        angular_update_eq=np.sqrt(theory.angular_update_sq(lr, weight_decay, momentum)),
     )
 
 
@@ -199,8 +204,7 @@ def _norm_eq(
     unit_grad_sq: np.ndarray,
 ) -> np.ndarray:
     """w*; infinite without decay, 0 at a rate of 0."""
-    decay = weight_decay * (1 - momentum) * _second_order(lr, weight_decay, momentum)
-    unit = np.where(decay > 0, lr, np.inf) / np.where(decay > 0, decay, 1.0)
+    unit = theory.equilibrium_norm4(lr, weight_decay, 1.0, momentum)
     unit[lr == 0] = 0.0
     unit = np.sqrt(np.sqrt(unit))
     with np.errstate(invalid='ignore'):
@@ -208,7 +212,7 @@ def _norm_eq(
 
 
 def _schedule(name: str, values: ArrayLike) -> np.ndarray:
-    array = theory._array(name, values)
+    array = finite(values, name)
     if array.ndim != 1 or not len(array):
         raise ValueError(
             f'{name} must be a non-empty array with one entry per iteration, got '
@@ -217,20 +221,11 @@ def _schedule(name: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _like(
-    name: str, validate: Callable, values: ArrayLike, lr: np.ndarray
-) -> np.ndarray:
-    array = validate(name, values)
-    if array.shape not in ((), lr.shape):
+def _per_iteration(values: np.ndarray, name: str, lr: np.ndarray) -> np.ndarray:
+    """One value per iteration, of a number or of one entry per iteration."""
+    if values.shape not in ((), lr.shape):
         raise ValueError(f'{name} must be a number or of the length of lr')
-    return np.broadcast_to(array, lr.shape)
-
-
-def _second_order(
-    lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
-) -> np.ndarray:
-    """2 − λη/(1+α), the factor of Theorem 2; 2 for plain SGD (Theorem 1)."""
-    return np.where(momentum > 0, 2 - weight_decay * lr / (1 + momentum), 2.0)
+    return np.broadcast_to(values, lr.shape)
 
 
 def _drive(
@@ -241,14 +236,14 @@ def _drive(
     decay = weight_decay * rate
     # (1 − (1−x)⁴) / 4x, which is 1 without decay.
     share = (4 - 6 * decay + 4 * decay**2 - decay**3) / 4
-    return 4 * rate**2 * share / _second_order(lr, weight_decay, momentum)
+    return 4 * rate**2 * share / theory.second_order(lr, weight_decay, momentum)
 
 
 def _unit_angle_sq(
     lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
 ) -> np.ndarray:
     """Δ²·‖w‖⁴/L = Δ*²·w*⁴/L, which stays finite without decay."""
-    second = _second_order(lr, weight_decay, momentum)
+    second = theory.second_order(lr, weight_decay, momentum)
     return 2 * lr**2 / ((1 - momentum**2) * second)
 
 

@@ -13,8 +13,11 @@ Notation: learning rate η (``lr``), weight decay λ (``weight_decay``), momentu
 and L, the mean squared unit gradient (``unit_grad_sq``): E‖g̃‖² with
 g̃ = g·‖w‖ for plain SGD, E[h̃] with h̃ = (‖g‖² + 2α⟨v₋₁, g⟩)·‖w‖² with momentum.
 
-Every function takes numbers or numpy arrays, which broadcast, computes in
-float64, and raises ``ValueError`` naming the argument that is out of range.
+Every function takes numbers or numpy arrays, which broadcast, and computes in
+float64. The first four are the equations as they stand in the paper. They take
+whatever was measured, and give NaN or infinity where a value has no meaning (a mean
+of h̃ below 0, a learning rate of 0). All others raise ``ValueError`` naming the
+argument that is out of range.
 """
 
 from collections.abc import Callable
@@ -23,55 +26,137 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from smd_mmdet._arguments import finite, fraction, non_negative, positive
+
 __all__ = [
+    'THEORIES',
+    'Theory',
     'adamw_angular_update',
     'angular_update',
+    'angular_update_sq',
     'drift_limit',
     'equilibrium_norm',
+    'equilibrium_norm4',
     'iterations_to_equilibrium',
     'iterations_to_tolerance',
     'lower_bound_share',
+    'norm4_rate',
     'norm_spread_limit',
     'relaxation_rate',
     'rescale_factor',
+    'second_order',
     'small_step_limit',
     'weight_decay_for',
 ]
 
 
-def _array(name: str, value: ArrayLike) -> np.ndarray:
-    try:
-        if np.asarray(value).dtype.kind not in 'biufO':
-            raise TypeError
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f'{name} must be a number or an array of numbers, got {value!r}'
-        ) from None
-    if not np.isfinite(array).all():
-        raise ValueError(f'{name} must be finite, got {value!r}')
-    return array
+def angular_update_sq(
+    lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """Square of the equilibrium angular update, without a check of the arguments.
+
+    Theorem 3: Δ*² = 2λη / (1+α).
+
+    Args:
+        lr: Learning rate η.
+        weight_decay: Weight decay λ.
+        momentum: Momentum α.
+
+    Returns:
+        Δ*², the mean square of the angle per iteration, in radians².
+
+    Example:
+        >>> float(angular_update_sq(lr=0.5, weight_decay=0.01))
+        0.01
+    """
+    lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
+    return 2 * weight_decay * lr / (1 + momentum)
 
 
-def _positive(name: str, value: ArrayLike) -> np.ndarray:
-    array = _array(name, value)
-    if (array <= 0).any():
-        raise ValueError(f'{name} must be > 0, got {value!r}')
-    return array
+def second_order(
+    lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """The second-order factor of w*⁴, without a check of the arguments.
+
+    Theorem 2 (momentum): 2 − λη/(1+α). Theorem 1 (plain SGD): 2.
+
+    Args:
+        lr: Learning rate η.
+        weight_decay: Weight decay λ.
+        momentum: Momentum α; 0 is plain SGD.
+
+    Returns:
+        The factor, which stands in the denominator of w*⁴.
+
+    Example:
+        >>> float(second_order(lr=0.19, weight_decay=1.0, momentum=0.9))
+        1.9
+        >>> float(second_order(lr=0.19, weight_decay=1.0))
+        2.0
+    """
+    lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
+    return np.where(momentum > 0, 2 - weight_decay * lr / (1 + momentum), 2.0)
 
 
-def _non_negative(name: str, value: ArrayLike) -> np.ndarray:
-    array = _array(name, value)
-    if (array < 0).any():
-        raise ValueError(f'{name} must be >= 0, got {value!r}')
-    return array
+def equilibrium_norm4(
+    lr: ArrayLike,
+    weight_decay: ArrayLike,
+    unit_grad_sq: ArrayLike,
+    momentum: ArrayLike = 0.0,
+) -> np.ndarray:
+    """Fourth power of the equilibrium weight norm, without a check of the arguments.
+
+    Theorem 1 (plain SGD): w*⁴ = Lη / (2λ).
+    Theorem 2 (momentum): w*⁴ = Lη / (λ(1−α)(2 − λη/(1+α))).
+
+    Args:
+        lr: Learning rate η.
+        weight_decay: Weight decay λ. Where it is 0 there is no equilibrium, and the
+            result is infinite, or NaN where η or L is 0 as well.
+        unit_grad_sq: L, the mean of ‖g̃‖², or of h̃ with momentum. The mean of h̃ over
+            few iterations may be negative; then so is the result.
+        momentum: Momentum α; 0 is plain SGD.
+
+    Returns:
+        w*⁴, in units of ‖w‖⁴.
+
+    Example:
+        >>> float(equilibrium_norm4(lr=0.5, weight_decay=0.25, unit_grad_sq=16.0))
+        16.0
+    """
+    lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
+    second = second_order(lr, weight_decay, momentum)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return np.asarray(unit_grad_sq) * lr / (weight_decay * (1 - momentum) * second)
 
 
-def _fraction(name: str, value: ArrayLike) -> np.ndarray:
-    array = _array(name, value)
-    if ((array < 0) | (array >= 1)).any():
-        raise ValueError(f'{name} must be in [0, 1), got {value!r}')
-    return array
+def norm4_rate(
+    lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+) -> np.ndarray:
+    """Rate at which the mean of ‖w‖⁴ relaxes, without a check of the arguments.
+
+    d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴) with ρ = 4λη / (1−α), to first order in λη. The
+    effective learning rate η/(1−α) may be given as ``lr``, without a momentum.
+
+    Args:
+        lr: Learning rate η.
+        weight_decay: Weight decay λ.
+        momentum: Momentum α.
+
+    Returns:
+        ρ, the fraction of the distance to w*⁴ that is lost per iteration.
+
+    Example:
+        >>> float(norm4_rate(lr=0.25, weight_decay=0.01, momentum=0.5))
+        0.02
+    """
+    lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return 4 * weight_decay * lr / (1 - momentum)
+
+
+def _arrays(*values: ArrayLike) -> list[np.ndarray]:
+    return [np.asarray(value, dtype=np.float64) for value in values]
 
 
 def angular_update(
@@ -93,10 +178,10 @@ def angular_update(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    lr = _positive('lr', lr)
-    weight_decay = _non_negative('weight_decay', weight_decay)
-    momentum = _fraction('momentum', momentum)
-    return np.sqrt(2 * weight_decay * lr / (1 + momentum))
+    lr = positive(lr, 'lr')
+    weight_decay = non_negative(weight_decay, 'weight_decay')
+    momentum = fraction(momentum, 'momentum')
+    return np.sqrt(angular_update_sq(lr, weight_decay, momentum))
 
 
 def weight_decay_for(
@@ -117,9 +202,9 @@ def weight_decay_for(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    angle = _positive('angular_update', angular_update)
-    lr = _positive('lr', lr)
-    momentum = _fraction('momentum', momentum)
+    angle = positive(angular_update, 'angular_update')
+    lr = positive(lr, 'lr')
+    momentum = fraction(momentum, 'momentum')
     return angle**2 * (1 + momentum) / (2 * lr)
 
 
@@ -148,21 +233,18 @@ def equilibrium_norm(
         ValueError: If an argument is out of range or not finite, or if
             λη ≥ 2(1+α), where decay alone makes SGD diverge.
     """
-    lr = _positive('lr', lr)
-    weight_decay = _non_negative('weight_decay', weight_decay)
-    unit_grad_sq = _non_negative('unit_grad_sq', unit_grad_sq)
-    momentum = _fraction('momentum', momentum)
-    step = weight_decay * lr
-    if (step >= 2 * (1 + momentum)).any():
+    lr = positive(lr, 'lr')
+    weight_decay = non_negative(weight_decay, 'weight_decay')
+    unit_grad_sq = non_negative(unit_grad_sq, 'unit_grad_sq')
+    momentum = fraction(momentum, 'momentum')
+    if (weight_decay * lr >= 2 * (1 + momentum)).any():
         raise ValueError(
             'weight_decay * lr must be < 2 * (1 + momentum): beyond '
             'it weight decay alone makes the weights diverge'
         )
-    second_order = np.where(momentum > 0, step / (1 + momentum), 0.0)
-    decay = weight_decay * (1 - momentum) * (2 - second_order)
-    with np.errstate(divide='ignore'):
-        fourth_power = np.where(decay > 0, unit_grad_sq * lr, 1.0) / decay
-    return fourth_power**0.25
+    norm4 = equilibrium_norm4(lr, weight_decay, unit_grad_sq, momentum)
+    # 0/0: without decay there is no equilibrium, even if nothing makes the norm grow.
+    return np.where(np.isnan(norm4), np.inf, norm4) ** 0.25
 
 
 def relaxation_rate(
@@ -184,10 +266,10 @@ def relaxation_rate(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    lr = _positive('lr', lr)
-    weight_decay = _non_negative('weight_decay', weight_decay)
-    momentum = _fraction('momentum', momentum)
-    return 2 * weight_decay * lr / (1 - momentum)
+    lr = positive(lr, 'lr')
+    weight_decay = non_negative(weight_decay, 'weight_decay')
+    momentum = fraction(momentum, 'momentum')
+    return norm4_rate(lr, weight_decay, momentum) / 2
 
 
 def iterations_to_equilibrium(
@@ -213,8 +295,8 @@ def iterations_to_equilibrium(
         ValueError: If an argument is out of range or not finite; also for
             ``weight_decay=0``, which never reaches an equilibrium.
     """
-    _positive('weight_decay', weight_decay)
-    lr_drop = _array('lr_drop', lr_drop)
+    positive(weight_decay, 'weight_decay')
+    lr_drop = finite(lr_drop, 'lr_drop')
     if (lr_drop < 1).any():
         raise ValueError(f'lr_drop must be >= 1 (old rate / new rate), got {lr_drop!r}')
     with np.errstate(divide='ignore', over='ignore'):
@@ -239,7 +321,7 @@ def rescale_factor(lr_drop: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: If ``lr_drop`` is not positive and finite.
     """
-    return _positive('lr_drop', lr_drop) ** -0.25
+    return positive(lr_drop, 'lr_drop') ** -0.25
 
 
 def adamw_angular_update(
@@ -260,9 +342,9 @@ def adamw_angular_update(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    lr = _positive('lr', lr)
-    weight_decay = _non_negative('weight_decay', weight_decay)
-    beta1 = _fraction('beta1', beta1)
+    lr = positive(lr, 'lr')
+    weight_decay = non_negative(weight_decay, 'weight_decay')
+    beta1 = fraction(beta1, 'beta1')
     return np.sqrt(2 * lr * weight_decay * (1 - beta1) / (1 + beta1))
 
 
@@ -278,7 +360,7 @@ def small_step_limit(momentum: ArrayLike = 0.0) -> np.ndarray:
     Raises:
         ValueError: If ``momentum`` is out of range or not finite.
     """
-    return (1 - np.sqrt(_fraction('momentum', momentum))) ** 2
+    return (1 - np.sqrt(fraction(momentum, 'momentum'))) ** 2
 
 
 def drift_limit(
@@ -297,9 +379,9 @@ def drift_limit(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    lr = _positive('lr', lr)
-    weight_decay = _non_negative('weight_decay', weight_decay)
-    return 4 * np.sqrt(_non_negative('variance', variance)) * (lr * weight_decay) ** 1.5
+    lr = positive(lr, 'lr')
+    weight_decay = non_negative(weight_decay, 'weight_decay')
+    return 4 * np.sqrt(non_negative(variance, 'variance')) * (lr * weight_decay) ** 1.5
 
 
 def lower_bound_share(
@@ -321,8 +403,8 @@ def lower_bound_share(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    step = _positive('lr', lr) * _non_negative('weight_decay', weight_decay)
-    momentum = _fraction('momentum', momentum)
+    step = positive(lr, 'lr') * non_negative(weight_decay, 'weight_decay')
+    momentum = fraction(momentum, 'momentum')
     heavy = (1 - momentum) ** 3 * (1 + momentum) - 8 * step * (1 - momentum)
     above = np.where(momentum > 0, 6 * step, 2 * step)
     below = np.where(momentum > 0, heavy, 1 - 2 * step)
@@ -352,12 +434,12 @@ def norm_spread_limit(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    lr = _positive('lr', lr)
-    step = lr * _non_negative('weight_decay', weight_decay)
+    lr = positive(lr, 'lr')
+    step = lr * non_negative(weight_decay, 'weight_decay')
     if (2 * step >= 1).any():
         raise ValueError('weight_decay * lr must be < 1/2')
-    variance = _non_negative('variance', variance)
-    lower_bound = _positive('lower_bound', lower_bound)
+    variance = non_negative(variance, 'variance')
+    lower_bound = positive(lower_bound, 'lower_bound')
     return 2 * variance * lr**2 / (lower_bound * (1 - 2 * step))
 
 
@@ -385,9 +467,9 @@ def iterations_to_tolerance(
     Raises:
         ValueError: If an argument is out of range or not finite.
     """
-    distance = _non_negative('distance', distance)
+    distance = non_negative(distance, 'distance')
     rate = 2 * relaxation_rate(lr, weight_decay, momentum)
-    folds = np.log(np.maximum(distance / _positive('tolerance', tolerance), 1.0))
+    folds = np.log(np.maximum(distance / positive(tolerance, 'tolerance'), 1.0))
     with np.errstate(divide='ignore', invalid='ignore'):
         return np.where(folds > 0, folds / rate, 0.0)
 

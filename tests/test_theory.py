@@ -126,7 +126,12 @@ BAD = {
     'tolerance': [0],
 }
 ALWAYS_BAD = [math.nan, math.inf, -math.inf, 'fast', None, [0.1, math.nan]]
-FUNCTIONS = [getattr(theory, name) for name in theory.__all__]
+UNCHECKED = 'angular_update_sq', 'second_order', 'equilibrium_norm4', 'norm4_rate'
+FUNCTIONS = [
+    function
+    for name in theory.__all__
+    if inspect.isfunction(function := getattr(theory, name)) and name not in UNCHECKED
+]
 CASES = [
     (function, name, value)
     for function in FUNCTIONS

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smd_mmdet.checks import (
-    ANGLE_TOLERANCE,
-    COSINE_LEFT,
+from smd_mmdet import theory
+
+from .case import ANGLE_TOLERANCE
+from .motion import COSINE_LEFT
+from .verdicts import (
     FROM_ABOVE,
     FROM_BELOW,
     IN_EQUILIBRIUM,
@@ -16,6 +18,8 @@ from smd_mmdet.checks import (
     UNCLEAR,
     UNREACHABLE,
 )
+
+__all__ = ['STATES', 'Standing', 'standing']
 
 STATES = np.array(
     [
@@ -86,12 +90,10 @@ def standing(
         h = (weight * h).sum(0)
         mean = columns['angular_update_mean'][last]
         ratio = np.sqrt(mean**2 + columns['angular_update_var'][last]) / angle_eq
-        # Theorem 2; without momentum the second order is not there (Theorem 1).
-        second = np.where(momentum > 0, decay * lr / (1 + momentum), 0.0)
-        norm4_eq = lr * h / (decay * (1 - momentum) * (2 - second))
+        norm4_eq = theory.equilibrium_norm4(lr, decay, h, momentum)
         norm4 = columns['weight_norm_mean'][last] ** 4 / norm4_eq
         distance = np.abs(norm4 - 1)
-        rate = 4 * decay * lr / (1 - momentum)
+        rate = theory.norm4_rate(lr, decay, momentum)
         folds = np.log(np.maximum(distance / (2 * ANGLE_TOLERANCE), 1.0))
         iterations = np.where(folds > 0, accumulated * folds / rate, 0.0)
         cosine_sq = columns['cosine_mean'][last] ** 2 + columns['cosine_var'][last]
