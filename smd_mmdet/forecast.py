@@ -1,10 +1,11 @@
 """From a schedule to the norm and the angular update it will lead to.
 
-A run's first iterations, while the momentum buffer fills and the norm may change
-fast, follow the means of ‖w‖², ⟨w, v⟩ and ‖v‖² under the step itself. From then on
-the mean of ‖w‖⁴ obeys a linear recurrence (Wan et al., arXiv 2006.08419; with the
-effective rate η/(1−α) for momentum): it relaxes to w*⁴ ∝ ηL by the factor
-(1 − λη/(1−α))⁴ per iteration, and at fixed L the angle is Δ = Δ*·(w*/‖w‖)².
+In a run's first iterations the momentum buffer fills and the norm may change fast.
+There the means of ‖w‖², ⟨w, v⟩ and ‖v‖² are followed step by step, under the step of
+SGD itself. From then on the mean of ‖w‖⁴ obeys a linear recurrence (Wan et al.,
+arXiv 2006.08419; with the effective rate η/(1−α) for momentum): it relaxes to
+w*⁴ ∝ ηL by the factor (1 − λη/(1−α))⁴ per iteration, and at fixed L the angle is
+Δ = Δ*·(w*/‖w‖)².
 """
 
 from collections.abc import Sequence
@@ -18,21 +19,33 @@ from smd_mmdet._arguments import finite, fraction, non_negative, positive
 
 __all__ = ['Forecast', 'forecast']
 
-# Iterations that follow the step itself.
+# How many iterations are followed step by step, before the recurrence takes over.
 _BEGINNING = 2000
-# Largest decay in one block of the scan: its inverse is a float64 with room to spare.
+# In one block of the scan ‖w‖⁴ decays by e^300 at most, so that neither the factor nor
+# its inverse leaves the range of a float64 (about e^±700).
 _BLOCK_DECAY = 300.0
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Expected values, one entry per iteration (then per layer, if there are any).
+    """Expected motion over a schedule, as :func:`forecast` works it out.
+
+    The arrays have one entry per iteration. Where the layers were given as an array,
+    its dimensions follow that of the iterations.
 
     Args:
-        weight_norm: ‖w‖ before the iteration's step.
-        angular_update: Root mean square of Δ of that step, in radians.
-        weight_norm_eq: w* of the iteration's settings.
-        angular_update_eq: Δ* of the iteration's settings; no layer dimension.
+        weight_norm: Norm ‖w‖ before the step of each iteration.
+        angular_update: Root mean square of the angle Δ of that step, in radians.
+        weight_norm_eq: Equilibrium norm w* of the iteration's settings.
+        angular_update_eq: Equilibrium angular update Δ* of the iteration's settings,
+            in radians. It is the same for all layers and has no dimension for them.
+
+    Example:
+        >>> ahead = forecast([0.5, 0.5], 0.25, norm=[2.0, 4.0], unit_grad_sq=16.0)
+        >>> ahead.weight_norm.shape, ahead.angular_update_eq.shape
+        ((2, 2), (2,))
+        >>> ahead.weight_norm_eq[0].tolist()
+        [2.0, 2.0]
     """
 
     weight_norm: np.ndarray
@@ -54,16 +67,17 @@ def forecast(
     """Expected motion of scale-invariant weights over a schedule.
 
     Args:
-        lr: Learning rate η ≥ 0, one entry per iteration.
+        lr: Learning rate η ≥ 0, an array of one entry per iteration.
         weight_decay: Weight decay λ ≥ 0, a number or one entry per iteration.
-        momentum: Momentum α in [0, 1), likewise.
-        norm: ‖w‖ > 0 at the start, a number or an array over layers.
-        unit_grad_sq: L ≥ 0, the mean of ‖g̃‖² (of h̃ with momentum); broadcasts
-            against ``norm``. It is taken to stay as it is.
-        rescale: Divide the weights by k^(1/4) whenever the rate falls by k; or one
-            truth value per iteration: divide them there, whether it falls or rises.
+        momentum: Momentum α in [0, 1), a number or one entry per iteration.
+        norm: Norm ‖w‖ > 0 at the start, a number or an array over layers.
+        unit_grad_sq: Mean L ≥ 0 of ‖g̃‖², or of h̃ with momentum, which is taken to
+            stay as it is. It broadcasts against ``norm``.
+        rescale: Whether the weights are divided by k^(1/4) whenever the learning rate
+            falls by k. An array of one bool per iteration chooses the iterations at
+            which they are, whether the rate falls or rises there.
         at: 0-based iterations to return, in rising order; None returns all. Many
-            layers over many iterations fill the memory.
+            layers over many iterations would fill the memory.
 
     Returns:
         The forecast.
@@ -73,9 +87,18 @@ def forecast(
             or if weight_decay · lr / (1 − momentum) ≥ 1.
 
     Example:
-        >>> lr = np.repeat([0.02, 0.002], [60_000, 30_000])
-        >>> ahead = forecast(lr, 1e-4, 0.9, norm=5.0, unit_grad_sq=0.05)
-        >>> ahead.angular_update[-1] / ahead.angular_update_eq[-1]
+        The learning rate is divided by 10 at equilibrium. The angle is then √10 times
+        too small, unless the weights are rescaled with the rate.
+
+        >>> lr = np.repeat([0.02, 0.002], [3000, 1])
+        >>> norm = theory.equilibrium_norm(0.02, 1e-4, 0.05, 0.9)
+        >>> settings = dict(norm=norm, unit_grad_sq=0.05)
+        >>> for rescale in (False, True):
+        ...     ahead = forecast(lr, 1e-4, 0.9, **settings, rescale=rescale)
+        ...     ratio = ahead.angular_update / ahead.angular_update_eq
+        ...     print(round(float(ratio[-1]), 3))
+        0.316
+        1.0
     """
     lr = _schedule('lr', lr)
     if (lr < 0).any():
@@ -123,7 +146,7 @@ def forecast(
 
 
 def _jumps(lr: np.ndarray, rescale: np.ndarray) -> np.ndarray:
-    """The factors of ‖w‖⁴ in front of every iteration."""
+    """By which factor ‖w‖⁴ is rescaled in front of every iteration; 1 is not at all."""
     if rescale.shape not in ((), lr.shape) or rescale.dtype != bool:
         raise ValueError(
             'rescale must be True, False or one of them per iteration, got '
@@ -148,7 +171,7 @@ def _iterations(at: ArrayLike, steps: int) -> np.ndarray:
 
 
 def _per_layer(values: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """One value per iteration, to broadcast over the layers."""
+    """Values per iteration, with dimensions of length 1 for those of the layers."""
     return values[(slice(None), *[None] * like.ndim)]
 
 
@@ -158,9 +181,15 @@ def _follow(
     norm: np.ndarray,
     unit_grad_sq: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means under v ← αv + g + λw, w ← w − ηv, from an empty buffer.
+    """Means under v ← αv + g + λw, w ← w − ηv, from an empty momentum buffer.
 
-    g is tangential and E(‖g‖² + 2α⟨v, g⟩) = L/‖w‖².
+    The gradient is orthogonal to w, and E(‖g‖² + 2α⟨v, g⟩) = L/‖w‖².
+
+    Args:
+        settings: Learning rate, weight decay and momentum, one entry per step each.
+        jump: The factor that rescales ‖w‖⁴ in front of each step.
+        norm: Norm ‖w‖ at the start, by layer.
+        unit_grad_sq: Mean L of the unit gradient, by layer.
 
     Returns:
         ‖w‖⁴ before each step, the angle of each step, and ‖w‖⁴ after the last.
@@ -189,7 +218,7 @@ def _relax(
     unit_grad_sq: np.ndarray,
     chosen: np.ndarray,
 ) -> np.ndarray:
-    """‖w‖⁴ before the chosen steps, by its linear recurrence."""
+    """‖w‖⁴ before the chosen steps, by its linear recurrence from ``norm4``."""
     lr, weight_decay, momentum = settings
     keep = (1 - weight_decay * lr / (1 - momentum)) ** 4
     kept, gathered = _scan(keep, _drive(lr, weight_decay, momentum), jump)
@@ -203,7 +232,7 @@ def _norm_eq(
     momentum: np.ndarray,
     unit_grad_sq: np.ndarray,
 ) -> np.ndarray:
-    """w*; infinite without decay, 0 at a rate of 0."""
+    """w* by iteration and layer; infinite without decay, 0 at a learning rate of 0."""
     unit = theory.equilibrium_norm4(lr, weight_decay, 1.0, momentum)
     unit[lr == 0] = 0.0
     unit = np.sqrt(np.sqrt(unit))
@@ -231,7 +260,10 @@ def _per_iteration(values: np.ndarray, name: str, lr: np.ndarray) -> np.ndarray:
 def _drive(
     lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
 ) -> np.ndarray:
-    """Growth of ‖w‖⁴ per iteration and unit of L; w*⁴ is its fixed point."""
+    """Growth of ‖w‖⁴ per iteration and unit of L, such that w*⁴ is its fixed point.
+
+    With x = λη/(1−α): w*⁴/L · (1 − (1−x)⁴), where λ is cancelled so that it may be 0.
+    """
     rate = lr / (1 - momentum)
     decay = weight_decay * rate
     # (1 − (1−x)⁴) / 4x, which is 1 without decay.
@@ -242,7 +274,7 @@ def _drive(
 def _unit_angle_sq(
     lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
 ) -> np.ndarray:
-    """Δ²·‖w‖⁴/L = Δ*²·w*⁴/L, which stays finite without decay."""
+    """Δ²·‖w‖⁴/L = Δ*²·w*⁴/L, where λ is cancelled so that it may be 0."""
     second = theory.second_order(lr, weight_decay, momentum)
     return 2 * lr**2 / ((1 - momentum**2) * second)
 
@@ -252,11 +284,13 @@ def _scan(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solve y ← jump·y, then y ← keep·y + drive, for y before each step.
 
-    Linear in its start and in its drive, so one solution serves all layers:
-    y_t = kept_t·y_0 + gathered_t.
+    The solution is linear in y_0 and in the drive, so one solution serves all layers:
+    y_t = kept_t·y_0 + gathered_t. With the product K_t of all factors before step t
+    it is kept_t = K_t and gathered_t = K_t · Σ drive/K, a cumulative sum. A long run
+    is solved in blocks, in which K stays within the range of a float64.
     """
     steps = len(keep)
-    # Before step t: the jump of t and everything of the steps before it.
+    # In front of step t come its own jump and all of the steps before it.
     log_keep = np.log(jump)
     log_keep[1:] += np.log(keep[:-1])
     added = np.zeros(steps)

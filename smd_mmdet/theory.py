@@ -113,7 +113,7 @@ def equilibrium_norm4(
         lr: Learning rate η.
         weight_decay: Weight decay λ. Where it is 0 there is no equilibrium, and the
             result is infinite, or NaN where η or L is 0 as well.
-        unit_grad_sq: L, the mean of ‖g̃‖², or of h̃ with momentum. The mean of h̃ over
+        unit_grad_sq: Mean L of ‖g̃‖², or of h̃ with momentum. The mean of h̃ over
             few iterations may be negative; then so is the result.
         momentum: Momentum α; 0 is plain SGD.
 
@@ -162,10 +162,11 @@ def _arrays(*values: ArrayLike) -> list[np.ndarray]:
 def angular_update(
     lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
 ) -> np.ndarray:
-    """Angle a scale-invariant weight turns through per iteration at equilibrium.
+    """Equilibrium angular update, the angle a weight turns through per iteration.
 
-    Theorem 3: Δ* = √(2λη / (1+α)). It depends on nothing but the three
-    hyperparameters; the root mean square of the measured angle converges to it.
+    Theorem 3: Δ* = √(2λη / (1+α)). For scale-invariant weights it depends on
+    nothing but the three hyperparameters, and the root mean square of the measured
+    angle converges to it.
 
     Args:
         lr: Learning rate η > 0.
@@ -177,6 +178,14 @@ def angular_update(
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # √(2 · 0.01 · 0.5) = √0.01
+        >>> float(angular_update(lr=0.5, weight_decay=0.01))
+        0.1
+        >>> # COCO's usual schedule: √(2 · 1e-4 · 0.02 / 1.9)
+        >>> f'{angular_update(lr=0.02, weight_decay=1e-4, momentum=0.9):.3e}'
+        '1.451e-03'
     """
     lr = positive(lr, 'lr')
     weight_decay = non_negative(weight_decay, 'weight_decay')
@@ -201,6 +210,11 @@ def weight_decay_for(
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # 0.1² / (2 · 0.5)
+        >>> round(float(weight_decay_for(angular_update=0.1, lr=0.5)), 9)
+        0.01
     """
     angle = positive(angular_update, 'angular_update')
     lr = positive(lr, 'lr')
@@ -223,7 +237,7 @@ def equilibrium_norm(
         lr: Learning rate η > 0.
         weight_decay: Weight decay λ ≥ 0. With 0 nothing balances the growth
             and the norm has no equilibrium: infinity is returned.
-        unit_grad_sq: L ≥ 0, the mean of ‖g̃‖², or of h̃ with momentum.
+        unit_grad_sq: Mean L ≥ 0 of ‖g̃‖², or of h̃ with momentum.
         momentum: Momentum α in [0, 1).
 
     Returns:
@@ -232,6 +246,14 @@ def equilibrium_norm(
     Raises:
         ValueError: If an argument is out of range or not finite, or if
             λη ≥ 2(1+α), where decay alone makes SGD diverge.
+
+    Example:
+        >>> # 16 · 0.5 / (2 · 0.25) = 16, and 16^(1/4) = 2
+        >>> float(equilibrium_norm(lr=0.5, weight_decay=0.25, unit_grad_sq=16.0))
+        2.0
+        >>> # 1 · 0.02 / (1e-4 · 0.1 · 2) = 1000, and 1000^(1/4) = 5.62
+        >>> round(float(equilibrium_norm(0.02, 1e-4, 1.0, momentum=0.9)), 2)
+        5.62
     """
     lr = positive(lr, 'lr')
     weight_decay = non_negative(weight_decay, 'weight_decay')
@@ -253,7 +275,8 @@ def relaxation_rate(
     """Rate of the linear convergence to equilibrium that the theorems guarantee.
 
     Theorems 1 and 2: E(‖w_t‖² − w*²)² shrinks at least like (1 − r)^t with
-    r = 2λη / (1−α). This is a bound; the mean of ‖w‖⁴ itself relaxes at 2r.
+    r = 2λη / (1−α). This is a bound; the mean of ‖w‖⁴ itself relaxes at 2r, which
+    is :func:`norm4_rate`.
 
     Args:
         lr: Learning rate η > 0.
@@ -261,10 +284,15 @@ def relaxation_rate(
         momentum: Momentum α in [0, 1).
 
     Returns:
-        r, the fraction of the distance lost per iteration.
+        r, the fraction of E(‖w‖² − w*²)² that is lost per iteration.
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # 2 · 1e-4 · 0.02 / 0.1
+        >>> f'{relaxation_rate(lr=0.02, weight_decay=1e-4, momentum=0.9):.1e}'
+        '4.0e-05'
     """
     lr = positive(lr, 'lr')
     weight_decay = non_negative(weight_decay, 'weight_decay')
@@ -280,20 +308,26 @@ def iterations_to_equilibrium(
 ) -> int | np.ndarray:
     """Iterations a plain run needs to the new equilibrium after an LR drop.
 
-    Corollary 3.1: at least ⌈ln k · (1−α) / (2λη)⌉ with the new rate η.
+    Corollary 3.1: at least ⌈ln k · (1−α) / (2λη)⌉ with the new learning rate η.
 
     Args:
         lr: Learning rate η > 0 *after* the drop.
         weight_decay: Weight decay λ > 0.
-        lr_drop: k ≥ 1, the old rate divided by the new one.
+        lr_drop: Old learning rate divided by the new one, k ≥ 1.
         momentum: Momentum α in [0, 1).
 
     Returns:
-        int, or an int64 array where an argument is an array.
+        The number of iterations: an int, or an int64 array where an argument is an
+        array.
 
     Raises:
         ValueError: If an argument is out of range or not finite; also for
             ``weight_decay=0``, which never reaches an equilibrium.
+
+    Example:
+        >>> # The rate falls from 0.02 to 0.002: 2.302585 · 0.1 / (2 · 1e-4 · 0.002)
+        >>> iterations_to_equilibrium(0.002, 1e-4, lr_drop=10, momentum=0.9)
+        575647
     """
     positive(weight_decay, 'weight_decay')
     lr_drop = finite(lr_drop, 'lr_drop')
@@ -308,18 +342,22 @@ def iterations_to_equilibrium(
 
 
 def rescale_factor(lr_drop: ArrayLike) -> np.ndarray:
-    """Multiplier that puts a weight at the equilibrium of the new rate at once.
+    """Factor that puts a weight at the equilibrium of a new learning rate at once.
 
-    w* ∝ η^(1/4), so when the rate is divided by k: c = k^(−1/4).
+    w* ∝ η^(1/4) under SGD, so when the rate is divided by k: c = k^(−1/4).
 
     Args:
-        lr_drop: k > 0, the old rate divided by the new one.
+        lr_drop: Old learning rate divided by the new one, k > 0.
 
     Returns:
-        c; its inverse is the multiplier of the momentum buffer.
+        c, by which the weight is multiplied; the momentum buffer is divided by it.
 
     Raises:
         ValueError: If ``lr_drop`` is not positive and finite.
+
+    Example:
+        >>> float(rescale_factor(lr_drop=16))
+        0.5
     """
     return positive(lr_drop, 'lr_drop') ** -0.25
 
@@ -329,18 +367,24 @@ def adamw_angular_update(
 ) -> np.ndarray:
     """Equilibrium angular update under AdamW (decoupled weight decay).
 
-    Kosson et al.: Δ* = √(2ηλ(1−β₁) / (1+β₁)), as a root mean square.
+    Kosson et al.: Δ* = √(2ηλ(1−β₁) / (1+β₁)), the root mean square of the angle per
+    iteration.
 
     Args:
         lr: Learning rate η > 0.
         weight_decay: Decoupled weight decay λ ≥ 0.
-        beta1: β₁ in [0, 1).
+        beta1: Decay β₁ in [0, 1) of the first moment.
 
     Returns:
         Δ* in radians per iteration.
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # √(2 · 0.01 · 0.015 · 0.5 / 1.5) = √1e-4
+        >>> round(float(adamw_angular_update(0.01, 0.015, beta1=0.5)), 9)
+        0.01
     """
     lr = positive(lr, 'lr')
     weight_decay = non_negative(weight_decay, 'weight_decay')
@@ -349,16 +393,23 @@ def adamw_angular_update(
 
 
 def small_step_limit(momentum: ArrayLike = 0.0) -> np.ndarray:
-    """Limit on λη under assumption 1: (1−√α)² with momentum, 1 without.
+    """Limit on λη under assumption 1.
+
+    (1−√α)² with momentum; without momentum 1, and λη must be far below it.
 
     Args:
         momentum: Momentum α in [0, 1).
 
     Returns:
-        The limit; without momentum λη must be far below it.
+        The limit.
 
     Raises:
         ValueError: If ``momentum`` is out of range or not finite.
+
+    Example:
+        >>> # (1 − √0.81)² = 0.1²
+        >>> round(float(small_step_limit(momentum=0.81)), 9)
+        0.01
     """
     return (1 - np.sqrt(fraction(momentum, 'momentum'))) ** 2
 
@@ -366,18 +417,25 @@ def small_step_limit(momentum: ArrayLike = 0.0) -> np.ndarray:
 def drift_limit(
     lr: ArrayLike, weight_decay: ArrayLike, variance: ArrayLike
 ) -> np.ndarray:
-    """Limit on |L_{t+1} − L_t| under assumption 3: 4√V (λη)^{3/2}.
+    """Limit on the drift of L, |L_{t+1} − L_t|, under assumption 3.
+
+    4√V (λη)^{3/2}.
 
     Args:
         lr: Learning rate η > 0.
         weight_decay: Weight decay λ ≥ 0.
-        variance: V ≥ 0, of ‖g̃‖² or of h̃ with momentum.
+        variance: Variance V ≥ 0 of ‖g̃‖², or of h̃ with momentum.
 
     Returns:
-        The limit, per iteration.
+        The limit, in units of L per iteration.
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # 4 · √0.25 · 0.01^(3/2)
+        >>> round(float(drift_limit(lr=0.1, weight_decay=0.1, variance=0.25)), 9)
+        0.002
     """
     lr = positive(lr, 'lr')
     weight_decay = non_negative(weight_decay, 'weight_decay')
@@ -389,7 +447,7 @@ def lower_bound_share(
 ) -> np.ndarray:
     """What ‖g̃‖² (h̃ with momentum) must exceed under assumption 4, as a share of L.
 
-    SGD: 2[2λη/(1−2λη)]²; momentum: 2[6λη/((1−α)³(1+α) − 8λη(1−α))]².
+    Plain SGD: 2[2λη/(1−2λη)]². Momentum: 2[6λη/((1−α)³(1+α) − 8λη(1−α))]².
 
     Args:
         lr: Learning rate η > 0.
@@ -397,11 +455,16 @@ def lower_bound_share(
         momentum: Momentum α in [0, 1).
 
     Returns:
-        The share; infinite where a denominator is not positive and the assumption
-        cannot hold.
+        The share. It is infinite where the denominator is not positive: there the
+        assumption cannot hold.
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # 2 · (0.2 / 0.8)²
+        >>> round(float(lower_bound_share(lr=1.0, weight_decay=0.1)), 9)
+        0.125
     """
     step = positive(lr, 'lr') * non_negative(weight_decay, 'weight_decay')
     momentum = fraction(momentum, 'momentum')
@@ -418,21 +481,27 @@ def norm_spread_limit(
     variance: ArrayLike,
     lower_bound: ArrayLike,
 ) -> np.ndarray:
-    """Bound on E(‖w‖² − w*²)² that remains at equilibrium (Theorem 1, SGD).
+    """Bound on the spread E(‖w‖² − w*²)² that remains at equilibrium.
 
-    2Vη² / (l(1−2λη)).
+    Theorem 1 (plain SGD): 2Vη² / (l(1−2λη)).
 
     Args:
         lr: Learning rate η > 0.
         weight_decay: Weight decay λ ≥ 0, with 2λη < 1.
-        variance: V ≥ 0.
-        lower_bound: l > 0, which ‖g̃‖² exceeds.
+        variance: Variance V ≥ 0 of ‖g̃‖².
+        lower_bound: Lower bound l > 0, which ‖g̃‖² always exceeds.
 
     Returns:
         The bound, in units of ‖w‖⁴.
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # 2 · 0.4 · 0.1² / (0.1 · (1 − 0.2))
+        >>> limit = norm_spread_limit(0.1, 1.0, variance=0.4, lower_bound=0.1)
+        >>> round(float(limit), 9)
+        0.1
     """
     lr = positive(lr, 'lr')
     step = lr * non_negative(weight_decay, 'weight_decay')
@@ -450,22 +519,29 @@ def iterations_to_tolerance(
     momentum: ArrayLike = 0.0,
     tolerance: ArrayLike = 0.2,
 ) -> np.ndarray:
-    """Iterations until ‖w‖⁴ is within a tolerance of w*⁴ at a constant rate.
+    """Iterations until ‖w‖⁴ is within a tolerance of w*⁴ at a constant learning rate.
 
-    The mean of ‖w‖⁴ relaxes at 4λη/(1−α): ln(distance/tolerance)·(1−α)/(4λη).
+    The mean of ‖w‖⁴ relaxes at 4λη/(1−α), so the distance shrinks to the tolerance in
+    ln(distance/tolerance)·(1−α)/(4λη) iterations.
 
     Args:
-        distance: |‖w‖⁴/w*⁴ − 1| ≥ 0 now.
+        distance: Distance |‖w‖⁴/w*⁴ − 1| ≥ 0 now.
         lr: Learning rate η > 0.
         weight_decay: Weight decay λ ≥ 0; with 0 the answer is infinite.
         momentum: Momentum α in [0, 1).
-        tolerance: > 0; 0.2 of ‖w‖⁴ is 0.1 of Δ and 0.05 of ‖w‖.
+        tolerance: Distance > 0 that is near enough; 0.2 of ‖w‖⁴ is 0.1 of Δ and 0.05
+            of ‖w‖.
 
     Returns:
-        The iterations, 0 where the distance is within the tolerance.
+        The number of iterations, 0 where the distance is within the tolerance already.
 
     Raises:
         ValueError: If an argument is out of range or not finite.
+
+    Example:
+        >>> # ‖w‖ = 2w*, so ‖w‖⁴ is 15 w*⁴ away: ln(15 / 0.2) / (4 · 0.01 · 0.25)
+        >>> round(float(iterations_to_tolerance(15, lr=0.25, weight_decay=0.01)), 1)
+        431.7
     """
     distance = non_negative(distance, 'distance')
     rate = 2 * relaxation_rate(lr, weight_decay, momentum)
@@ -479,11 +555,19 @@ class Theory:
     """What is known of the equilibrium under an optimizer.
 
     Args:
-        title: The optimizer.
-        angular_update: Δ* of learning rate, weight decay and momentum (or β₁).
-        norm_power: p in w* ∝ η^p.
+        title: Name of the optimizer, for messages.
+        angular_update: Function that gives Δ* of learning rate, weight decay and
+            momentum (β₁ under AdamW).
+        norm_power: The power p in w* ∝ η^p.
         norm_law: Whether w* itself is known, and the law by which the norm comes to
-            it; then the paper's assumptions and theorems can be checked as well.
+            it. Only then can the paper's assumptions and theorems be checked.
+
+    Example:
+        >>> THEORIES['adamw'].norm_law
+        False
+        >>> # Under AdamW the norm has to be halved when the rate is divided by 4.
+        >>> 4 ** -THEORIES['adamw'].norm_power
+        0.5
     """
 
     title: str
@@ -492,7 +576,8 @@ class Theory:
     norm_law: bool = False
 
 
-# By the name that a reader gives and the records keep; 'none' is not among them.
+# The keys are what a monitor's reader calls its theory and what the records keep. A
+# run whose optimizer has no theory is recorded as 'none', which is no key.
 THEORIES = {
     'sgd': Theory('SGD', angular_update, norm_power=0.25, norm_law=True),
     'adamw': Theory('AdamW', adamw_angular_update, norm_power=0.5),
