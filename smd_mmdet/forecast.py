@@ -236,6 +236,7 @@ def _norm_eq(
     unit = theory.equilibrium_norm4(lr, weight_decay, 1.0, momentum)
     unit[lr == 0] = 0.0
     unit = np.sqrt(np.sqrt(unit))
+    # Without decay and without gradients it is ∞ · 0.
     with np.errstate(invalid='ignore'):
         return _per_layer(unit, unit_grad_sq) * unit_grad_sq**0.25
 

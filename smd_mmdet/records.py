@@ -1,8 +1,9 @@
 """The Parquet store: one row per window and layer, in parts that are never broken.
 
-A part is written to a temporary name, synced and renamed, so a reader sees whole
-parts only. Its name tells its iterations; many small parts are merged into a larger
-one, and until the small ones are gone, the reader leaves out what a wider part holds.
+A part is a file. It is written to a temporary name, synced and renamed, so a reader
+sees whole parts only. The name of a part tells the first and the last iteration in
+it. Many small parts are merged into a larger one. Until the small ones are deleted,
+the reader leaves out every part whose iterations lie within those of a wider part.
 """
 
 import contextlib
@@ -19,9 +20,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from smd_mmdet._text import first_line
+
+__all__ = [
+    'FOLDER',
+    'MERGE_AT',
+    'SCHEMA_VERSION',
+    'UNREADABLE',
+    'RecordWriter',
+    'Records',
+    'RecordsError',
+    'read_metadata',
+    'read_records',
+    'to_table',
+]
+
 SCHEMA_VERSION = 1
+# Folders within the run's: the records, and parts that could not be read at a resume.
 FOLDER = 'smd'
 UNREADABLE = 'smd-unreadable'
+# How many small parts are written before they are merged into one.
 MERGE_AT = 64
 
 _METADATA_KEY = b'smd_mmdet'
@@ -33,7 +51,7 @@ _TYPES = {
     'shape': pa.list_(pa.int64()),
     'stage': pa.int64(),
 }
-# Without a value in each of these a row says nothing.
+# A row that lacks a value in one of these columns is of no use.
 _KEYS = ('iter', 'count', 'layer', 'stage')
 
 
@@ -45,10 +63,17 @@ def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
     """Rows of the monitor as an Arrow table.
 
     Args:
-        columns: As :meth:`SphericalMotionMonitor.collect` hands them over.
+        columns: Columns by name, as :meth:`SphericalMotionMonitor.collect` hands them
+            over.
 
     Returns:
-        The table; values that are no key are float64.
+        The table. Its iterations, counts and stages are int64, layers are strings,
+        shapes are lists of int64, and all other columns are float64.
+
+    Example:
+        >>> table = to_table({'iter': np.array([50]), 'lr': np.array([1])})
+        >>> [str(field.type) for field in table.schema]
+        ['int64', 'double']
     """
     fields = {name: _TYPES.get(name, pa.float64()) for name in columns}
     arrays = [pa.array(values, fields[name]) for name, values in columns.items()]
@@ -57,27 +82,32 @@ def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
 
 @dataclass(frozen=True, order=True)
 class _Part:
+    """A file of rows, by the first and the last iteration that it holds."""
+
     first: int
     last: int
     path: Path
 
     @classmethod
     def at(cls, folder: Path, first: int, last: int) -> '_Part':
+        """The part of these iterations, named as it is on disk."""
         return cls(first, last, folder / f'{first:010d}-{last:010d}.parquet')
 
     def holds(self, other: '_Part') -> bool:
+        """Whether all iterations of another part are among those of this one."""
         return self.first <= other.first and other.last <= self.last
 
 
 def _listed(folder: Path) -> set[_Part]:
+    """All files in a folder that are named as a part is."""
     matches = ((_PART.fullmatch(path.name), path) for path in folder.iterdir())
     return {_Part(int(m[1]), int(m[2]), path) for m, path in matches if m}
 
 
 def _parts(folder: Path) -> tuple[list[_Part], list[_Part]]:
     """The parts to read, in order, and those that a wider part holds."""
-    # A listing made while a merge replaces parts may have neither the small ones nor
-    # the large one; the next has it.
+    # A folder that is listed while a merge replaces its parts may show neither the
+    # small ones nor the large one. So it is listed until two listings agree.
     found, before = _listed(folder), None
     while found != before:
         found, before = _listed(folder), found
@@ -92,15 +122,31 @@ class RecordWriter:
     """Appends rows to ``WORK_DIR/smd``.
 
     Args:
-        work_dir: The run's folder; ``smd`` is made in it.
-        metadata: JSON-able facts about the run, kept in every part.
-        resume_from: None begins a new run: records of an earlier one are moved
-            aside, to ``smd-<time>``. An iteration keeps earlier records and drops
-            the rows from it on, which are to be measured again; parts that cannot be
-            read are moved to ``smd-unreadable``.
+        work_dir: The run's folder, in which ``smd`` is made.
+        metadata: Facts about the run that JSON can hold; they are kept in every part.
+        resume_from: None begins a new run, and moves the records of an earlier one
+            aside, to ``smd-<time>``. An iteration resumes a run: earlier records are
+            kept, rows from that iteration on are dropped, for they will be measured
+            again, and parts that cannot be read are moved to ``smd-unreadable``.
+
+    Attributes:
+        folder: The folder of the records.
+        set_aside: Where the records of an earlier run have been moved, or None.
+        unreadable: Where parts that could not be read have been moved.
 
     Raises:
         OSError: If the folder cannot be written. The same may be tried again.
+
+    Example:
+        >>> writer = RecordWriter('run', {'theory': 'sgd'})
+        >>> for end in (50, 100):
+        ...     rows = dict(iter=[end], count=[50], layer=['conv1'], stage=[0])
+        ...     writer.append(rows | dict(weight_norm_mean=[2.0]))
+        >>> sorted(path.name for path in writer.folder.iterdir())
+        ['0000000050-0000000050.parquet', '0000000100-0000000100.parquet']
+        >>> writer.merge()
+        >>> [path.name for path in writer.folder.iterdir()]
+        ['0000000050-0000000100.parquet']
     """
 
     def __init__(
@@ -124,7 +170,11 @@ class RecordWriter:
             self._drop_from(resume_from)
 
     def describe(self, metadata: dict) -> None:
-        """Change what is kept beside the rows, in the parts written from now on."""
+        """Change the facts about the run, in the parts that are written from now on.
+
+        Args:
+            metadata: Facts about the run that JSON can hold.
+        """
         facts = {'schema_version': SCHEMA_VERSION, **metadata}
         self._metadata = {_METADATA_KEY: json.dumps(facts).encode()}
 
@@ -132,7 +182,8 @@ class RecordWriter:
         """Write rows as a new part; on return they are on disk.
 
         Args:
-            columns: As :meth:`SphericalMotionMonitor.collect` hands them over.
+            columns: Columns by name, as :meth:`SphericalMotionMonitor.collect` hands
+                them over.
 
         Raises:
             OSError: If they cannot be written; nothing half-written stays.
@@ -144,9 +195,9 @@ class RecordWriter:
             self.merge()
 
     def merge(self) -> None:
-        """Make one part of the small ones written since the last time.
+        """Make one part of the small ones that were written since the last merge.
 
-        Where that fails they stay, and hold the same rows.
+        If that fails, the small ones stay, and no row is lost.
         """
         small, self._small = self._small, []
         if len(small) < 2:
@@ -179,7 +230,7 @@ class RecordWriter:
         parts, held = _parts(self.folder)
         for part in held:
             part.path.unlink()
-        # The last first: if this is cut short, what is left has no gap.
+        # From the last one backwards: if this is cut short, what is left has no gap.
         for part in reversed(parts):
             if part.last < iteration:
                 continue
@@ -193,7 +244,8 @@ class RecordWriter:
         part = _Part.at(self.folder, bounds['min'].as_py(), bounds['max'].as_py())
         temporary = part.path.with_name(f'.{part.path.name}.{os.getpid()}.tmp')
         table = table.replace_schema_metadata(self._metadata)
-        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
+        # A user may have deleted the folder of a run that goes on.
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, 'wb') as file:
                 pq.write_table(
@@ -211,7 +263,7 @@ class RecordWriter:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can."""
+    """Make a rename survive a power cut, on systems that can sync a folder."""
     if not hasattr(os, 'O_DIRECTORY'):
         return
     with contextlib.suppress(OSError):
@@ -223,7 +275,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _unused(path: Path) -> Path:
-    """The path, with a number behind it if it is taken."""
+    """The path itself, or with a number behind it if there is such a file already."""
     taken, number = path, 1
     while taken.exists():
         number += 1
@@ -232,7 +284,7 @@ def _unused(path: Path) -> Path:
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:
-    """One table; what a part does not have is null in its rows."""
+    """One table of all rows; columns that a part does not have are null in its rows."""
     return pa.concat_tables(tables, promote_options='default')
 
 
@@ -241,9 +293,21 @@ class Records:
     """The records of one run.
 
     Args:
-        table: Rows by iteration; columns as docs/records.md names them.
-        metadata: The facts kept with the last part.
-        source: Where they are from, for messages.
+        table: Rows in the order of their iterations, with the columns that
+            docs/records.md lists.
+        metadata: Facts about the run, as the last part keeps them.
+        source: Where the records are from, for messages.
+
+    Example:
+        >>> rows = dict(iter=[50, 50, 100, 100], layer=['a', 'b', 'a', 'b'])
+        >>> records = Records(to_table(rows | dict(lr=[0.1, 0.1, 0.1, 0.1])), {})
+        >>> for name, columns in records.by_layer():
+        ...     print(name, columns['iter'])
+        a [ 50 100]
+        b [ 50 100]
+        >>> records.require(['weight_norm_mean'])
+        Traceback (most recent call last):
+        smd_mmdet.records.RecordsError: records: no column weight_norm_mean
     """
 
     table: pa.Table
@@ -251,17 +315,24 @@ class Records:
     source: str = 'records'
 
     def require(self, columns: Iterable[str]) -> None:
-        """Raise RecordsError if a column is missing."""
+        """Make sure that there are all of these columns.
+
+        Args:
+            columns: Names of columns.
+
+        Raises:
+            RecordsError: If one is missing.
+        """
         missing = [name for name in columns if name not in self.table.column_names]
         if missing:
             raise RecordsError(f'{self.source}: no column {", ".join(missing)}')
 
     def layers(self) -> list[str]:
-        """Layer names in the order of the first window."""
+        """Names of the layers, in the order of the first window."""
         return pc.unique(self.table['layer']).to_pylist()
 
     def by_layer(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Name and numeric columns of each layer, rows by iteration."""
+        """Name and numeric columns of each layer, with rows in order of iteration."""
         numeric = [n for n in self.table.column_names if n not in ('layer', 'shape')]
         layer = self.table['layer'].to_numpy(zero_copy_only=False)
         columns = {name: self.table[name].to_numpy() for name in numeric}
@@ -282,6 +353,15 @@ def read_records(work_dir: str | os.PathLike) -> Records:
     Raises:
         RecordsError: If there are none, or a part is damaged, not ours, or of
             another schema version.
+
+    Example:
+        >>> rows = dict(iter=[50], count=[50], layer=['conv1'], stage=[0], lr=[0.1])
+        >>> RecordWriter('run', {'theory': 'sgd'}).append(rows)
+        >>> records = read_records('run')
+        >>> records.layers(), records.metadata['theory']
+        (['conv1'], 'sgd')
+        >>> records.table.select(['iter', 'lr']).to_pylist()
+        [{'iter': 50, 'lr': 0.1}]
     """
     folder = Path(work_dir) / FOLDER
     if not Path(work_dir).is_dir():
@@ -301,7 +381,7 @@ def read_records(work_dir: str | os.PathLike) -> Records:
             tables = [_read_part(part.path) for part in parts]
             break
         except FileNotFoundError:
-            # A run that is going on has merged parts since they were listed.
+            # The run is going on, and has merged parts since they were listed.
             if attempt == 2:
                 raise RecordsError(f'{folder}: records vanish while read') from None
     table = _concat(tables)
@@ -311,13 +391,21 @@ def read_records(work_dir: str | os.PathLike) -> Records:
 
 
 def read_metadata(work_dir: str | os.PathLike) -> dict:
-    """The facts kept with the last part of a run that can be read.
+    """The facts about a run, as the last part that can be read keeps them.
 
     Args:
         work_dir: The run's folder.
 
     Returns:
-        The facts; none where there are no records.
+        The facts; an empty dict where there are no records.
+
+    Example:
+        >>> read_metadata('no such folder')
+        {}
+        >>> rows = dict(iter=[50], count=[50], layer=['conv1'], stage=[0])
+        >>> RecordWriter('run', {'theory': 'sgd'}).append(rows)
+        >>> read_metadata('run')
+        {'schema_version': 1, 'theory': 'sgd'}
     """
     folder = Path(work_dir) / FOLDER
     for part in sorted(_listed(folder), reverse=True) if folder.is_dir() else ():
@@ -327,7 +415,7 @@ def read_metadata(work_dir: str | os.PathLike) -> dict:
 
 
 def _why_none(folder: Path) -> str:
-    """Why a folder has no parts to read."""
+    """Why there are no parts to read in a folder."""
     foreign = sorted(path.name for path in folder.glob('[!.]*.parquet'))
     if not foreign:
         return 'no records yet (no window is complete)'
@@ -338,11 +426,12 @@ def _why_none(folder: Path) -> str:
 
 
 def _facts(table: pa.Table) -> dict:
-    """What is kept beside the rows."""
+    """The facts about the run, which a part keeps in its schema."""
     return json.loads(table.schema.metadata[_METADATA_KEY])
 
 
 def _read_part(path: Path) -> pa.Table:
+    """The rows of a part, once it is known to be whole and ours."""
     if path.is_dir():
         raise RecordsError(f'{path}: not readable as Parquet: it is a folder')
     try:
@@ -350,7 +439,7 @@ def _read_part(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as fault:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
+        reason = first_line(fault)
         raise RecordsError(f'{path}: not readable as Parquet: {reason}') from None
     try:
         facts = _facts(table)
@@ -368,7 +457,11 @@ def _read_part(path: Path) -> pa.Table:
 
 
 def _as_written(table: pa.Table, path: Path) -> pa.Table:
-    """The table with the types it was written with, if it has the keys of a row."""
+    """The table with the types that it was written with.
+
+    Raises:
+        RecordsError: If a key column is missing or has gaps, or a type cannot be cast.
+    """
     names = table.column_names
     for name in _KEYS:
         if names.count(name) != 1 or table[name].null_count:
@@ -377,5 +470,5 @@ def _as_written(table: pa.Table, path: Path) -> pa.Table:
     try:
         return table.cast(pa.schema(fields.items(), table.schema.metadata))
     except (ValueError, pa.ArrowException) as fault:
-        reason = str(fault).splitlines()[0]
+        reason = first_line(fault)
         raise RecordsError(f'{path}: a column of another type: {reason}') from None
