@@ -1,19 +1,21 @@
 """Does a run obey Spherical Motion Dynamics? Records in, verdicts out.
 
-Per layer and stage the assumptions and the conclusions of the theory (Wan et al.,
-arXiv 2006.08419) are each held against what was measured. What the verdicts mean:
+:func:`check` judges a whole run, :func:`standing` the newest windows of one that goes
+on. Per layer and stage, each assumption and each conclusion of the theory (Wan et al.,
+arXiv 2006.08419) is held against what was measured. What the verdicts mean:
 
-* Deviations are judged by ratios of batch means. Their standard error is that of
-  the batches (autocorrelation inside a batch does not matter) or that from the slow
-  wandering of the norm about its equilibrium which the theory predicts, and which
-  the batches of a short stage cannot show; whichever is larger.
+* Deviations are judged by ratios of batch means. There are two estimates of their
+  standard error, and the larger one counts. One is that of the batches, in which
+  autocorrelation inside a batch does not matter. The other comes from the slow
+  wandering of the norm about its equilibrium, which the theory predicts and which the
+  batches of a short stage cannot show.
 * ``holds``: the confidence interval (:data:`CONFIDENCE`, so two one-sided tests at
   :data:`LEVEL`) lies within the tolerance.
 * ``fails``: the deviation exceeds the tolerance *significantly*, over all layers,
   stages and checks of the report together (Holm, family-wise :data:`LEVEL`), and
-  for an equilibrium: the layer could have reached it, from its norm at the start
-  of the stage and the unit gradients measured since.
-* ``undecided``: neither; the reason says what is missing.
+  for an equilibrium: the layer could have reached it, judging by its norm at the
+  start of the stage and the unit gradients measured since.
+* ``undecided``: neither of both; the reason says what is missing.
 * ``not applicable``: the theory says nothing here; the reason says why.
 
 A check is a function in :mod:`assumptions`, :mod:`motion` or :mod:`equilibrium`, an
@@ -25,6 +27,7 @@ import numpy as np
 from smd_mmdet.records import Records
 
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE
+from .live import Standing, standing
 from .motion import COSINE_LEFT, COSINE_ROUNDING
 from .series import COLUMNS, MIN_ITERATIONS, Series, Windows
 from .stage import check_stage, diagnose, settle_state
@@ -88,7 +91,9 @@ __all__ = [
     'Report',
     'StageReport',
     'StageSummary',
+    'Standing',
     'check',
+    'standing',
 ]
 
 
@@ -96,13 +101,34 @@ def check(records: Records) -> Report:
     """Hold a run's records against the theory.
 
     Args:
-        records: As :func:`smd_mmdet.records.read_records` reads them.
+        records: The run's records, as :func:`smd_mmdet.records.read_records` reads
+            them.
 
     Returns:
         The verdicts. A run of no layers gives an empty report.
 
     Raises:
         RecordsError: If a column is missing.
+
+    Example:
+        A layer that stands exactly at its equilibrium, Δ* = √(2·0.01·0.5) = 0.1 and
+        w*⁴ = 1·0.5/(2·0.01) = 25, over 40 windows of 50 iterations:
+
+        >>> from smd_mmdet.records import to_table
+        >>> row = dict(layer='conv1', count=50, stage=0, angular_update_eq=0.1)
+        >>> row |= dict(lr=0.5, weight_decay=0.01, momentum=0.0)
+        >>> measured = dict(weight_norm=25**0.25, angular_update=0.1, cosine=0.0)
+        >>> for name, value in (measured | dict(unit_grad_sq=1.0, unit_h=1.0)).items():
+        ...     row |= {f'{name}_{kind}': value for kind in ('mean', 'min', 'max')}
+        ...     row[f'{name}_var'] = 0.04 if name == 'unit_h' else 0.0
+        >>> columns = {name: np.full(40, value) for name, value in row.items()}
+        >>> columns['iter'] = 50 * np.arange(1, 41)
+        >>> report = check(Records(to_table(columns), {'theory': 'sgd'}))
+        >>> print(report.verdict.replace('; ', '\\n'))
+        1 of 1 layers in equilibrium at the end of stage 0
+        no conclusion of the theory fails
+        >>> report.layers[0].stages[0].verdict_of('angular_update')
+        'holds'
     """
     records.require(COLUMNS)
     theory_name = records.metadata.get('theory') or 'sgd'
@@ -132,12 +158,12 @@ def check(records: Records) -> Report:
 
 
 def _shapes(records: Records) -> dict[str, list[int]]:
-    """Shape of each layer, from its first row."""
+    """Shape of each layer's weight, from its first row."""
     table = records.table
     shapes: dict[str, list[int]] = {}
     if 'shape' not in table.column_names:
         return shapes
-    # The first window holds every layer, so a few rows tell.
+    # Every window has a row for each layer, so the first rows name all shapes.
     head = table.slice(0, 4096)
     for name, shape in zip(
         head['layer'].to_pylist(), head['shape'].to_pylist(), strict=True

@@ -12,9 +12,18 @@ from .series import MIN_ITERATIONS, Series
 from .statistics import MIN_BATCHES, quantile, t_below, tail_index
 from .verdicts import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 
+__all__ = [
+    'ASSUMPTIONS',
+    'bounded_noise',
+    'lower_bound_strict',
+    'lower_bound_windowed',
+    'slow_drift',
+    'small_step',
+]
+
 
 def small_step(case: Case) -> Finding:
-    """λη is far below 1, and with momentum below (1 − √α)²."""
+    """Assumption 1: λη is far below 1, and with momentum below (1 − √α)²."""
     series = case.series
     momentum = float(series.momentum.max())
     step = float((series.lr * series.decay).max())
@@ -33,7 +42,10 @@ def small_step(case: Case) -> Finding:
 
 
 def bounded_noise(case: Case) -> Finding:
-    """Whether V exists: no single iteration may dominate its estimate."""
+    """Assumption 2: h̃ has a variance V.
+
+    If it has none, single iterations dominate any estimate of V.
+    """
     series = case.series
     if series.mean_h <= 0:
         return undecided('the mean of h̃ is not positive')
@@ -60,7 +72,10 @@ def bounded_noise(case: Case) -> Finding:
 
 
 def slow_drift(case: Case) -> Finding:
-    """The slope of L over the stage, its halves and its quarters."""
+    """Assumption 3: L drifts slower than 4√V (λη)^{3/2} per iteration.
+
+    The drift is the slope of h̃ over the whole stage, its halves and its quarters.
+    """
     series = case.series
     settings = series.lr[-1], series.decay[-1]
     bound = float(theory.drift_limit(*settings, series.variance))
@@ -99,7 +114,10 @@ def slow_drift(case: Case) -> Finding:
 
 
 def _slope(series: Series, part: slice) -> tuple[float, float, int] | None:
-    """Slope of the batch means of h̃ per iteration, its error, its freedom."""
+    """Slope of h̃ per iteration over batches, with its error and degrees of freedom.
+
+    None where there are too few batches or iterations for a slope.
+    """
     groups = series.groups(part, 2 * series.memory)
     if len(groups) < MIN_BATCHES + 1 or series.count[part].sum() < MIN_ITERATIONS:
         return None
@@ -117,7 +135,7 @@ def _slope(series: Series, part: slice) -> tuple[float, float, int] | None:
 
 
 def _lower_bound(case: Case) -> tuple[float, str]:
-    """The bound on h̃/L under assumption 4, and why it cannot be met if so."""
+    """The lower bound on h̃/L, and why it cannot be met, or an empty text."""
     series = case.series
     settings = series.lr.max(), series.decay.max(), series.momentum.max()
     share = float(theory.lower_bound_share(*settings))
@@ -130,7 +148,7 @@ def _lower_bound(case: Case) -> tuple[float, str]:
 
 
 def lower_bound_strict(case: Case) -> Finding:
-    """Assumption 4 as it is written: at every iteration."""
+    """Assumption 4 as it is written: a lower bound on h̃ at every iteration."""
     series = case.series
     bound, why = _lower_bound(case)
     if why:
@@ -148,7 +166,7 @@ def lower_bound_strict(case: Case) -> Finding:
 
 
 def lower_bound_windowed(case: Case) -> Finding:
-    """Assumption 4 as the paper shows it: for means over 200 iterations."""
+    """Assumption 4 as the paper shows it: for means of h̃ over 200 iterations."""
     series = case.series
     bound, why = _lower_bound(case)
     if why:

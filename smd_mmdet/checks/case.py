@@ -1,4 +1,4 @@
-"""A layer's stage with what several checks ask of it."""
+"""A layer's stage, with what several checks want to know of it."""
 
 from functools import cached_property
 
@@ -7,12 +7,25 @@ import numpy as np
 from .series import MIN_ITERATIONS, Series
 from .statistics import MIN_BATCHES, Estimate
 
-ANGLE_TOLERANCE = 0.10  # of Δ/Δ* and of the transient law
-NORM_TOLERANCE = 0.05  # of ‖w‖/w*: Δ goes with its square
+__all__ = ['ANGLE_TOLERANCE', 'NORM_TOLERANCE', 'Case', 'transient']
+
+# How far Δ/Δ* may be from 1, and the ratio of the transient law.
+ANGLE_TOLERANCE = 0.10
+# How far ‖w‖/w* may be from 1. It is half of the above because Δ ∝ 1/‖w‖².
+NORM_TOLERANCE = 0.05
 
 
 class Case:
-    """A layer's stage, with the estimates that several checks share."""
+    """A layer's stage, with the estimates that several checks share.
+
+    Args:
+        series: The windows of the layer in the stage.
+        previous: The windows in the stage before, if there is one.
+        facts: What the records' metadata tell of the layer.
+
+    Attributes:
+        part: The windows of the stage's end, on which verdicts on equilibrium rest.
+    """
 
     def __init__(self, series: Series, previous: Series | None, facts: dict) -> None:
         self.series, self.previous, self.facts = series, previous, facts
@@ -41,7 +54,11 @@ class Case:
 
     @cached_property
     def forecast(self) -> float:
-        """Δ_rms/Δ* at the end, from the norm at the start and the measured h̃."""
+        """Δ_rms/Δ* that the theory forecasts for the end of the stage.
+
+        It follows from the norm at the start and from the measured h̃. NaN where there
+        is no forecast.
+        """
         series, part = self.series, self.part
         path = series.predicted_norm4[part]
         if not (path > 0).all():
@@ -53,15 +70,16 @@ class Case:
 
     @cached_property
     def cosine(self) -> float:
-        """Root mean square of the cosine of w and g in a window at the stage's end.
+        """Root mean square of cosine(w, g) in the median window of the stage's end.
 
-        The median window: one iteration of nearly no gradient may be all rounding.
+        It is the median because an iteration of nearly no gradient, whose cosine is all
+        rounding, can spoil the mean of its window.
         """
         return float(np.sqrt(np.median(self.series.cosine_sq[self.part])))
 
     @cached_property
     def lowest_cosine(self) -> float:
-        """The lowest such mean in this stage and the one before."""
+        """Lowest root mean square of cosine(w, g) in this stage and the one before."""
         stages = [self.series]
         if self.previous is not None and len(self.previous):
             stages.append(self.previous)
@@ -69,7 +87,11 @@ class Case:
 
     @cached_property
     def lag(self) -> float:
-        """How far Δ trails an equilibrium that moves with the rate, as a share."""
+        """By which share Δ trails an equilibrium that moves with the learning rate.
+
+        ‖w‖⁴ trails w*⁴ ∝ η by |d ln η/dt| / (4λη/(1−α)), and Δ/Δ* = (w*/‖w‖)² trails
+        by half of that.
+        """
         series, part = self.series, self.part
         if series.steady:
             return 0.0
@@ -121,7 +143,10 @@ class Case:
 
     @cached_property
     def drifting(self) -> bool:
-        """Whether equilibrium would have been reached, had L been constant."""
+        """Whether equilibrium was missed only because L drifts.
+
+        It is, if ‖w‖⁴ would have come within tolerance of w*⁴ at a constant L.
+        """
         series = self.series
         target = series.mean(series.norm4_eq, self.part)
         if not target > 0:
@@ -132,9 +157,10 @@ class Case:
 
 
 def transient(series: Series, part: slice) -> Estimate:
-    """Δ_rms/Δ*·(‖w‖/w*)², over windows in which rate and memory hold still.
+    """Δ_rms/Δ*·(‖w‖/w*)² over the quiet windows of a part.
 
-    A ratio of sums, so that windows whose mean h̃ is negative may take part.
+    It is the root of a ratio of sums, Σ Δ²‖w‖⁴ / Σ Δ*²w*⁴, so that windows whose mean
+    of h̃ is negative may take part.
     """
     usable = series.quiet[part]
     index = np.arange(len(series))[part][usable]

@@ -12,18 +12,31 @@ from .series import Series
 from .statistics import Estimate
 from .verdicts import FAILS, HOLDS, UNDECIDED
 
+__all__ = [
+    'EQUILIBRIUM',
+    'angle_alone',
+    'angle_probability',
+    'angular_update',
+    'corollary',
+    'norm_spread',
+    'weight_norm',
+]
+
 
 def _equilibrium(
     case: Case, what: str, estimate: Estimate, power: float, tolerance: float
 ) -> Finding:
     """Verdict on Δ/Δ* or ‖w‖/w*, which only counts where equilibrium is reachable.
 
+    The ratio does not fail between 1 and what the theory forecasts for it.
+
     Args:
         case: The layer's stage.
-        what: The ratio in words.
+        what: Name of the ratio, for the reason.
         estimate: The ratio at the end of the stage.
-        power: Of the forecast of Δ/Δ* that gives the forecast of this ratio.
-        tolerance: Deviation that does not matter in practice.
+        power: Power of the forecast of Δ/Δ* that is the forecast of this ratio: 1 for
+            Δ/Δ* itself, −1/2 for ‖w‖/w*.
+        tolerance: Deviation from 1 that does not matter in practice.
     """
     if case.unreachable and len(case.series) > 1:
         found = not_applicable(case.unreachable, estimate.value)
@@ -36,21 +49,21 @@ def _equilibrium(
 
 
 def angular_update(case: Case) -> Finding:
-    """Δ comes to Δ*."""
+    """Theorem 3: Δ comes to Δ*."""
     return _equilibrium(case, 'Δ_rms/Δ*', case.angle, 1.0, ANGLE_TOLERANCE)
 
 
 def weight_norm(case: Case) -> Finding:
-    """‖w‖ comes to w*."""
+    """Theorems 1 and 2: ‖w‖ comes to w*."""
     return _equilibrium(case, '‖w‖/w*', case.norm, -0.5, NORM_TOLERANCE)
 
 
 def angle_alone(case: Case, optimizer: str) -> Finding:
-    """Δ comes to Δ*, where nothing else is known.
+    """Δ comes to Δ*, under an optimizer of which only Δ* is known.
 
     Args:
         case: The layer's stage.
-        optimizer: Its name.
+        optimizer: Name of the optimizer, for the reason.
     """
     missing = case.too_few
     if case.lag or not case.series.steady:
@@ -59,7 +72,8 @@ def angle_alone(case: Case, optimizer: str) -> Finding:
         )
     found = within('Δ_rms/Δ*', case.angle, ANGLE_TOLERANCE, missing=missing)
     if found.verdict == FAILS:
-        # How far it has come on its way is not derived, so it may still come.
+        # How long the way to equilibrium takes is not derived, so Δ may still come to
+        # Δ* later.
         found.verdict, found.p_value = UNDECIDED, None
         found.reason += (
             f'; whether it had time to get there is not derived for {optimizer}'
@@ -68,7 +82,7 @@ def angle_alone(case: Case, optimizer: str) -> Finding:
 
 
 def norm_spread(case: Case) -> Finding:
-    """Stationary spread of ‖w‖² (Theorem 1), as a share of w*²."""
+    """Theorem 1: the stationary spread √E(‖w‖² − w*²)², as a share of w*²."""
     series, part = case.series, case.part
     if why := case.unreachable or case.too_few:
         return not_applicable(why) if case.unreachable else undecided(why)
@@ -99,10 +113,12 @@ def norm_spread(case: Case) -> Finding:
 
 
 def angle_probability(case: Case) -> Finding:
-    """Share of iterations with Δ off Δ* by more than Theorem 3's tolerance.
+    """Theorem 3: in which share of iterations Δ is far off Δ*.
 
-    The theorem: |Δ/Δ* − 1| exceeds (V/(Ll))^{1/3} with at most that probability.
-    Records hold windows, so the share itself is known between two bounds.
+    With the lower bound l of h̃, |Δ/Δ* − 1| exceeds (V/(Ll))^{1/3} with at most that
+    probability. The records hold windows and not iterations, so the share is known
+    only between two bounds. The lower one counts the lowest and the highest angle of
+    each window, the upper one is Chebyshev's inequality.
     """
     series, part = case.series, case.part
     if case.unreachable:
@@ -143,7 +159,7 @@ def angle_probability(case: Case) -> Finding:
 
 
 def corollary(case: Case) -> Finding:
-    """Iterations to the new equilibrium after the rate fell, in a plain run."""
+    """Corollary 3.1: iterations to the new equilibrium after the learning rate fell."""
     series, before = case.series, case.previous
     why = _no_plain_fall(series, before)
     if before is None or why:
@@ -164,18 +180,23 @@ def corollary(case: Case) -> Finding:
     if not near.any():
         reason = f'equilibrium was not reached in {spent:,} iterations'
         return Finding(HOLDS, reason, spent, needed)
-    # Without any gradient, decay alone would take this long to within tolerance.
+    # Without any gradient, decay alone would take so long to come within tolerance.
     surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
     return _time_taken(float(series.end[np.argmax(near)]), needed, surely)
 
 
 def _no_plain_fall(series: Series, before: Series | None) -> str:
-    """Why no stage of a higher rate went before, weights as they were, or nothing."""
+    """Why the corollary has nothing to say of this stage; empty if it has.
+
+    It is about a constant learning rate that fell from another one, while the weights
+    were left as they were.
+    """
     if before is None or not len(before) or not before.decaying:
         return 'no stage precedes this one'
     fell = before.lr[-1] / series.lr[0] > 1.01
     if not (series.steady and before.steady and fell):
         return 'it is about a constant rate that falls to another'
+    # Between the centres of the two windows, decay alone leaves this share of ‖w‖⁴.
     gone = (series.count[0] + before.count[-1]) / 2
     least = np.exp(-gone * max(series.rate[0], before.rate[-1]))
     if series.norm4[0] < 0.8 * least * before.norm4[-1]:
@@ -184,7 +205,13 @@ def _no_plain_fall(series: Series, before: Series | None) -> str:
 
 
 def _time_taken(taken: float, needed: int, surely: float) -> Finding:
-    """Iterations that were taken against the corollary's and those of decay alone."""
+    """Verdict on the time that was taken.
+
+    Args:
+        taken: How many iterations ‖w‖⁴ took to come within tolerance.
+        needed: How many it takes at least by the corollary.
+        surely: How many decay alone takes: no noise can undercut them.
+    """
     found = Finding(
         UNDECIDED,
         f'‖w‖⁴ came within {ANGLE_TOLERANCE:.0%} of its new equilibrium after '

@@ -7,10 +7,12 @@ import numpy as np
 from .statistics import CONFIDENCE, Estimate
 from .verdicts import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 
+__all__ = ['Finding', 'not_applicable', 'undecided', 'within']
+
 
 @dataclass
 class Finding:
-    """A :class:`Check` before it has a name."""
+    """What a check finds: a :class:`Check` without its name and kind."""
 
     verdict: str
     reason: str
@@ -22,12 +24,12 @@ class Finding:
 
 
 def undecided(reason: str) -> Finding:
-    """Nothing was measured that could tell."""
+    """The finding where what was measured cannot tell."""
     return Finding(UNDECIDED, reason)
 
 
 def not_applicable(reason: str, value: float | None = None) -> Finding:
-    """The theory says nothing here."""
+    """The finding where the theory says nothing."""
     return Finding(NOT_APPLICABLE, reason, value)
 
 
@@ -41,11 +43,11 @@ def within(
     """Verdict on a ratio that the theory says is 1.
 
     Args:
-        what: The ratio in words.
-        estimate: The ratio.
-        tolerance: Deviation that does not matter in practice.
-        allowed: Range within which it does not fail; by default the tolerance.
-        missing: What speaks against any verdict.
+        what: Name of the ratio, for the reason.
+        estimate: The measured ratio.
+        tolerance: Deviation from 1 that does not matter in practice.
+        allowed: Range within which the ratio does not fail; by default 1 ± tolerance.
+        missing: Why no verdict can be given; empty if one can.
     """
     low, high = estimate.interval if estimate.decidable else (np.nan, np.nan)
     margin = (tolerance - abs(estimate.value - 1)) / tolerance

@@ -28,21 +28,33 @@ STATES = np.array(
     ],
     dtype=object,
 )
+# The indices of the states in that array.
 _IN, _ABOVE, _BELOW, _UNREACHABLE = range(4)
 _LEFT, _NO_GRADIENT, _NO_THEORY, _UNCLEAR = range(4, len(STATES))
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One entry per layer.
+    """Where layers stand; each array has one entry per layer.
 
     Args:
-        layer: Names.
-        state: One of :data:`STATES`.
-        angular_update_ratio: Δ_rms/Δ*.
-        weight_norm_ratio: ‖w‖/w*; NaN where no w* exists.
-        iterations: Expected until Δ is within 10 % of Δ* at the present rate: 0 in
-            equilibrium, NaN where there is nothing to expect.
+        layer: Names of the layers.
+        state: State of each layer, one of :data:`STATES`.
+        angular_update_ratio: Δ_rms/Δ* of each layer.
+        weight_norm_ratio: ‖w‖/w* of each layer; NaN where no w* exists.
+        iterations: How many iterations are expected until Δ is within 10 % of Δ* at
+            the present learning rate: 0 in equilibrium, NaN where nothing is expected.
+
+    Example:
+        >>> found = Standing(
+        ...     layer=np.array(['conv1', 'conv2']),
+        ...     state=np.array(['in equilibrium', 'no gradient']),
+        ...     angular_update_ratio=np.array([1.02, np.nan]),
+        ...     weight_norm_ratio=np.array([0.99, np.nan]),
+        ...     iterations=np.array([0.0, np.nan]),
+        ... )
+        >>> found.counts()
+        {'in equilibrium': 1, 'no gradient': 1}
     """
 
     layer: np.ndarray
@@ -52,9 +64,31 @@ class Standing:
     iterations: np.ndarray
 
     def counts(self) -> dict[str, int]:
-        """How many layers are in each state, those that occur."""
+        """How many layers are in each state, for the states that occur."""
         found, number = np.unique(self.state, return_counts=True)
         return dict(zip(found.tolist(), number.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """What the newest windows tell of each layer, one entry per layer.
+
+    Values that mean nothing are NaN or infinite: they are measured in the middle of a
+    run, which has to go on.
+
+    Args:
+        h: Mean of h̃ over all windows.
+        norm4: ‖w‖⁴/w*⁴ in the last window.
+        angle: Δ_rms/Δ* in the last window.
+        cosine_sq: Mean square of cosine(w, g) in the last window.
+        iterations: Iterations until ‖w‖⁴/w*⁴ is within tolerance of 1.
+    """
+
+    h: np.ndarray
+    norm4: np.ndarray
+    angle: np.ndarray
+    cosine_sq: np.ndarray
+    iterations: np.ndarray
 
 
 def standing(
@@ -63,68 +97,115 @@ def standing(
     applicable: np.ndarray | None = None,
     accumulated: int = 1,
 ) -> Standing:
-    """Judge the newest windows; meant for every window of a run, so no tests.
+    """Judge the newest windows of a run that goes on.
+
+    It is meant for every window of a run, so nothing is tested for significance.
 
     Args:
-        columns: One or more whole windows as :meth:`SphericalMotionMonitor.collect`
-            hands them over; several average the noise of L.
+        columns: Columns by name of one or more whole windows, as
+            :meth:`SphericalMotionMonitor.collect` hands them over. Several windows
+            average the noise of L.
         remaining: Iterations left in this stage, which tell what it cannot reach;
             None if not known.
         applicable: One bool per layer, False for those that are measured without
             being scale-invariant; None stands for all True.
-        accumulated: Iterations to each step of the optimizer.
+        accumulated: How many iterations make one step of the optimizer.
 
     Returns:
         The layers' standing, in the order of the columns.
+
+    Example:
+        One layer at its equilibrium, Δ* = √(2·0.01·0.5) = 0.1 and
+        w*⁴ = 1·0.5/(2·0.01) = 25, and one of a norm that is twice as large:
+
+        >>> row = dict(iter=50, count=50, lr=0.5, weight_decay=0.01, momentum=0.0)
+        >>> row |= dict(unit_h_mean=1.0, unit_grad_sq_max=1.0, angular_update_eq=0.1)
+        >>> row |= dict(angular_update_var=0.0, cosine_mean=0.0, cosine_var=0.0)
+        >>> columns = {name: np.full(2, value) for name, value in row.items()}
+        >>> columns['layer'] = np.array(['conv1', 'conv2'])
+        >>> columns['weight_norm_mean'] = np.array([1.0, 2.0]) * 25**0.25
+        >>> columns['angular_update_mean'] = np.array([0.1, 0.025])
+        >>> found = standing(columns)
+        >>> found.state.tolist()
+        ['in equilibrium', 'approaching from above']
+        >>> found.angular_update_ratio.round(3), found.weight_norm_ratio.round(3)
+        (array([1.  , 0.25]), array([1., 2.]))
+        >>> # ‖w‖⁴ relaxes at 4 · 0.01 · 0.5 from 15 to 0.2: ln(15 / 0.2) / 0.02
+        >>> found.iterations.round()
+        array([  0., 216.])
     """
     layers = int(np.count_nonzero(columns['iter'] == columns['iter'][-1]))
-    last = slice(-layers, None)
-    lr, decay = columns['lr'][last], columns['weight_decay'][last]
-    momentum = columns['momentum'][last]
-    angle_eq = columns['angular_update_eq'][last]
-    count = columns['count'].reshape(-1, layers)
-    weight = count / np.maximum(count.sum(0), 1)
+    last = {name: values[-layers:] for name, values in columns.items()}
     with np.errstate(all='ignore'):
-        # A window without gradient is NaN, and has no weight.
-        h = np.where(count > 0, columns['unit_h_mean'].reshape(-1, layers), 0.0)
-        h = (weight * h).sum(0)
-        mean = columns['angular_update_mean'][last]
-        ratio = np.sqrt(mean**2 + columns['angular_update_var'][last]) / angle_eq
-        norm4_eq = theory.equilibrium_norm4(lr, decay, h, momentum)
-        norm4 = columns['weight_norm_mean'][last] ** 4 / norm4_eq
-        distance = np.abs(norm4 - 1)
-        rate = theory.norm4_rate(lr, decay, momentum)
-        folds = np.log(np.maximum(distance / (2 * ANGLE_TOLERANCE), 1.0))
-        iterations = np.where(folds > 0, accumulated * folds / rate, 0.0)
-        cosine_sq = columns['cosine_mean'][last] ** 2 + columns['cosine_var'][last]
-
-    state = np.where(norm4 > 1, _ABOVE, _BELOW)
-    state[iterations == 0] = _IN
-    if remaining is not None:
-        state[iterations > remaining] = _UNREACHABLE
-    known = np.isfinite(norm4) & (norm4 > 0)
-    # The mean of h̃ over few iterations may be negative.
-    state[~known] = np.where(np.isfinite(angle_eq), _UNCLEAR, _NO_THEORY)[~known]
-    # AdamW has a Δ* and no w*: the angle alone tells, and not for how long.
-    by_angle = np.isnan(h) & np.isfinite(ratio)
-    side = np.where(ratio < 1, _ABOVE, _BELOW)
-    near = np.abs(ratio - 1) <= ANGLE_TOLERANCE
-    state[by_angle] = np.where(near, _IN, side)[by_angle]
-    state[(count[-1] == 0) | (columns['unit_grad_sq_max'][last] == 0)] = _NO_GRADIENT
-    left = cosine_sq > COSINE_LEFT**2
+        newest = _newest(columns, last, layers, accumulated)
+    known = np.isfinite(newest.norm4) & (newest.norm4 > 0)
+    state = _states(newest, last, known, remaining)
+    left = newest.cosine_sq > COSINE_LEFT**2
     state[left] = _LEFT
-    iterations[~known | left] = np.nan
+    ratio = newest.angle
+    iterations = np.where(known & ~left, newest.iterations, np.nan)
     if applicable is not None:
         state[~applicable] = _NO_THEORY
-        ratio, iterations, known = (
-            np.where(applicable, ratio, np.nan),
-            np.where(applicable, iterations, np.nan),
-            known & applicable,
-        )
+        ratio = np.where(applicable, ratio, np.nan)
+        iterations = np.where(applicable, iterations, np.nan)
+        known = known & applicable
     return Standing(
-        layer=columns['layer'][last],
+        layer=last['layer'],
         state=STATES[state],
         angular_update_ratio=ratio,
-        weight_norm_ratio=np.sqrt(np.sqrt(np.where(known, norm4, np.nan))),
+        weight_norm_ratio=np.sqrt(np.sqrt(np.where(known, newest.norm4, np.nan))),
         iterations=iterations,
     )
+
+
+def _newest(
+    columns: dict[str, np.ndarray],
+    last: dict[str, np.ndarray],
+    layers: int,
+    accumulated: int,
+) -> _Newest:
+    """What all windows, and the last one, tell of each layer."""
+    lr, decay, momentum = last['lr'], last['weight_decay'], last['momentum']
+    count = columns['count'].reshape(-1, layers)
+    weight = count / np.maximum(count.sum(0), 1)
+    # A window without gradient is NaN, and has no weight.
+    h = np.where(count > 0, columns['unit_h_mean'].reshape(-1, layers), 0.0)
+    h = (weight * h).sum(0)
+    mean, variance = last['angular_update_mean'], last['angular_update_var']
+    norm4_eq = theory.equilibrium_norm4(lr, decay, h, momentum)
+    norm4 = last['weight_norm_mean'] ** 4 / norm4_eq
+    # The equation of theory.iterations_to_tolerance.
+    distance = np.abs(norm4 - 1)
+    folds = np.log(np.maximum(distance / (2 * ANGLE_TOLERANCE), 1.0))
+    rate = theory.norm4_rate(lr, decay, momentum)
+    return _Newest(
+        h=h,
+        norm4=norm4,
+        angle=np.sqrt(mean**2 + variance) / last['angular_update_eq'],
+        cosine_sq=last['cosine_mean'] ** 2 + last['cosine_var'],
+        iterations=np.where(folds > 0, accumulated * folds / rate, 0.0),
+    )
+
+
+def _states(
+    newest: _Newest,
+    last: dict[str, np.ndarray],
+    known: np.ndarray,
+    remaining: float | None,
+) -> np.ndarray:
+    """Index of each layer's state, as if all were scale-invariant."""
+    state = np.where(newest.norm4 > 1, _ABOVE, _BELOW)
+    state[newest.iterations == 0] = _IN
+    if remaining is not None:
+        state[newest.iterations > remaining] = _UNREACHABLE
+    # The mean of h̃ over few iterations may be negative, and then w* is not known.
+    expected = np.isfinite(last['angular_update_eq'])
+    state[~known] = np.where(expected, _UNCLEAR, _NO_THEORY)[~known]
+    # AdamW has a Δ* and no w*. There the angle alone tells where a layer stands, and
+    # nothing tells for how long.
+    by_angle = np.isnan(newest.h) & np.isfinite(newest.angle)
+    side = np.where(newest.angle < 1, _ABOVE, _BELOW)
+    near = np.abs(newest.angle - 1) <= ANGLE_TOLERANCE
+    state[by_angle] = np.where(near, _IN, side)[by_angle]
+    state[(last['count'] == 0) | (last['unit_grad_sq_max'] == 0)] = _NO_GRADIENT
+    return state

@@ -1,4 +1,4 @@
-"""What the theory says at every moment, in equilibrium or on the way."""
+"""What the theory says at every moment, in equilibrium or on the way to it."""
 
 from collections.abc import Callable
 
@@ -18,14 +18,27 @@ from .verdicts import (
     UNDECIDED,
 )
 
+__all__ = [
+    'COSINE_LEFT',
+    'COSINE_ROUNDING',
+    'MOTION',
+    'RATE_TOLERANCE',
+    'lemma_1',
+    'linear_convergence',
+    'scale_invariance',
+    'transient_law',
+]
+
+# How far the rate of relaxation may be from 4λη/(1−α), as a share of it.
 RATE_TOLERANCE = 0.10
-# Float32 rounds ⟨w, g⟩ to cosines of up to 3e-3 where gradients are tiny.
+# Float32 rounds ⟨w, g⟩, so that the cosine is up to 3e-3 where gradients are tiny.
 COSINE_ROUNDING = 3e-3
+# From this cosine on a weight is not scale-invariant, or no longer.
 COSINE_LEFT = 2e-2
 
 
 def lemma_1(case: Case) -> Finding:
-    """⟨w, g⟩ = 0, as far as float32 can tell."""
+    """Lemma 1: ⟨w, g⟩ = 0, as far as float32 can tell."""
     cosine = case.cosine
     found = Finding(
         UNDECIDED,
@@ -48,7 +61,11 @@ def lemma_1(case: Case) -> Finding:
 
 
 def scale_invariance(case: Case) -> tuple[str, str] | None:
-    """State and advice where ⟨w, g⟩ is not 0 (Lemma 1), else None."""
+    """State and advice where ⟨w, g⟩ is not 0 (Lemma 1), else None.
+
+    A layer that was never scale-invariant is told from one that has left the regime:
+    the latter had a low cosine once, or turns less than the transient law says.
+    """
     cosine = case.cosine
     if not cosine >= COSINE_LEFT:
         return None
@@ -64,6 +81,7 @@ def scale_invariance(case: Case) -> tuple[str, str] | None:
 
 
 def _advice(cosine: float, facts: dict) -> str:
+    """What to do about a layer whose norm is dominated by its ε."""
     eps, variance = facts.get('eps'), facts.get('output_variance')
     against = ''
     if eps and variance:
@@ -77,7 +95,11 @@ def _advice(cosine: float, facts: dict) -> str:
 
 
 def transient_law(case: Case) -> Finding:
-    """Checked over the stage and over each third of it."""
+    """The transient law: Δ_rms/Δ*·(‖w‖/w*)² = 1, in equilibrium or not.
+
+    It is checked over the whole stage, and over each third of it with the p-value
+    multiplied by their number.
+    """
     series = case.series
     whole = transient(series, slice(None))
     missing = ''
@@ -103,8 +125,8 @@ def linear_convergence(case: Case) -> Finding:
     """The rate at which ‖w‖⁴ relaxes, from its balance over the whole stage.
 
     d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴), where the drive ρ·w*⁴ = 2(η/(1−α))² h̃ is measured and
-    contains no decay: ρ is what the drive leaves over of the change, summed, over
-    the sum of ‖w‖⁴. No exponential is fitted, so L may drift.
+    contains no weight decay. Summed over the stage, ρ = Σ(drive − d‖w‖⁴) / Σ‖w‖⁴. No
+    exponential is fitted, so L may drift.
     """
     series = case.series
     if len(series) < 3 or not series.mean_h > 0:
@@ -112,7 +134,8 @@ def linear_convergence(case: Case) -> Finding:
         return undecided(why)
     rate = (series.rate[1:] + series.rate[:-1]) / 2
     fold = rate * series.step
-    # The trapezoid of an exponential is too large by this factor.
+    # The trapezoid rule gives too large an integral of an exponential. This factor
+    # makes it exact.
     exact = np.tanh(fold / 2) / (fold / 2)
     drive = (series.rate * series.norm4_eq)[1:] + (series.rate * series.norm4_eq)[:-1]
     drive = drive / 2 * series.step * exact
@@ -139,7 +162,14 @@ def linear_convergence(case: Case) -> Finding:
 def _ratio_of_steps(
     series: Series, above: np.ndarray, below: np.ndarray, kept: np.ndarray
 ) -> Estimate:
-    """Ratio of sums over the steps from window to window, in batches."""
+    """Ratio of two sums over the steps from window to window, in batches.
+
+    Args:
+        series: The windows.
+        above: Numerator, one value per step.
+        below: Denominator, one value per step.
+        kept: Which steps take part.
+    """
     batches = len(series.groups(slice(None), 4 * series.memory))
     index = np.flatnonzero(kept)
     if len(index) < 2 or batches < 2:

@@ -1,4 +1,7 @@
-"""The windows of one layer in one stage."""
+"""The windows of one layer in one stage, and the quantities that checks read of them.
+
+The sums and means here are weighted by the number of iterations in each window.
+"""
 
 from functools import cached_property
 
@@ -8,10 +11,14 @@ from smd_mmdet import theory
 
 from .statistics import MIN_BATCHES, Estimate, ratio_of_sums
 
+__all__ = ['COLUMNS', 'MAX_BATCHES', 'MIN_ITERATIONS', 'Series', 'Windows']
+
+# A verdict needs as many measured iterations: the paper takes its means over 200.
 MIN_ITERATIONS = 200
+# A standard error is that of so many batches at most.
 MAX_BATCHES = 16
 
-# Of the records, what the checks and the figures read.
+# The columns of the records that the checks and the figures read.
 COLUMNS = (
     *('iter', 'count', 'layer', 'stage', 'lr', 'weight_decay', 'momentum'),
     *('weight_norm_mean', 'weight_norm_var', 'cosine_mean', 'cosine_var'),
@@ -25,8 +32,13 @@ class Windows:
     """The windows of a run; each has a row for every layer.
 
     Args:
-        iterations: Of each row, the last one in its window.
-        counts: Of each row, the steps in which its layer was measured.
+        iterations: Last iteration of the window that a row belongs to, by row.
+        counts: Number of steps in which the row's layer was measured, by row.
+
+    Attributes:
+        iterations_per_step: How many iterations make one step of the optimizer: more
+            than 1 where gradients are accumulated.
+        measured: How many iterations all windows cover.
     """
 
     def __init__(self, iterations: np.ndarray, counts: np.ndarray) -> None:
@@ -35,14 +47,15 @@ class Windows:
         np.maximum.at(steps, place, counts)
         spans, used = np.diff(self._ends, prepend=0), steps > 0
         ratios = spans[used] / steps[used]
-        # Of the first window it is not known where it begins.
+        # Where the first window begins is not known, so its span may be too long.
         ratios = ratios[1:] if len(ratios) > 1 else ratios
-        # More than one where gradients are accumulated.
         self.iterations_per_step = max(1, round(np.median(ratios))) if used.any() else 1
         covered = np.minimum(steps * self.iterations_per_step, spans)
         covered = np.where(used, covered, spans).astype(int)
         self.measured = int(covered.sum())
-        # What lies between two windows is the later one's, which may be lost steps.
+        # A window begins right after the one before it has ended. Iterations that were
+        # lost between the two (a gap in the records) thus count to the later one. The
+        # first window begins where its own steps do.
         self._begins = self._ends - spans + 1
         self._begins[:1] = (self._ends - covered + 1)[:1]
 
@@ -54,9 +67,18 @@ class Windows:
 class Series:
     """The windows of one layer in one stage, in which it had gradients.
 
-    Quantities that enter a balance are means of squares, so that windows add up:
-    ``angle_sq`` = E Δ², ``norm4`` = E‖w‖⁴, ``h`` = E h̃ (which may be negative in a
-    window), ``angle_sq_eq`` = Δ*², ``norm4_eq`` = w*⁴ ∝ ``h``.
+    Quantities that enter a balance are means of squares or fourth powers, so that the
+    mean over several windows is that of all their iterations: ``angle_sq`` = E Δ²,
+    ``norm4`` = E‖w‖⁴, ``h`` = E h̃ (which may be negative in a window),
+    ``angle_sq_eq`` = Δ*² and ``norm4_eq`` = w*⁴ ∝ ``h``.
+
+    Args:
+        columns: Columns of the records by name, rows of this layer and stage only.
+        windows: The windows of the run.
+
+    Attributes:
+        standing_still: Whether the learning rate was 0 in all windows with gradients.
+        diverged: Whether a value was NaN or infinite in a window that moved the layer.
     """
 
     def __init__(self, columns: dict[str, np.ndarray], windows: Windows) -> None:
@@ -84,6 +106,7 @@ class Series:
         self.cosine_sq = get('cosine_mean') ** 2 + get('cosine_var')
         norm, spread = get('weight_norm_mean'), get('weight_norm_var')
         self.norm_sq = norm**2 + spread
+        # E‖w‖⁴ of a norm with this mean and variance, to the order of the variance.
         self.norm4 = norm**4 + 6 * norm**2 * spread
         self.h, self.h_var, self.h_min = (
             get(f'unit_h_{statistic}') for statistic in ('mean', 'var', 'min')
@@ -99,36 +122,40 @@ class Series:
 
     @property
     def iterations(self) -> int:
+        """How many steps moved the layer."""
         return int(self.count.sum())
 
     @cached_property
     def steady(self) -> bool:
-        """Whether the settings hold still."""
+        """Whether learning rate, weight decay and momentum hold still."""
         settings = self.lr, self.decay, self.momentum
         return self.number >= 0 and all(np.ptp(values) == 0 for values in settings)
 
     @cached_property
     def decaying(self) -> bool:
+        """Whether 0 < λη < 2 at every step, so that there is an equilibrium."""
         step = self.lr * self.decay
         return bool(len(self) and (step > 0).all() and (step < 2).all())
 
     @cached_property
     def angle_sq_eq(self) -> np.ndarray:
+        """Δ*² of each window."""
         return self.columns['angular_update_eq'] ** 2
 
     @cached_property
     def norm4_eq(self) -> np.ndarray:
+        """w*⁴ of each window, with the window's own mean of h̃ for L."""
         unit = theory.equilibrium_norm(self.lr, self.decay, 1.0, self.momentum)
         return unit**4 * self.h
 
     @cached_property
     def rate(self) -> np.ndarray:
-        """Relaxation rate of the mean of ‖w‖⁴, per iteration: 4λη/(1−α)."""
+        """Rate 4λη/(1−α) at which the mean of ‖w‖⁴ relaxes, per iteration."""
         return 2 * theory.relaxation_rate(self.lr, self.decay, self.momentum)
 
     @cached_property
     def memory(self) -> float:
-        """Iterations that the momentum buffer remembers."""
+        """How many iterations the momentum buffer remembers: 1/(1−α)."""
         return 1 / (1 - float(self.momentum.max(initial=0)))
 
     @cached_property
@@ -138,10 +165,11 @@ class Series:
 
     @cached_property
     def quiet(self) -> np.ndarray:
-        """Windows fit for a local law.
+        """Which windows can be held against a law of the moment.
 
-        The rate barely moves, angles are small, and the momentum buffer has forgotten
-        what was before the stage.
+        In them the learning rate barely moves, angles are small, and the momentum
+        buffer has forgotten what was before the stage. If no window is late enough for
+        that, early ones are taken as well.
         """
         change = np.abs(np.gradient(self.lr)) if len(self) > 1 else np.zeros(len(self))
         fresh = self.end - self.count < 3 * self.memory
@@ -150,44 +178,61 @@ class Series:
 
     @cached_property
     def lowest_cosine_sq(self) -> float:
-        """Lowest mean of the squared cosine; one iteration may be 0 by chance."""
+        """Lowest mean of the squared cosine in a batch of 20 iterations or more.
+
+        In a single iteration the cosine may be 0 by chance.
+        """
         groups = self.groups(slice(None), 20)
         counts = self.totals(1.0, groups)
         return float((self.totals(self.cosine_sq, groups) / counts).min())
 
     @cached_property
     def mean_h(self) -> float:
-        """L, as far as the whole stage tells."""
+        """L, the mean of h̃ over the whole stage."""
         return self.mean(self.h)
 
     @cached_property
     def variance(self) -> float:
-        """V, the variance of h̃ about the mean of its window."""
+        """V, the mean over windows of the variance of h̃ about the window's mean."""
         return self.mean(self.h_var)
 
     def mean(self, values: np.ndarray, part: slice = slice(None)) -> float:
-        """Mean over the iterations of a part."""
+        """Mean over the iterations of a part of the windows."""
         return float(np.average(values[part], weights=self.count[part]))
 
     def long_run_variance(self, part: slice) -> float:
-        """Variance of a sum of h̃ per iteration, which sees autocorrelation."""
+        """Variance of a sum of h̃, per iteration; autocorrelation is counted in."""
         groups = self.groups(part, 2 * self.memory)
         if len(groups) < MIN_BATCHES:
             return self.mean(self.h_var, part)
         sums, counts = self.totals(self.h, groups), self.totals(1.0, groups)
         deviation = sums - sums.sum() / counts.sum() * counts
-        # Neighbours share the drift of L, their difference does not.
+        # L may drift. Neighbouring batches share the drift, so their difference is
+        # nearly free of it, and has twice the variance of one.
         return float(np.mean(np.diff(deviation) ** 2) / 2 / counts.mean())
 
     def tail(self) -> slice:
-        """The end of the stage: its last third, up to its half to be long enough."""
+        """The end of the stage, on which the verdicts on equilibrium rest.
+
+        It is the last third of the iterations. In a short stage it is longer, up to
+        the last half, so as to have MIN_ITERATIONS.
+        """
         spent = np.cumsum(self.count[::-1])
         wanted = max(spent[-1] / 3, min(MIN_ITERATIONS, spent[-1] / 2))
         windows = int(np.searchsorted(spent, wanted - 0.5) + 1)
         return slice(len(self) - min(windows, len(self)), len(self))
 
     def groups(self, part: slice, shortest: float) -> list[np.ndarray]:
-        """Windows of a part, gathered into at most MAX_BATCHES batches."""
+        """Windows of a part, gathered into at most MAX_BATCHES batches.
+
+        Args:
+            part: The windows to use.
+            shortest: How many iterations a batch should have at least.
+
+        Returns:
+            The indices of the windows of each batch; one batch, if there are too few
+            iterations for two.
+        """
         index = np.arange(len(self))[part]
         total = self.count[index].sum()
         number = int(min(MAX_BATCHES, len(index), total // max(shortest, 1)))
@@ -196,7 +241,12 @@ class Series:
     def totals(
         self, values: np.ndarray | float, groups: list[np.ndarray]
     ) -> np.ndarray:
-        """Sum over the iterations of each batch."""
+        """Sum over the iterations of each batch.
+
+        Args:
+            values: Means by window; 1.0 counts the iterations.
+            groups: Batches, as :meth:`groups` gathers them.
+        """
         weighted = np.broadcast_to(values, self.count.shape) * self.count
         return np.array([weighted[group].sum() for group in groups])
 
@@ -207,9 +257,10 @@ class Series:
 
         Args:
             above: Numerator, one value per window.
-            below: Denominator.
+            below: Denominator, one value per window.
             part: The windows to use.
-            slow: Relative variance of the ratio from motion slower than the part.
+            slow: Relative variance of the ratio that comes from motion slower than
+                the part, which its batches cannot show. The larger error counts.
         """
         groups = self.groups(part, 2 * self.memory)
         top, bottom = self.totals(above, groups), self.totals(below, groups)
@@ -223,7 +274,8 @@ class Series:
     def wander(self, part: slice) -> float:
         """Relative variance of ‖w‖² about its equilibrium, from the noise of h̃.
 
-        Linearized mean recurrence driven by noise: λη/(1−α) · V/(2L²).
+        The recurrence of ‖w‖⁴, linearized about w*⁴ and driven by the noise of h̃,
+        gives λη/(1−α) · V/(2L²).
         """
         mean = self.mean(self.h, part)
         if not mean > 0:
@@ -232,11 +284,12 @@ class Series:
         return slow * self.long_run_variance(part) / (2 * mean**2)
 
     def slow_variance_of_angle(self, part: slice) -> float:
-        """Relative variance of the mean of Δ² over a part, from that wandering.
+        """Relative variance of the mean of Δ² over a part, due to :meth:`wander`.
 
-        Growth by gradients is Δ²(1+α)/(1−α) and decay 2λη/(1−α): their difference,
-        over a time T, is what ln‖w‖² changed by. So the mean of Δ² is off Δ*² by
-        that change over 2λη/(1−α)·T, and averages out faster than other means.
+        ln‖w‖² grows by Δ²(1+α)/(1−α) per iteration and decays by 2λη/(1−α). Over T
+        iterations it changes by T times the mean of the difference. So the mean of Δ²
+        differs from Δ*², relatively, by that change divided by 2λη/(1−α)·T. The change
+        is bounded, so the mean of Δ² settles faster than other means.
         """
         length = self.count[part].sum()
         decay, rate = self.rate[-1] / 2, self.rate[-1]
@@ -244,35 +297,44 @@ class Series:
         return change / (decay * length) ** 2
 
     def slow_variance_of_norm4(self, part: slice) -> float:
-        """Relative variance of the mean of ‖w‖⁴ over a part, from that wandering."""
+        """Relative variance of the mean of ‖w‖⁴ over a part, due to :meth:`wander`.
+
+        The wandering is forgotten at the rate ρ = 4λη/(1−α). The mean over T iterations
+        of such a process has 2(u − 1 + e^−u)/u² of its variance, with u = ρT.
+        """
         u = max(self.rate[-1] * self.count[part].sum(), 1e-12)
         return 4 * self.wander(part) * 2 * (u + np.expm1(-u)) / u**2
 
     @cached_property
     def predicted_norm4(self) -> np.ndarray:
-        """‖w‖⁴ by the theory from the first window's, driven by the measured h̃.
+        """‖w‖⁴ of each window by the theory, from that of the first one.
 
-        The mean recurrence d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴), exact for a w* that holds
-        still between the centres of two windows.
+        The mean obeys d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴), where w*⁴ follows from the measured
+        h̃. It is solved exactly for a w* that holds still between the centres of two
+        windows. Where the weights were rescaled, it begins anew.
         """
         path = self.norm4.copy()
         keep, target = self._recurrence
         for i in range(1, len(path)):
             if not self.jumps[i - 1]:
                 ahead = target[i - 1] + keep[i - 1] * (path[i - 1] - target[i - 1])
-                # A few windows of negative h̃ must not take it below 0.
+                # A few windows of negative h̃ must not take ‖w‖⁴ below 0.
                 path[i] = max(ahead, 0.01 * path[i - 1])
         return path
 
     @cached_property
     def _recurrence(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is kept of ‖w‖⁴ from window to window, and what it relaxes to."""
+        """Share of ‖w‖⁴ − w*⁴ that is kept from window to window, and w*⁴ there."""
         keep = np.exp(-self.step * (self.rate[1:] + self.rate[:-1]) / 2)
         return keep, (self.norm4_eq[1:] + self.norm4_eq[:-1]) / 2
 
     @cached_property
     def jumps(self) -> np.ndarray:
-        """Where ‖w‖⁴ changed as no dynamics could: the weights were rescaled."""
+        """Between which windows ‖w‖⁴ changed more than any dynamics can explain.
+
+        There the weights were rescaled. The change must differ from the expected one
+        by a factor of e^0.25, and by ten times the usual surprise.
+        """
         keep, target = self._recurrence
         expected = target + keep * (self.norm4[:-1] - target)
         with np.errstate(divide='ignore', invalid='ignore'):

@@ -33,10 +33,12 @@ from .verdicts import (
     StageReport,
 )
 
-# In the order in which a failure explains those after it: the transient law contains
-# no weight decay, the rate of convergence no angle; equilibrium rests on both.
+__all__ = ['CONCLUSIONS', 'check_stage', 'diagnose', 'settle_state']
+
+# In this order a failure explains those after it: the transient law contains no weight
+# decay, the rate of convergence contains no angle, and equilibrium rests on both.
 CONCLUSIONS = MOTION | EQUILIBRIUM
-# What they say does not rest on unit gradients.
+# These checks mean something also where ⟨w, g⟩ is not 0, so that h̃ means nothing.
 _WITHOUT_UNIT_GRADIENT = ('small_step', 'lemma_1')
 
 
@@ -46,10 +48,14 @@ def check_stage(
     """All checks on a layer in one stage, without regard to other layers.
 
     Args:
-        series: The stage.
-        previous: The stage before, if there is one.
-        theory_name: Of the optimizer, or 'none'.
-        facts: What the records' metadata say of the layer.
+        series: The windows of the layer in the stage.
+        previous: The windows in the stage before, if there is one.
+        theory_name: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
+        facts: What the records' metadata tell of the layer.
+
+    Returns:
+        The findings. Their number is not corrected for yet, and the state of a layer
+        that may be in equilibrium is still open.
     """
     stage = _stage_facts(series)
     if why := _no_theory(series, theory_name, facts):
@@ -79,7 +85,7 @@ def check_stage(
 
 
 def _checks(find: Callable[[str, Callable], Finding]) -> list[Check]:
-    """Every check with its finding."""
+    """All checks, each with what ``find`` gives of its name and function."""
     kinds = {'assumption': ASSUMPTIONS, 'conclusion': CONCLUSIONS}
     return [
         Check(name, kind, **vars(find(name, examine)))
@@ -89,6 +95,8 @@ def _checks(find: Callable[[str, Callable], Finding]) -> list[Check]:
 
 
 def _stage_facts(series: Series) -> StageReport:
+    """The report on a stage before any check: where it lies, and its settings."""
+
     def mean(values: np.ndarray) -> float:
         return float(np.mean(values)) if len(values) else float('nan')
 
@@ -126,7 +134,7 @@ def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str]
 
 
 def _unsettled(case: Case) -> tuple[str, str]:
-    """State of a layer before its checks are corrected for their number."""
+    """State and note of a layer before its checks are corrected for their number."""
     if case.unreachable and case.lag > ANGLE_TOLERANCE:
         return MOVING, case.unreachable
     if case.unreachable and np.isfinite(case.forecast):
@@ -137,6 +145,7 @@ def _unsettled(case: Case) -> tuple[str, str]:
 
 
 def _on_its_way(case: Case) -> tuple[str, str]:
+    """State and note of a layer that could not have reached equilibrium yet."""
     direction = FROM_ABOVE if case.forecast < 1 else FROM_BELOW
     if case.drifting:
         return direction, case.unreachable
@@ -157,7 +166,7 @@ def _on_its_way(case: Case) -> tuple[str, str]:
 
 
 def settle_state(stage: StageReport) -> None:
-    """Draw the state from verdicts that are final."""
+    """Decide the state that was left open, from verdicts that are final."""
     if stage.state not in (UNCLEAR, TOO_SHORT):
         return
     verdicts = [stage.verdict_of('angular_update'), stage.verdict_of('weight_norm')]
@@ -168,9 +177,10 @@ def settle_state(stage: StageReport) -> None:
 
 
 def _is_there(stage: StageReport) -> bool:
-    """Every iteration was measured: where a layer has been is a fact.
+    """Whether the measured ratios are within tolerance of 1.
 
-    The verdicts ask more, whether it would be there again.
+    No significance is asked for: every iteration was measured, so where the layer has
+    been is a fact. The verdicts tell more, namely whether it would be there again.
     """
     if stage.state != UNCLEAR or stage.note:
         return False

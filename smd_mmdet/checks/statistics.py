@@ -5,19 +5,39 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+__all__ = [
+    'CONFIDENCE',
+    'MIN_BATCHES',
+    'Estimate',
+    'quantile',
+    'ratio_of_sums',
+    't_below',
+    'tail_index',
+]
+
 CONFIDENCE = 0.90
+# A standard error from fewer batches decides nothing.
 MIN_BATCHES = 5
 
 
 @dataclass
 class Estimate:
-    """A ratio of means with its standard error."""
+    """A ratio of means with its standard error.
+
+    Args:
+        value: The ratio.
+        error: Standard error of the ratio.
+        freedom: Degrees of freedom of the error; infinite where it is known.
+        batches: How many batches the ratio was measured in.
+        without_one: The lowest and the highest value that the ratio takes when a
+            single batch is left out.
+    """
 
     value: float
     error: float
     freedom: float
     batches: int
-    without_one: tuple[float, float] = (np.nan, np.nan)  # leaving any batch out
+    without_one: tuple[float, float] = (np.nan, np.nan)
 
     @property
     def decidable(self) -> bool:
@@ -31,7 +51,7 @@ class Estimate:
         return self.value - reach, self.value + reach
 
     def root(self, power: float = 0.5) -> 'Estimate':
-        """The estimate of value**power, by the delta method."""
+        """The estimate of value^power, with the error that the delta method gives."""
         value = max(self.value, 0.0) ** power
         slope = power * value / self.value if self.value > 0 else np.inf
         low, high = (max(bound, 0.0) ** power for bound in self.without_one)
@@ -39,10 +59,10 @@ class Estimate:
         return Estimate(value, error, self.freedom, self.batches, (low, high))
 
     def beyond(self, low: float, high: float) -> float:
-        """One-sided p-value of lying outside [low, high].
+        """One-sided p-value of the hypothesis that the ratio lies in [low, high].
 
-        The deviation is that without the batch which deviates most: heavy-tailed
-        noise puts all of it into one.
+        The deviation is taken without the batch that deviates most, for heavy-tailed
+        noise puts all of it into one batch.
         """
         smallest, largest = self.without_one
         distance = max(low - largest, smallest - high)
@@ -54,14 +74,14 @@ class Estimate:
 
 
 def t_below(freedom: float, value: float) -> float:
-    """Distribution function of Student's t; normal for infinite freedom."""
+    """Distribution function of Student's t; that of the normal for infinite freedom."""
     if np.isinf(freedom):
         return float(special.ndtr(value))
     return float(special.stdtr(freedom, value))
 
 
 def quantile(probability: float, freedom: float) -> float:
-    """Of Student's t, or of the normal distribution for infinite freedom."""
+    """Quantile of Student's t; that of the normal distribution for infinite freedom."""
     if np.isinf(freedom):
         return float(special.ndtri(probability))
     return float(special.stdtrit(max(freedom, 1), probability))
@@ -82,7 +102,15 @@ def ratio_of_sums(top: np.ndarray, bottom: np.ndarray) -> Estimate:
 
 
 def tail_index(maxima: np.ndarray) -> tuple[float, float]:
-    """Hill's estimate from the upper half of windows' maxima; over ½: no variance."""
+    """Hill's estimate of the tail index from the upper half of the windows' maxima.
+
+    Args:
+        maxima: Largest value of each window.
+
+    Returns:
+        The index and its standard error. A distribution whose index is over ½ has no
+        variance.
+    """
     ordered = np.sort(maxima)[::-1]
     number = len(ordered) // 2
     if number < MIN_BATCHES or ordered[number] <= 0:

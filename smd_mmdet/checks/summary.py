@@ -1,4 +1,4 @@
-"""The report over all layers: multiplicity, stages, the sentence at its top."""
+"""The report over all layers: corrected verdicts, stages, the sentence at its top."""
 
 from collections.abc import Iterable
 from operator import itemgetter
@@ -18,9 +18,17 @@ from .verdicts import (
     StageSummary,
 )
 
+__all__ = ['correct_for_multiplicity', 'summarize']
+
 
 def correct_for_multiplicity(layers: list[LayerReport]) -> None:
-    """Keep 'fails' only where Holm's procedure over the whole report rejects."""
+    """Keep a verdict 'fails' only where Holm's procedure over all tests rejects.
+
+    Of many tests some fail by chance; those become undecided.
+
+    Args:
+        layers: The layers, whose checks are changed in place.
+    """
     tested = [
         (check.p_value, check)
         for layer in layers
@@ -43,9 +51,9 @@ def summarize(
     """The report, once the verdicts on all layers are final.
 
     Args:
-        layers: The layers.
-        theory_name: Of the optimizer, or 'none'.
-        measured_iterations: That the records' windows cover.
+        layers: The layers with their stages and checks.
+        theory_name: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
+        measured_iterations: How many iterations the records' windows cover.
     """
     numbers = sorted({stage.stage for layer in layers for stage in layer.stages})
     summaries = [_summary(layers, number) for number in numbers]

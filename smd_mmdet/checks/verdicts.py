@@ -1,4 +1,4 @@
-"""What a report holds: verdicts on checks, stages and layers."""
+"""What a report holds: verdicts on checks, stages and layers, and their words."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -8,9 +8,40 @@ import numpy as np
 
 from smd_mmdet.stages import WARMUP
 
+__all__ = [
+    'DIVERGED',
+    'FAILS',
+    'FROM_ABOVE',
+    'FROM_BELOW',
+    'HOLDS',
+    'IN_EQUILIBRIUM',
+    'LEFT_REGIME',
+    'LEVEL',
+    'MOVING',
+    'NOT_APPLICABLE',
+    'NOT_INVARIANT',
+    'NO_DECAY',
+    'NO_GRADIENT',
+    'NO_RATE',
+    'NO_THEORY',
+    'OFF',
+    'TOO_SHORT',
+    'UNCLEAR',
+    'UNDECIDED',
+    'UNREACHABLE',
+    'Check',
+    'LayerReport',
+    'Report',
+    'StageReport',
+    'StageSummary',
+    'plain',
+]
+
+# Verdicts of a check.
 HOLDS, FAILS = 'holds', 'fails'
 UNDECIDED, NOT_APPLICABLE = 'undecided', 'not applicable'
 
+# States of a layer in a stage.
 IN_EQUILIBRIUM = 'in equilibrium'
 FROM_ABOVE = 'approaching from above'
 FROM_BELOW = 'approaching from below'
@@ -27,6 +58,7 @@ MOVING = 'equilibrium moves'
 OFF = 'not at the predicted equilibrium'
 UNCLEAR = 'undecided'
 
+# Significance level of 'fails', over all tests of a report together.
 LEVEL = 0.05
 
 
@@ -35,15 +67,19 @@ class Check:
     """One statement of the theory, held against one layer's stage.
 
     Args:
-        name: Which statement.
+        name: Name of the statement.
         kind: 'assumption' or 'conclusion'; only conclusions set the exit code.
         value: What was measured; None where nothing can be.
-        bound: What it is held against.
+        bound: What the value is held against.
         margin: Distance to the bound as a fraction of it, negative beyond it.
         verdict: 'holds', 'fails', 'undecided' or 'not applicable'.
-        reason: One sentence.
+        reason: Why the verdict is what it is, in one sentence.
         interval: Confidence interval of ``value``, where there is one.
-        p_value: Of the deviation beyond the tolerance, where it was tested.
+        p_value: P-value of the deviation beyond the tolerance, where it was tested.
+
+    Example:
+        >>> Check('lemma_1', 'conclusion', 1e-4, 3e-3, 0.97, HOLDS, 'cosine').verdict
+        'holds'
     """
 
     name: str
@@ -59,7 +95,32 @@ class Check:
 
 @dataclass
 class StageReport:
-    """What one layer did in one stage; the ratios are those of the stage's end."""
+    """What one layer did in one stage.
+
+    Args:
+        stage: Number of the stage; −1 for the warm-up.
+        first_iter: First iteration of the stage, counted from 1.
+        last_iter: Last iteration of the stage.
+        lr: Mean learning rate.
+        weight_decay: Mean weight decay.
+        momentum: Mean momentum.
+        angular_update_ratio: Δ_rms/Δ* at the end of the stage; None if not known.
+        weight_norm_ratio: ‖w‖/w* at the end of the stage; None if not known.
+        transient_ratio: Δ_rms/Δ*·(‖w‖/w*)² at the end of the stage; None if not known.
+        state: One of the states above, such as 'in equilibrium'.
+        note: What explains the state, where something does.
+        iterations_per_step: How many iterations make one step of the optimizer: more
+            than 1 where gradients are accumulated.
+        diagnosis: Name of the check that explains why conclusions fail; empty if none
+            does.
+        checks: All checks with their verdicts.
+
+    Example:
+        >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
+        >>> stage.checks = [Check('lemma_1', 'conclusion', 0.1, 0.003, -32, FAILS, '')]
+        >>> stage.verdict_of('lemma_1'), [check.name for check in stage.failing]
+        ('fails', ['lemma_1'])
+    """
 
     stage: int
     first_iter: int
@@ -72,12 +133,12 @@ class StageReport:
     transient_ratio: float | None = None
     state: str = UNCLEAR
     note: str = ''
-    iterations_per_step: int = 1  # more where gradients are accumulated
-    diagnosis: str = ''  # the check that names the cause, where a conclusion fails
+    iterations_per_step: int = 1
+    diagnosis: str = ''
     checks: list[Check] = field(default_factory=list)
 
     def verdict_of(self, name: str) -> str | None:
-        """The verdict of the check of that name."""
+        """The verdict of the check of that name; None if there is no such check."""
         return next((c.verdict for c in self.checks if c.name == name), None)
 
     @property
@@ -88,7 +149,17 @@ class StageReport:
 
 @dataclass
 class LayerReport:
-    """All stages of one layer."""
+    """All stages of one layer.
+
+    Args:
+        layer: Name of the layer.
+        shape: Shape of its weight.
+        stages: What the layer did in each stage.
+
+    Example:
+        >>> LayerReport('backbone.conv1', [64, 3, 7, 7]).stages
+        []
+    """
 
     layer: str
     shape: list[int]
@@ -97,7 +168,26 @@ class LayerReport:
 
 @dataclass
 class StageSummary:
-    """What the layers did in one stage, together."""
+    """What the layers did in one stage, together.
+
+    Args:
+        stage: Number of the stage; −1 for the warm-up.
+        first_iter: First iteration of the stage, counted from 1.
+        last_iter: Last iteration of the stage.
+        lr: Mean learning rate over the layers.
+        layers: Number of layers.
+        in_equilibrium: How many of them are in equilibrium.
+        states: How many layers are in each state.
+        median_angular_update_ratio: Median Δ_rms/Δ* of the layers; None if not known.
+        median_transient_ratio: Median Δ_rms/Δ*·(‖w‖/w*)² of the layers; None if not
+            known.
+
+    Example:
+        >>> states = {'in equilibrium': 3, 'undecided': 1}
+        >>> summary = StageSummary(0, 1, 1000, 0.1, 4, 3, states, 1.01, 0.99)
+        >>> f'{summary.in_equilibrium} of {summary.layers}'
+        '3 of 4'
+    """
 
     stage: int
     first_iter: int
@@ -115,13 +205,22 @@ class Report:
     """All verdicts on a run.
 
     Args:
-        layers: One entry per layer.
-        stages: One entry per stage, over all layers.
-        verdict: The whole in one sentence.
+        layers: What each layer did.
+        stages: What the layers did together, by stage.
+        verdict: The whole report in one sentence.
         exit_code: 0 if every conclusion holds where equilibrium was reachable (or
             nothing speaks against it), 1 if some fail.
-        theory: Name of the optimizer's theory, or 'none'.
-        measured_iterations: That the records' windows cover.
+        theory: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
+        level: Significance level of 'fails', over all tests together.
+        measured_iterations: How many iterations the records' windows cover.
+
+    Example:
+        >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
+        >>> stage.checks = [Check('lemma_1', 'conclusion', 0.1, 0.003, -32, FAILS, '')]
+        >>> layer = LayerReport('conv1', [8, 3, 3, 3], [stage])
+        >>> report = Report([layer], [], 'the theory fails in 1 layer', exit_code=1)
+        >>> {name: dict(found) for name, found in report.verdict_counts().items()}
+        {'lemma_1': {'fails': 1}}
     """
 
     layers: list[LayerReport]
@@ -133,10 +232,13 @@ class Report:
     measured_iterations: int = 0
 
     def verdict_counts(self, number: int | None = None) -> dict[str, Counter[str]]:
-        """How many layers each check came to each verdict in.
+        """In how many layers each check came to each verdict.
 
         Args:
-            number: Of the stage; None for all after warm-up together.
+            number: Number of the stage; None for all stages after the warm-up.
+
+        Returns:
+            For each check, the number of layers (and stages) by verdict.
         """
         counts: dict[str, Counter[str]] = {}
         for stage in (stage for layer in self.layers for stage in layer.stages):
