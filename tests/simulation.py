@@ -1,7 +1,7 @@
 """An independent truth: a scale-invariant weight under SGD, step by step.
 
 The loss depends on the direction of w only, so its gradient is tangential and
-g = g̃/‖w‖ with a unit gradient g̃ whose law is set here. Nothing of smd_mmdet is
+g = g̃/‖w‖ with a unit gradient g̃ whose law is set here. No equation of smd_mmdet is
 used; the weights really move, in float64, and every quantity is computed from them.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from smd_mmdet.checks import FAILS, Report, StageReport
 from smd_mmdet.records import Records, to_table
 
 QUANTITIES = (
@@ -24,19 +25,20 @@ class Walk:
     """A random walk of ``layers`` independent weights.
 
     Args:
-        lr: One rate per iteration.
-        weight_decay: λ.
-        momentum: α.
-        norm: ‖w‖ at the start; None for the equilibrium of the first rate.
-        size: Numbers in a weight.
-        layers: Independent weights.
-        seed: Of the random numbers.
-        unit_grad_sq: L by iteration, a number or an array.
+        lr: Learning rate η, one entry per iteration.
+        weight_decay: Weight decay λ.
+        momentum: Momentum α.
+        norm: Norm ‖w‖ at the start; None for the equilibrium of the first rate.
+        size: How many numbers a weight has.
+        layers: How many independent weights there are.
+        seed: Seed of the random numbers.
+        unit_grad_sq: Mean L of ‖g̃‖², a number or one entry per iteration.
         noise: Variance of ‖g̃‖²/L, drawn log-normal; or a function (rng, layers)
             -> factors of mean 1.
         radial: Share of the gradient along w; 0 is scale-invariant.
-        correlation: Of a gradient with the one before; negative makes h̃ negative.
-        rescale: Divide the weights by k^(1/4) when the rate is divided by k.
+        correlation: Correlation of a gradient with the one before; a negative one
+            makes h̃ negative.
+        rescale: Whether weights are divided by k^(1/4) when the rate is divided by k.
     """
 
     lr: np.ndarray
@@ -130,9 +132,10 @@ def records_of(
 
     Args:
         walk: The walk.
-        window: Iterations per window.
-        weight_decay: What the records claim, if not the truth; likewise momentum.
-        metadata: Of the records.
+        window: How many iterations a window has.
+        weight_decay: Weight decay that the records claim; None for the true one.
+        momentum: Momentum that the records claim; None for the true one.
+        metadata: Facts to add to the records' metadata.
     """
     decay = walk.weight_decay if weight_decay is None else weight_decay
     alpha = walk.momentum if momentum is None else momentum
@@ -184,6 +187,36 @@ def _stages(lr: np.ndarray) -> tuple[np.ndarray, list[int]]:
     return number, np.flatnonzero(new).tolist()
 
 
+# ------------------------------------------------------------------ small walks
+
+LR, DECAY, MOMENTUM = 0.05, 3e-3, 0.9
+
+
+def small_walk(steps: int = 1200, **changes) -> Walk:
+    """A walk of two layers at their equilibrium, unless the changes say otherwise."""
+    settings = dict(lr=np.full(steps, LR), weight_decay=DECAY, momentum=MOMENTUM)
+    return Walk(**(settings | dict(layers=2) | changes))
+
+
+def with_columns(records: Records, **columns) -> Records:
+    """The records with other values in some columns."""
+    table = records.table
+    for name, values in columns.items():
+        index = table.column_names.index(name)
+        table = table.set_column(index, name, pa.array(values))
+    return Records(table, records.metadata)
+
+
+def last_stages(report: Report) -> list[StageReport]:
+    """What each layer did in its last stage."""
+    return [layer.stages[-1] for layer in report.layers]
+
+
+def failing(stage: StageReport, kind: str) -> set[str]:
+    """Names of the checks of a kind ('assumption', 'conclusion') that fail."""
+    return {c.name for c in stage.checks if c.verdict == FAILS and c.kind == kind}
+
+
 # ------------------------------------------------------------------ scenarios
 
 
@@ -203,11 +236,11 @@ class Scenario:
     """A kind of walk, what its records claim, and what a check should say.
 
     Args:
-        settings: Of the walk, besides layers and seed.
-        claims: Of the records, besides the walk.
+        settings: Arguments of the walk, besides layers and seed.
+        claims: Arguments of :func:`records_of`, besides the walk.
         assumptions: The assumptions that fail; None where that is not asked.
         diagnosis: The conclusion that fails and explains the others, or ''.
-        state: Of every layer at the end, where it matters.
+        state: State of every layer at the end; '' where it does not matter.
     """
 
     settings: dict

@@ -1,0 +1,92 @@
+"""States of layers that the theory says nothing about, or only the angle."""
+
+import json
+
+import numpy as np
+import pytest
+from simulation import last_stages, records_of, small_walk, with_columns
+
+from smd_mmdet.checks import HOLDS, IN_EQUILIBRIUM, NOT_APPLICABLE, check
+
+
+def test_a_layer_without_gradient_is_named_so():
+    records = records_of(small_walk(layers=1))
+    rows = records.table.num_rows
+    nothing = {
+        name: np.full(rows, np.nan)
+        for name in records.table.column_names
+        if name.endswith(('_mean', '_var', '_min', '_max'))
+    }
+    report = check(with_columns(records, count=np.zeros(rows, int), **nothing))
+    assert last_stages(report)[0].state == 'no gradient'
+    json.dumps(report.to_dict(), allow_nan=False)
+    nothing = {f'{q}_max': np.zeros(rows) for q in ('unit_grad_sq', 'grad_norm')}
+    assert (
+        last_stages(check(with_columns(records, **nothing)))[0].state == 'no gradient'
+    )
+
+
+def test_a_stage_with_learning_rate_0_is_named_so():
+    records = records_of(small_walk(layers=1))
+    report = check(with_columns(records, lr=np.zeros(records.table.num_rows)))
+    assert last_stages(report)[0].state == 'learning rate 0'
+    assert last_stages(report)[0].lr == 0
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_a_negative_mean_of_h_is_undecided_not_an_error():
+    records = records_of(small_walk(layers=1))
+    rows = records.table.num_rows
+    columns = dict(
+        unit_h_mean=np.full(rows, -1.0), weight_norm_eq=np.full(rows, np.nan)
+    )
+    report = check(with_columns(records, **columns))
+    assert report.exit_code == 0
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_another_optimizer_has_no_theory_and_no_numbers():
+    report = check(records_of(small_walk(), metadata={'theory': 'none'}))
+    assert report.exit_code == 0
+    for stage in last_stages(report):
+        assert stage.state == 'no theory'
+        assert stage.angular_update_ratio is None
+        assert {c.verdict for c in stage.checks} == {NOT_APPLICABLE}
+
+
+def test_adamw_has_the_angle_only():
+    records = records_of(small_walk(3000), metadata={'theory': 'adamw'})
+    rows = records.table.num_rows
+    columns = {f'unit_h_{s}': np.full(rows, np.nan) for s in ('mean', 'var', 'min')}
+    report = check(
+        with_columns(records, weight_norm_eq=np.full(rows, np.nan), **columns)
+    )
+    for stage in last_stages(report):
+        assert [c.name for c in stage.checks] == ['angular_update']
+        assert stage.verdict_of('angular_update') == HOLDS
+        assert stage.state == IN_EQUILIBRIUM
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_a_control_layer_is_outside_the_theory():
+    facts = {'layer0': {'invariant': False, 'reason': 'its BN is frozen'}}
+    report = check(records_of(small_walk(radial=0.2), metadata={'layers': facts}))
+    control, measured = last_stages(report)
+    assert control.state == 'not scale-invariant'
+    assert 'its BN is frozen' in control.note
+    assert {c.verdict for c in control.checks} == {NOT_APPLICABLE}
+    assert measured.diagnosis == 'lemma_1'
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+@pytest.mark.parametrize('step', [0.5, 0.6, 1.5, 2.0, 2.4])
+def test_a_weight_decay_out_of_all_bounds_is_told(momentum, step):
+    # Without momentum the weight then grows by |1 − λη| a step.
+    lr = np.ones(1000 if step < 2 else 200)
+    walk = small_walk(lr=lr, weight_decay=step, momentum=momentum, norm=1.0)
+    for stage in last_stages(check(records_of(walk))):
+        # 2λη ≥ 1, where 2Vη²/(l(1−2λη)) is no bound.
+        assert stage.verdict_of('weight_norm_spread') == NOT_APPLICABLE
+        if step >= 2:
+            assert stage.state == 'no theory'
+            assert f'λη is {step:.3g}' in stage.note
