@@ -1,6 +1,7 @@
-"""Checks of arguments: each gives the value back, or an error that names the argument.
+"""Checks of arguments: each returns the value, or raises an error that names it.
 
-The error is a ``ValueError``, or the subclass of it that the caller asks for.
+The error is a ``ValueError``, or the subclass of it that the caller asks for. The last
+four checks are for numbers and arrays of numbers, and return float64.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike
 def whole_number(
     value: Any, name: str, least: int = 1, error: type[ValueError] = ValueError
 ) -> int:
-    """An integer that is not below ``least``; True and False are none."""
+    """An integer that is not below ``least``. True and False do not count as such."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise error(f'{name} must be an integer >= {least}, got {value!r:.80}')
     return value
@@ -30,7 +31,7 @@ def real_number(
     above: float | None = None,
     error: type[ValueError] = ValueError,
 ) -> float:
-    """A finite number that is not below ``least``, or that is above ``above``."""
+    """A finite number, not below ``least``; or if ``above`` is given, above that."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     number = float(value) if real else math.nan
     if above is not None:
@@ -43,7 +44,7 @@ def real_number(
 
 
 def true_or_false(value: Any, name: str, error: type[ValueError] = ValueError) -> bool:
-    """True or False, and nothing that merely counts as one of them."""
+    """True or False; 1, 0 and the like are refused."""
     if not isinstance(value, bool):
         raise error(f'{name} must be True or False, got {value!r:.80}')
     return value
@@ -55,7 +56,7 @@ def one_of(
     choices: Collection[Any],
     error: type[ValueError] = ValueError,
 ) -> Any:
-    """One of a few values."""
+    """A value that is one of the choices."""
     if not any(value is choice or value == choice for choice in choices):
         told = ' or '.join(map(repr, choices))
         raise error(f'{name} must be {told}, got {value!r:.80}')
@@ -63,7 +64,7 @@ def one_of(
 
 
 def finite(value: ArrayLike, name: str) -> np.ndarray:
-    """A number or an array of numbers, as float64, of which none is NaN or infinite."""
+    """A number or an array of numbers, none of which is NaN or infinite."""
     try:
         if np.asarray(value).dtype.kind not in 'biufO':
             raise TypeError

@@ -100,7 +100,7 @@ def forecast(
         0.316
         1.0
     """
-    lr = _schedule('lr', lr)
+    lr = _schedule(lr)
     if (lr < 0).any():
         raise ValueError('lr must be >= 0')
     weight_decay = _per_iteration(
@@ -161,6 +161,7 @@ def _jumps(lr: np.ndarray, rescale: np.ndarray) -> np.ndarray:
 
 
 def _iterations(at: ArrayLike, steps: int) -> np.ndarray:
+    """Iterations to return, as an array of indices."""
     at = np.asarray(at)
     fits = at.ndim == 1 and len(at) and at.dtype.kind in 'iu'
     if not fits or at.min() < 0 or at.max() >= steps or (np.diff(at) < 0).any():
@@ -241,12 +242,13 @@ def _norm_eq(
         return _per_layer(unit, unit_grad_sq) * unit_grad_sq**0.25
 
 
-def _schedule(name: str, values: ArrayLike) -> np.ndarray:
-    array = finite(values, name)
+def _schedule(lr: ArrayLike) -> np.ndarray:
+    """Learning rates, one entry per iteration."""
+    array = finite(lr, 'lr')
     if array.ndim != 1 or not len(array):
         raise ValueError(
-            f'{name} must be a non-empty array with one entry per iteration, got '
-            f'shape {array.shape}'
+            'lr must be a non-empty array with one entry per iteration, got shape '
+            f'{array.shape}'
         )
     return array
 

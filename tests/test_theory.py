@@ -77,6 +77,30 @@ def test_no_decay_has_no_equilibrium():
     assert theory.equilibrium_norm(0.1, 1e-4, 0.0, 0.9) == 0
 
 
+def test_the_equations_take_what_is_measured():
+    """A learning rate or decay of 0 and a negative or missing h̃ raise nothing."""
+    lr = np.array([0.1, 0.0, 0.1, 0.1, 0.1])
+    decay = np.array([1e-4, 1e-4, 0.0, 1e-4, 1e-4])
+    h = np.array([2.0, 2.0, 2.0, -2.0, np.nan])
+    norm4 = theory.equilibrium_norm4(lr, decay, h, 0.9)
+    assert norm4[0] == pytest.approx(0.2 / (1e-5 * (2 - 1e-5 / 1.9)), rel=1e-12)
+    assert norm4[1] == 0 and norm4[2] == np.inf
+    assert norm4[3] == -norm4[0] and np.isnan(norm4[4])
+    assert theory.norm4_rate(lr, decay, 0.9)[:3] == pytest.approx([4e-4, 0, 0])
+    assert theory.angular_update_sq(lr, decay)[:3] == pytest.approx([2e-5, 0, 0])
+    np.testing.assert_array_equal(theory.second_order(lr, decay), 2)
+
+
+@given(lr=rates, weight_decay=decays, momentum=momenta)
+def test_checked_and_unchecked_equations_are_the_same(lr, weight_decay, momentum):
+    settings = lr, weight_decay, momentum
+    angle = theory.angular_update(*settings)
+    assert angle == np.sqrt(theory.angular_update_sq(*settings))
+    assert theory.relaxation_rate(*settings) == theory.norm4_rate(*settings) / 2
+    norm = theory.equilibrium_norm(lr, weight_decay, 2.0, momentum)
+    assert norm == theory.equilibrium_norm4(lr, weight_decay, 2.0, momentum) ** 0.25
+
+
 def test_arrays_broadcast_in_float64():
     lr = np.array([0.1, 0.01], dtype=np.float32)[:, None]
     decay = np.array([1e-4, 1e-3, 1e-2], dtype=np.float32)
@@ -126,6 +150,7 @@ BAD = {
     'tolerance': [0],
 }
 ALWAYS_BAD = [math.nan, math.inf, -math.inf, 'fast', None, [0.1, math.nan]]
+# These take whatever was measured.
 UNCHECKED = 'angular_update_sq', 'second_order', 'equilibrium_norm4', 'norm4_rate'
 FUNCTIONS = [
     function
