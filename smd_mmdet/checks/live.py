@@ -21,16 +21,11 @@ from .verdicts import (
 
 __all__ = ['STATES', 'Standing', 'standing']
 
-STATES = np.array(
-    [
-        *(IN_EQUILIBRIUM, FROM_ABOVE, FROM_BELOW, UNREACHABLE),
-        *(LEFT_REGIME, NO_GRADIENT, NO_THEORY, UNCLEAR),
-    ],
-    dtype=object,
+# The states that the newest windows can show.
+STATES = (
+    *(IN_EQUILIBRIUM, FROM_ABOVE, FROM_BELOW, UNREACHABLE),
+    *(LEFT_REGIME, NO_GRADIENT, NO_THEORY, UNCLEAR),
 )
-# The indices of the states in that array.
-_IN, _ABOVE, _BELOW, _UNREACHABLE = range(4)
-_LEFT, _NO_GRADIENT, _NO_THEORY, _UNCLEAR = range(4, len(STATES))
 
 
 @dataclass(frozen=True)
@@ -141,17 +136,17 @@ def standing(
     known = np.isfinite(newest.norm4) & (newest.norm4 > 0)
     state = _states(newest, last, known, remaining)
     left = newest.cosine_sq > COSINE_LEFT**2
-    state[left] = _LEFT
+    state[left] = LEFT_REGIME
     ratio = newest.angle
     iterations = np.where(known & ~left, newest.iterations, np.nan)
     if applicable is not None:
-        state[~applicable] = _NO_THEORY
+        state[~applicable] = NO_THEORY
         ratio = np.where(applicable, ratio, np.nan)
         iterations = np.where(applicable, iterations, np.nan)
         known = known & applicable
     return Standing(
         layer=last['layer'],
-        state=STATES[state],
+        state=state,
         angular_update_ratio=ratio,
         weight_norm_ratio=np.sqrt(np.sqrt(np.where(known, newest.norm4, np.nan))),
         iterations=iterations,
@@ -193,19 +188,19 @@ def _states(
     known: np.ndarray,
     remaining: float | None,
 ) -> np.ndarray:
-    """Index of each layer's state, as if all were scale-invariant."""
-    state = np.where(newest.norm4 > 1, _ABOVE, _BELOW)
-    state[newest.iterations == 0] = _IN
+    """State of each layer, as if all were scale-invariant."""
+    state = np.where(newest.norm4 > 1, FROM_ABOVE, FROM_BELOW).astype(object)
+    state[newest.iterations == 0] = IN_EQUILIBRIUM
     if remaining is not None:
-        state[newest.iterations > remaining] = _UNREACHABLE
+        state[newest.iterations > remaining] = UNREACHABLE
     # The mean of h̃ over few iterations may be negative, and then w* is not known.
     expected = np.isfinite(last['angular_update_eq'])
-    state[~known] = np.where(expected, _UNCLEAR, _NO_THEORY)[~known]
+    state[~known] = np.where(expected, UNCLEAR, NO_THEORY)[~known]
     # AdamW has a Δ* and no w*. There the angle alone tells where a layer stands, and
     # nothing tells for how long.
     by_angle = np.isnan(newest.h) & np.isfinite(newest.angle)
-    side = np.where(newest.angle < 1, _ABOVE, _BELOW)
+    side = np.where(newest.angle < 1, FROM_ABOVE, FROM_BELOW)
     near = np.abs(newest.angle - 1) <= ANGLE_TOLERANCE
-    state[by_angle] = np.where(near, _IN, side)[by_angle]
-    state[(last['count'] == 0) | (last['unit_grad_sq_max'] == 0)] = _NO_GRADIENT
+    state[by_angle] = np.where(near, IN_EQUILIBRIUM, side)[by_angle]
+    state[(last['count'] == 0) | (last['unit_grad_sq_max'] == 0)] = NO_GRADIENT
     return state

@@ -38,8 +38,10 @@ __all__ = [
 ]
 
 # Verdicts of a check.
-HOLDS, FAILS = 'holds', 'fails'
-UNDECIDED, NOT_APPLICABLE = 'undecided', 'not applicable'
+HOLDS = 'holds'
+FAILS = 'fails'
+UNDECIDED = 'undecided'
+NOT_APPLICABLE = 'not applicable'
 
 # States of a layer in a stage.
 IN_EQUILIBRIUM = 'in equilibrium'
