@@ -32,10 +32,10 @@ def test_a_module_says_what_is_public_or_is_private(name):
     if file.name.startswith('_') and file.name != '__init__.py':
         return
     body = ast.parse(file.read_text('utf-8')).body
-    names = {
-        t.id for node in body if isinstance(node, ast.Assign) for t in node.targets
-    }
-    assert '__all__' in names or len(body) == 1  # a package of a docstring alone
+    named = [
+        ast.unparse(t) for n in body if isinstance(n, ast.Assign) for t in n.targets
+    ]
+    assert '__all__' in named or len(body) == 1  # a package of a docstring alone
 
 
 @pytest.mark.parametrize('name', MODULES)
