@@ -18,7 +18,7 @@ from smd_mmdet.stages import Change, Stage, StageTracker
 from . import filters
 from .kernels import gram, squared_norms
 from .quantities import QUANTITIES, measure
-from .readers import MOMENT, ROW, Reader, reader_for, settings_of
+from .readers import MOMENT, ROW, Reader, groups_of, reader_for, settings_of
 from .sharing import Share, sharded
 from .transfers import Download, HostCopy, Upload
 from .windows import Moments
@@ -406,8 +406,7 @@ class SphericalMotionMonitor:
         if layout == self._layout:
             return
         self._layout = layout
-        index = {id(p): i for i, group in enumerate(groups) for p in group['params']}
-        found = [index.get(id(param)) for param in self._params]
+        found = groups_of(self.optimizer, self._params)
         self._listed = torch.tensor([group is not None for group in found])
         self._groups = [group or 0 for group in found]
         self._reader.groups = [self._groups[layer] for layer in self._own]
@@ -571,18 +570,16 @@ def _refuse_sharded(optimizer: Optimizer, params: Iterable[nn.Parameter]) -> Non
         )
 
 
-def _groups_of(optimizer: Optimizer, named_params: Mapping) -> list[int]:
-    group_of = {
-        id(param): index
-        for index, group in enumerate(optimizer.param_groups)
-        for param in group['params']
-    }
-    unknown = [name for name, p in named_params.items() if id(p) not in group_of]
+def _groups_of(
+    optimizer: Optimizer, named_params: Mapping[str, nn.Parameter]
+) -> list[int]:
+    found = groups_of(optimizer, named_params.values())
+    unknown = [name for name, i in zip(named_params, found, strict=True) if i is None]
     if unknown:
         raise ValueError(
             f'named_params: not among the parameters of the optimizer: {unknown}'
         )
-    return [group_of[id(param)] for param in named_params.values()]
+    return [i for i in found if i is not None]
 
 
 def _mean_settings(window: _Window) -> np.ndarray:

@@ -6,7 +6,7 @@ it in :data:`READERS`; what is known of its equilibrium goes to :data:`.THEORIES
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -192,3 +192,28 @@ def settings_of(group: dict) -> tuple[float, float, float]:
     """(lr, weight decay, momentum) of a parameter group; β₁ counts as momentum."""
     momentum = group.get('momentum', group.get('betas', (0.0,))[0])
     return float(group['lr']), float(group.get('weight_decay', 0)), float(momentum)
+
+
+def groups_of(optimizer: Optimizer, params: Iterable[nn.Parameter]) -> list[int | None]:
+    """To which parameter group of an optimizer each parameter belongs.
+
+    Args:
+        optimizer: Any torch optimizer.
+        params: The parameters to look up.
+
+    Returns:
+        For each parameter, in order, the index of its group in
+        ``optimizer.param_groups``; None if the optimizer does not train it.
+
+    Example:
+        >>> first, second, other = (nn.Parameter(torch.ones(2)) for _ in range(3))
+        >>> optimizer = SGD([{'params': [first]}, {'params': [second]}], lr=0.1)
+        >>> groups_of(optimizer, [second, other, first])
+        [1, None, 0]
+    """
+    index = {
+        id(param): i
+        for i, group in enumerate(optimizer.param_groups)
+        for param in group['params']
+    }
+    return [index.get(id(param)) for param in params]
