@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smd_mmdet import SphericalMotionMonitor, theory
-from smd_mmdet.monitor.monitor import COLUMNS
+from smd_mmdet.monitor import COLUMNS
 from smd_mmdet.monitor.quantities import QUANTITIES
 from smd_mmdet.monitor.readers import READERS, DisplacementReader, reader_for
 
