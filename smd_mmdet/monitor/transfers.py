@@ -57,6 +57,9 @@ class Upload:
         dtype: Data type of the values.
         device: Device that they go to.
 
+    Attributes:
+        values: On the device, what was sent last; 0 before.
+
     Example:
         >>> upload = Upload((2,), torch.float64, torch.device('cpu'))
         >>> values = torch.tensor([1.0, 2.0]).double()
@@ -70,7 +73,7 @@ class Upload:
     def __init__(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
         self._slots: list[_Pinned] = []
         if device.type == 'cuda':
             self._slots = [_Pinned(shape, dtype) for _ in range(2)]
@@ -85,16 +88,17 @@ class Upload:
             Tensor: The values on the device, until the next call.
         """
         if not self._slots:
-            return self._values.copy_(values)
-        # The one used longest ago; a device far behind the host gets another.
+            return self.values.copy_(values)
+        # The buffer used longest ago. If the device is so far behind that it still
+        # needs it, another is made.
         if not self._slots[0].free:
             self._slots.insert(0, _Pinned(values.shape, values.dtype))
         slot = self._slots.pop(0)
         slot.tensor.copy_(values)
-        self._values.copy_(slot.tensor, non_blocking=True)
+        self.values.copy_(slot.tensor, non_blocking=True)
         slot.in_use()
         self._slots.append(slot)
-        return self._values
+        return self.values
 
 
 class Download:
