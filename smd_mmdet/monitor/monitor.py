@@ -284,7 +284,7 @@ class SphericalMotionMonitor:
             has_grad = weights.have_grad()
             self._block.add(self.iteration, weights.settings, has_grad, found_inf)
             self._window.steps += 1
-        last = len(self._block) - 1
+        last = len(self._block.iterations) - 1
         rows = self._block.rows[last] if share is None else share.rows
         layers, moments = self._reader.read(rows)
         if self._filters is not None:

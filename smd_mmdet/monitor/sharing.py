@@ -22,7 +22,7 @@ from .transfers import Download, HostCopy
 
 __all__ = ['PER_LAYER', 'Share', 'sharded', 'share_out']
 
-# What reading a layer costs whatever its size: as much as so many elements.
+# To read a layer costs something whatever its size: as much as so many elements.
 PER_LAYER = 65536
 
 
