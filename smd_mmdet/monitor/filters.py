@@ -4,16 +4,18 @@ Batch norm makes each output filter scale-invariant by itself. What is kept of a
 are each filter's means; what is handed over are their quantiles over a layer's filters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .kernels import filter_gram
-from .quantities import QUANTITIES, Step, measure
-from .readers import MOMENT, ROW
+from .quantities import QUANTITIES, measure
+from .readers import MOMENT, ROW, StepFormula
 from .transfers import Download, HostCopy
+
+__all__ = ['COLUMNS', 'QUANTILES', 'FilterMeans', 'filter_counts']
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS = tuple(
@@ -23,8 +25,30 @@ COLUMNS = tuple(
 )
 
 
-# A reader's ``step``.
-StepFormula = Callable[[Tensor, Tensor, Tensor, Tensor], Step]
+def filter_counts(
+    named_params: Iterable[tuple[str, nn.Parameter]],
+    by_filter: Iterable[str] | None = None,
+) -> list[int]:
+    """How many filters of each layer are measured.
+
+    Args:
+        named_params: Name and parameter of each layer.
+        by_filter: Names of the layers whose filters are measured; None takes all.
+
+    Returns:
+        Size of the first dimension of each layer; 0 for those that are not chosen,
+        and for those of one dimension, which have no filters.
+
+    Example:
+        >>> conv, bias = (nn.Parameter(torch.ones(8, *k)) for k in ((3, 3), ()))
+        >>> filter_counts([('conv', conv), ('bias', bias)])
+        [8, 0]
+    """
+    chosen = None if by_filter is None else set(by_filter)
+    return [
+        param.shape[0] if param.ndim > 1 and (chosen is None or name in chosen) else 0
+        for name, param in named_params
+    ]
 
 
 class FilterMeans:
@@ -34,7 +58,18 @@ class FilterMeans:
 
     Args:
         filters: Number of filters of each measured layer; 0 leaves a layer out.
-        device: Where the weights are.
+        device: Device of the weights.
+
+    Example:
+        >>> from smd_mmdet.monitor.readers import SGDReader
+        >>> means = FilterMeans([2], torch.device('cpu'))
+        >>> u, g = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.zeros(2, 2)
+        >>> settings, valid = torch.zeros(1, 3).double(), torch.tensor([True])
+        >>> means.read([(u, g, g)], [None], settings, valid, SGDReader.step)
+        >>> means.merge(SGDReader.step)
+        >>> columns = means.columns([means.close()])
+        >>> float(columns['weight_norm_filter_q50'][0])
+        4.0
     """
 
     def __init__(self, filters: Sequence[int], device: torch.device) -> None:
@@ -59,13 +94,13 @@ class FilterMeans:
         valid: Tensor,
         step: StepFormula,
     ) -> None:
-        """Take in a step.
+        """Read a step; the one before it is counted.
 
         Args:
-            layers: (u, g, v) of every layer.
+            layers: The three tensors that the reader gives of every layer.
             moments: The optimizer's first moment of every layer, or None.
-            settings: Shape (layers, 3): lr, weight decay, momentum.
-            valid: Shape (layers,): whether the step counts.
+            settings: Learning rate, weight decay and momentum; shape (layers, 3).
+            valid: Whether the step of a layer counts; shape (layers,).
             step: The reader's ``step``.
         """
         self.merge(step)
@@ -84,7 +119,7 @@ class FilterMeans:
         self._waiting = True
 
     def merge(self, step: StepFormula) -> None:
-        """Count the step that waits as one of the window under way."""
+        """Count the step that waits, if any, as one of the window under way."""
         if not self._waiting:
             return
         values = measure(step(self._rows, *self._settings.unbind(-1)))
@@ -93,14 +128,25 @@ class FilterMeans:
         self._waiting = False
 
     def close(self) -> HostCopy:
-        """The window's means, NaN where nothing was counted; forgets them."""
+        """Start to copy the window's means to the host, and forget them.
+
+        Returns:
+            The means, shape (quantities, filters); NaN where nothing was counted.
+        """
         means = self._download.send(self._sum / self._count)
         self._sum.zero_()
         self._count.zero_()
         return means
 
     def columns(self, means: Sequence[HostCopy]) -> dict[str, np.ndarray]:
-        """Quantiles over each layer's filters, one row per window and layer."""
+        """Quantiles over each layer's filters, one row per window and layer.
+
+        Args:
+            means: What :meth:`close` returned of each window.
+
+        Returns:
+            Name of each of :data:`COLUMNS` to its values.
+        """
         layers = len(self.filters)
         shape = (len(QUANTITIES), len(QUANTILES), len(means), layers)
         values = np.full(shape, np.nan)
@@ -115,12 +161,19 @@ class FilterMeans:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs."""
-        names = ('_rows', '_settings', '_valid', '_sum', '_count')
-        state = {name.strip('_'): getattr(self, name) for name in names}
-        return {**state, 'waiting': torch.tensor(self._waiting)}
+        return {**self._tensors(), 'waiting': torch.tensor(self._waiting)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`tensors`."""
-        for name in ('_rows', '_settings', '_valid', '_sum', '_count'):
-            getattr(self, name).copy_(state[name.strip('_')])
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
         self._waiting = bool(state['waiting'])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            'rows': self._rows,
+            'settings': self._settings,
+            'valid': self._valid,
+            'sum': self._sum,
+            'count': self._count,
+        }

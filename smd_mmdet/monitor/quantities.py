@@ -4,10 +4,13 @@ To add a quantity: add its formula to :data:`QUANTITIES`. Monitor, records and
 report take the list from here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+__all__ = ['QUANTITIES', 'Step', 'measure']
 
 
 @dataclass
@@ -15,13 +18,27 @@ class Step:
     """Inner products of one step, float64, any shape (..., layers).
 
     ``w`` is the weight *before* the step, where the gradient ``g`` was taken;
-    ``u`` the weight after it; ``d`` what takes the step back, w = u + d.
+    ``u`` is the weight after it; ``d`` is what takes the step back, w = u + d.
 
     Args:
-        uu: ⟨u, u⟩; likewise ``ud``, ``dd``, ``ug``, ``gg``, ``gd``.
+        uu: Inner product ⟨u, u⟩.
+        ud: Inner product ⟨u, d⟩.
+        dd: Inner product ⟨d, d⟩.
+        ug: Inner product ⟨u, g⟩.
+        gg: Inner product ⟨g, g⟩.
+        gd: Inner product ⟨g, d⟩.
         momentum_sq: Squared norm of the momentum buffer after the step, NaN where
             the optimizer has none.
-        h: ‖g‖² + 2α⟨v₋₁, g⟩ of SGD, NaN for other optimizers.
+        h: ‖g‖² + 2α⟨v₋₁, g⟩ of SGD, with the momentum α and the buffer v₋₁ before
+            the step; NaN for other optimizers.
+
+    Example:
+        A step from w = (3, 4) to u = (3, 0), with the gradient g = (0, 1):
+
+        >>> values = (9.0, 0.0, 16.0, 0.0, 1.0, 4.0, torch.nan, 1.0)
+        >>> step = Step(*(torch.tensor([value]) for value in values))
+        >>> step.ww, step.wg
+        (tensor([25.]), tensor([4.]))
     """
 
     uu: Tensor
@@ -35,28 +52,34 @@ class Step:
 
     @property
     def ww(self) -> Tensor:
-        """‖w‖²."""
+        """‖w‖² = ⟨u, u⟩ + 2⟨u, d⟩ + ⟨d, d⟩."""
         return (self.uu + 2 * self.ud + self.dd).clamp_min(0)
 
     @property
     def wg(self) -> Tensor:
-        """⟨w, g⟩."""
+        """⟨w, g⟩ = ⟨u, g⟩ + ⟨d, g⟩."""
         return self.ug + self.gd
 
 
 def _angular_update(step: Step) -> Tensor:
-    # arctan of the parts, not arccos of a cosine, which is 1 to the last digit.
+    """The angle between u and w = u + d, from the parts of w along and across u.
+
+    ‖u‖ times the part across u is √(‖u‖²‖d‖² − ⟨u,d⟩²), and ‖u‖ times the part along
+    it is ‖u‖² + ⟨u,d⟩. The arccos of a cosine would lose a small angle, whose cosine is
+    1 to the last digit.
+    """
     tangential = (step.uu * step.dd - step.ud**2).clamp_min(0).sqrt()
     return torch.atan2(tangential, step.uu + step.ud)
 
 
 def _cosine(step: Step) -> Tensor:
-    # A layer without gradient (behind a zero-initialized norm) is orthogonal to it.
+    """⟨w, g⟩ / (‖w‖‖g‖), which Lemma 1 has 0 for a scale-invariant weight."""
+    # A gradient of 0 (behind a zero-initialized norm, say) counts as orthogonal.
     scale = (step.ww * step.gg).sqrt()
     return torch.where(scale > 0, step.wg / scale, torch.where(scale == 0, 0.0, scale))
 
 
-QUANTITIES = {
+QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
     'weight_norm': lambda step: step.ww.sqrt(),
     'grad_norm': lambda step: step.gg.sqrt(),
     'unit_grad_sq': lambda step: step.gg * step.ww,
@@ -70,8 +93,17 @@ QUANTITIES = {
 def measure(step: Step) -> Tensor:
     """All quantities of a step.
 
+    Args:
+        step: Its inner products, of shape (..., layers).
+
     Returns:
         Tensor: Shape (quantities, ..., layers), in the order of
         :data:`QUANTITIES`.
+
+    Example:
+        >>> values = (9.0, 0.0, 16.0, 0.0, 1.0, 4.0, torch.nan, 1.0)
+        >>> measured = measure(Step(*(torch.tensor([value]) for value in values)))
+        >>> list(QUANTITIES)[:3], measured[:3, 0].tolist()
+        (['weight_norm', 'grad_norm', 'unit_grad_sq'], [5.0, 1.0, 25.0])
     """
     return torch.stack([formula(step) for formula in QUANTITIES.values()])

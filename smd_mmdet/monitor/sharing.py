@@ -18,12 +18,18 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-# What reading a layer costs whatever its size, in elements.
+from .transfers import Download, HostCopy
+
+__all__ = ['PER_LAYER', 'Share', 'sharded', 'share_out']
+
+# To read a layer costs something whatever its size: as much as so many elements.
 PER_LAYER = 65536
 
 
 def share_out(sizes: Sequence[int], ranks: int) -> list[list[int]]:
-    """Give every rank about as much to read; the same on every rank.
+    """Give every rank about as much to read; every rank finds the same shares.
+
+    The largest layer that is left goes to the rank that has least to read so far.
 
     Args:
         sizes: Number of elements of each layer.
@@ -31,6 +37,10 @@ def share_out(sizes: Sequence[int], ranks: int) -> list[list[int]]:
 
     Returns:
         The positions of each rank's layers, in order.
+
+    Example:
+        >>> share_out([100, 900_000, 200, 800_000], ranks=2)
+        [[1], [0, 2, 3]]
     """
     shares: list[list[int]] = [[] for _ in range(ranks)]
     load = [0] * ranks
@@ -51,9 +61,32 @@ class Share:
     Args:
         group: The ranks that take part.
         sizes: Number of elements of each layer.
-        columns: Values in a row.
-        steps: How many exchanges can be under way.
-        device: Where the weights are.
+        columns: Number of values in a row.
+        steps: How many exchanges can be under way at a time.
+        device: Device of the weights.
+
+    Attributes:
+        rank: Number of this rank in the group.
+        layers: Positions of the layers that this rank reads.
+        rows: Where it writes what it reads; shape (its layers, columns), float64.
+        failures: Number of failed readings received so far, on the device.
+
+    Example:
+        In a group of one process, which has all layers:
+
+        >>> dist.init_process_group(
+        ...     'gloo', store=dist.HashStore(), rank=0, world_size=1
+        ... )
+        >>> cpu = torch.device('cpu')
+        >>> share = Share(dist.group.WORLD, [10, 20], columns=7, steps=4, device=cpu)
+        >>> share.rows.fill_(5.0).shape
+        torch.Size([2, 7])
+        >>> share.send(failed=False)
+        >>> rows = torch.zeros(1, 2, 7).double()
+        >>> share.receive(rows)
+        >>> rows[0, :, 0].tolist(), float(share.count_failures().numpy())
+        ([5.0, 5.0], 0.0)
+        >>> dist.destroy_process_group()
     """
 
     def __init__(
@@ -69,6 +102,7 @@ class Share:
         kind: Any = {'dtype': torch.float64, 'device': device}
         self.rows = torch.full((len(self.layers), columns), torch.nan, **kind)
         self.failures = torch.zeros((), **kind)
+        self._failures_download = Download((), device)
         self._group = group
         self._index = torch.tensor(self.layers, dtype=torch.int64, device=device)
         self._slots = torch.zeros(steps, len(sizes) + 1, columns, **kind)
@@ -76,9 +110,13 @@ class Share:
         self._sent = 0
 
     def send(self, failed: bool) -> None:
-        """Begin the exchange of ``rows``, or of the word that there are none."""
+        """Begin the exchange of ``rows``, or of a failure in their place.
+
+        Args:
+            failed: Whether this rank could not read its layers in this step.
+        """
         if len(self._under_way) == len(self._slots):
-            self._next()  # a rank that receives nothing
+            self._next()  # a rank other than the first receives nothing itself
         slot = self._slots[self._sent % len(self._slots)]
         slot.zero_()
         if failed:
@@ -90,17 +128,22 @@ class Share:
         self._sent += 1
 
     def receive(self, rows: Tensor) -> None:
-        """Write the rows of the steps under way.
+        """Write the rows of the steps whose exchange is under way.
 
         On a GPU this makes the device's stream wait, not the host.
 
         Args:
-            rows: Shape (steps, layers, columns), whose last steps are those.
+            rows: Rows of steps, of which the last are under way; shape (steps,
+                layers, columns).
         """
         for out in rows[len(rows) - len(self._under_way) :]:
             slot = self._next()
             out.copy_(slot[:-1])
             self.failures += slot[-1, 0]
+
+    def count_failures(self) -> HostCopy:
+        """Start to copy the number of failures so far to the host."""
+        return self._failures_download.send(self.failures)
 
     def finish(self) -> None:
         """Wait for what is under way, so that the group may end."""
@@ -134,13 +177,20 @@ _SHARDING = (
 
 
 def sharded(things: Iterable[object]) -> str | None:
-    """By what, if by anything, parameters, modules or optimizers are sharded.
+    """What shards parameters, modules or optimizers, if anything does.
 
     Then a rank has a part of each weight, or of its state, and the inner products of
     that part are not those of the weight.
 
+    Args:
+        things: Parameters, modules and optimizers.
+
     Returns:
         A name of what shards the first that is sharded; None if none is.
+
+    Example:
+        >>> sharded([torch.nn.Linear(2, 3)]) is None
+        True
     """
     kinds = [
         (getattr(sys.modules[module], name), words)

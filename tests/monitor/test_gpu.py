@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_monitor import Truth, assert_window_equals, small_net, weights_of
 from torch import nn
+from truth import Truth, assert_window_equals, small_net, weights_of
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.monitor.kernels import gpu, gram

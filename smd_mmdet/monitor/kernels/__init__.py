@@ -1,8 +1,9 @@
 """Inner products of (w, g, v) for many layers: the only pass over the weights.
 
-Three ways, of which the tensors decide: on a CPU a small C library (:mod:`.cpu`), on
-a GPU one Triton launch (:mod:`.gpu`), and torch's operations (:mod:`.plain`) wherever
-the library was not built, Triton is missing, or the layers are spread over devices.
+There are three ways, and where the tensors lie decides between them: on a CPU a small C
+library (:mod:`.cpu`), on a GPU one Triton launch (:mod:`.gpu`), and torch's operations
+(:mod:`.plain`) wherever the library was not built, Triton is missing, or the layers are
+spread over devices.
 """
 
 from collections.abc import Iterable
@@ -29,8 +30,15 @@ def gram(layers: Iterable[Layer], out: Tensor) -> None:
     Args:
         layers: Per layer three tensors of one shape, any floating dtype and
             memory layout.
-        out: Shape (layers, 6), float64: ⟨w,w⟩, ⟨w,g⟩, ⟨w,v⟩, ⟨g,g⟩, ⟨g,v⟩,
-            ⟨v,v⟩, overwritten.
+        out: The products ⟨w,w⟩, ⟨w,g⟩, ⟨w,v⟩, ⟨g,g⟩, ⟨g,v⟩ and ⟨v,v⟩; shape
+            (layers, 6), float64, overwritten.
+
+    Example:
+        >>> w, g, v = torch.tensor([3.0, 4.0]), torch.ones(2), torch.zeros(2)
+        >>> out = torch.empty(1, 6, dtype=torch.float64)
+        >>> gram([(w, g, v)], out)
+        >>> out[0, WW].item(), out[0, WG].item()
+        (25.0, 7.0)
     """
     flat = [lay_flat(layer) for layer in layers]
     _write(flat, [1] * len(flat), out)
@@ -43,7 +51,15 @@ def filter_gram(layers: Iterable[Layer], out: Tensor) -> None:
     Args:
         layers: Per layer three tensors of one shape; a filter is a slice of the
             first dimension.
-        out: Shape (filters of all layers, 6), float64, as for :func:`gram`.
+        out: The products as for :func:`gram`; shape (filters of all layers, 6),
+            float64, overwritten.
+
+    Example:
+        >>> w = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> out = torch.empty(2, 6, dtype=torch.float64)
+        >>> filter_gram([(w, w, w)], out)
+        >>> out[:, WW].tolist()
+        [25.0, 1.0]
     """
     layers = list(layers)
     flat = [lay_flat(layer, by_filter=True) for layer in layers]
@@ -55,8 +71,14 @@ def squared_norms(tensors: Iterable[Tensor], out: Tensor) -> None:
     """Write the squared norm of every tensor.
 
     Args:
-        tensors: Any floating dtype and memory layout.
-        out: Shape (tensors,), float64, overwritten.
+        tensors: Tensors of any shape, floating dtype and memory layout.
+        out: The squared norms; shape (tensors,), float64, overwritten.
+
+    Example:
+        >>> out = torch.empty(2, dtype=torch.float64)
+        >>> squared_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)], out)
+        >>> out.tolist()
+        [25.0, 4.0]
     """
     # The same tensor three times is read from memory once.
     layers = [(tensor,) * 3 for tensor in tensors]

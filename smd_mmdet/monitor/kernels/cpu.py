@@ -1,6 +1,6 @@
 """The pass on a CPU: a C library that reads every element once.
 
-Against it, each of six dot products reads its operands anew: benchmarks/bandwidth.py
+Six dot products would read every element several times; benchmarks/bandwidth.py
 compares the ways there are.
 """
 
@@ -16,12 +16,19 @@ from torch import Tensor
 
 from .layout import Layer, widen
 
-# A thread that reads less than this is not worth its start.
+__all__ = ['supports', 'write']
+
+# A thread that reads fewer elements is not worth its start.
 ELEMENTS_PER_THREAD = 500_000
 
 
 def supports(device: torch.device) -> bool:
-    """Whether tensors on a device are read here."""
+    """Whether tensors on a device are read here: on a CPU, if the library is built.
+
+    Example:
+        >>> supports(torch.device('meta'))
+        False
+    """
     return device.type == 'cpu' and _library() is not None
 
 
@@ -29,9 +36,10 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
     """Write the inner products of every row.
 
     Args:
-        layers: Three contiguous tensors each.
-        rows: Number of equal parts, each with products of its own, of each layer.
-        out: Shape (rows of all layers, 6), float64.
+        layers: Three contiguous tensors of each layer.
+        rows: Number of rows of each layer: equal parts, each with products of its
+            own.
+        out: The products; shape (rows of all layers, 6), float64, overwritten.
     """
     layers = [widen(layer) for layer in layers]
     dtypes = {layer[0].dtype for layer in layers}

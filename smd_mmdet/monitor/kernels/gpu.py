@@ -1,8 +1,10 @@
 """The pass on a GPU: one Triton launch over all layers, and a small one to add up.
 
-A program reads from a table where the tensors of its layer are, so that one launch
-serves any number of layers. Sums are added in an order that does not change, without
-atomics. With ``TRITON_INTERPRET=1`` the same programs run on tensors of the CPU.
+The tensors are cut into chunks, and one program takes the products of one chunk. It
+reads from a table where the tensors of its layer lie, so that one launch serves any
+number of layers. The products of a layer's chunks are then added in an order that does
+not change, without atomics. With ``TRITON_INTERPRET=1`` the same programs run on
+tensors of the CPU.
 """
 
 import importlib.util
@@ -19,18 +21,25 @@ from smd_mmdet.monitor.transfers import Upload, to_device
 from . import plain
 from .layout import Layer
 
-# Elements that a program reads, and how many at a time.
+# Elements that a program reads (a chunk), and how many of them at a time.
 CHUNK, BLOCK = 16384, 1024
 # Chunks whose products a program adds at a time.
 SUM_BLOCK = 256
 # Sets of layers whose tables are kept.
 MAX_PLANS = 16
 
+__all__ = ['available', 'supports', 'write']
+
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def supports(device: torch.device) -> bool:
-    """Whether tensors on a device are read here."""
+    """Whether tensors on a device are read here.
+
+    Example:
+        >>> supports(torch.device('cpu'))
+        False
+    """
     return device.type == 'cuda' and available()
 
 
@@ -40,10 +49,10 @@ def available() -> bool:
 
 
 def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
-    """Write the inner products of every row; see :func:`.cpu.write`.
+    """Write the inner products of every row; for the arguments see :func:`.cpu.write`.
 
-    In a CUDA graph that is captured, layers of these sizes must have been measured
-    once before.
+    Before this is captured in a CUDA graph, layers of these sizes must have been
+    measured once.
     """
     global _fault
     try:
@@ -96,13 +105,17 @@ class _Plan:
     """What a launch needs besides the addresses, which change with the gradients.
 
     Args:
-        launches: (dtypes of w, g and v; chunks, shape (chunks, 3): layer, first
-            element, end; how many chunks come before them): one launch for all
-            layers of the same dtypes.
+        launches: One launch for all layers of the same dtypes, each a tuple of three:
+            the dtypes of w, g and v; the layer, first element and end of every chunk,
+            shape (chunks, 3); and how many chunks the launches before it have.
         even: Whether every chunk begins at a multiple of 16 elements.
-        spans: Shape (rows, 2): first chunk, end.
-        partial: Shape (chunks, 6), float64: products of each chunk.
+        spans: First chunk and end of every row, shape (rows, 2).
+        partial: Products of every chunk, shape (chunks, 6), float64.
         upload: Takes the addresses to the device.
+        addresses: The addresses that are on the device now.
+        aligned: Whether all of them, and ``even``, let a chunk begin at a multiple of
+            16 bytes.
+        captured: Addresses on the host that CUDA graphs copy at every replay.
     """
 
     launches: list[tuple[tuple, Tensor, int]]
@@ -111,27 +124,33 @@ class _Plan:
     partial: Tensor
     upload: Upload
     addresses: list[int] = field(default_factory=list)
-    pointers: Tensor | None = None
     aligned: bool = False
     captured: list[Tensor] = field(default_factory=list)
 
     def tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
-        """The addresses on the device, sent if they have changed; partial sums; and
-        whether every chunk begins at a multiple of 16 bytes.
+        """Send the addresses to the device if they have changed.
+
+        Args:
+            addresses: Where w, g and v of every layer lie.
+
+        Returns:
+            The addresses on the device, where the products of the chunks go, and
+            whether every chunk begins at a multiple of 16 bytes.
         """
         if self.partial.is_cuda and torch.cuda.is_current_stream_capturing():
             return self._captured_tables(addresses)
         if addresses != self.addresses:
             self.aligned = self._are_aligned(addresses)
-            self.pointers = self.upload.send(torch.tensor(addresses))
+            self.upload.send(torch.tensor(addresses))
             self.addresses = addresses
-        return self.pointers, self.partial, self.aligned
+        return self.upload.values, self.partial, self.aligned
 
     def _are_aligned(self, addresses: list[int]) -> bool:
         return self.even and not any(address % 16 for address in addresses)
 
     def _captured_tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
-        # A graph reads them at every replay, whatever is measured in between.
+        # A graph reads these tensors at every replay, whatever is measured in between,
+        # so they are its own.
         host = torch.tensor(addresses).pin_memory()
         self.captured.append(host)
         pointers = host.to(self.partial.device, non_blocking=True)
@@ -148,7 +167,7 @@ def _plan_for(tensors: list[Tensor], rows: list[int], device: torch.device) -> _
     key = (device, tuple(rows), tuple(sizes), tuple(dtypes))
     plan = _plans.get(key)
     if plan is None:
-        # A captured graph reads the tables of its plan.
+        # A captured graph goes on reading the tables of its plan, which has to stay.
         idle = [old for old, plan in _plans.items() if not plan.captured]
         if len(idle) >= MAX_PLANS:
             del _plans[idle[0]]
@@ -189,7 +208,17 @@ def _make_plan(
 
 
 def _chunks_of(layer: int, size: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(layer, begin, end) of a layer's chunks; (first chunk, end) of its rows."""
+    """Cut a layer into chunks that do not reach from one row into the next.
+
+    Args:
+        layer: Position of the layer.
+        size: Number of its elements.
+        rows: Number of its rows.
+
+    Returns:
+        Layer, first element and end of every chunk, shape (chunks, 3); first chunk
+        and end of every row, shape (rows, 2).
+    """
     length = size // max(rows, 1)
     per_row = -(-length // CHUNK)
     row, chunk = np.divmod(np.arange(rows * per_row), max(per_row, 1))

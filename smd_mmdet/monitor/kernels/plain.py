@@ -10,17 +10,26 @@ from smd_mmdet.monitor.transfers import to_device
 
 from .layout import Layer, widen
 
-# A float32 dot product loses digits with its length, and the angle loses them
-# again by (radial / tangential)². Within a chunk of this many elements the sum is
-# the library's float32 one, over chunks it is float64; a chunk of w, g and v also
-# stays in a core's cache while its products are taken.
+__all__ = ['write']
+
+# A float32 dot product loses digits as it gets longer, and the angle loses digits
+# again by the factor (radial part / tangential part)². So within a chunk of this many
+# elements the sum is torch's float32 one, and over chunks it is float64. A chunk of w,
+# g and v also stays in a core's cache while its products are taken.
 CPU_CHUNK = 65536
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
 def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
-    """Write the inner products of every row; see :func:`.cpu.write`."""
+    """Write the inner products of every row; for the arguments see :func:`.cpu.write`.
+
+    Example:
+        >>> out = torch.zeros(1, 6).double()
+        >>> write([tuple(torch.tensor([[1.0], [2.0], [3.0]]))], [1], out)
+        >>> out.tolist()
+        [[1.0, 2.0, 3.0, 4.0, 6.0, 9.0]]
+    """
     if all(number == 1 for number in rows):
         _write_layers(layers, out)
         return
@@ -52,7 +61,8 @@ def _write_layers(layers: list[Layer], out: Tensor) -> None:
 
 def _chunks(layer: Layer) -> Iterator[tuple[Tensor, ...]]:
     w = layer[0]
-    # A GPU reduces in a tree, which keeps the digits; there a chunk is a launch.
+    # A GPU adds in a tree, which keeps the digits, and there every chunk would cost a
+    # launch: the whole layer is one chunk.
     size = CPU_CHUNK if w.device.type == 'cpu' else max(w.numel(), 1)
     flat = [tensor.view(-1) for tensor in layer]
     return zip(*(tensor.split(size) for tensor in flat), strict=True)

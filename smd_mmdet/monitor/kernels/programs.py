@@ -1,8 +1,12 @@
 """Triton programs of :mod:`.gpu`; importing this imports Triton."""
+# mypy: allow-untyped-defs
+# (Triton compiles the functions below, and has types of its own.)
 
 import torch
 import triton
 import triton.language as tl
+
+__all__ = ['DTYPES', 'chunk_products', 'row_sums']
 
 DTYPES = {
     torch.float16: tl.float16,
@@ -24,8 +28,11 @@ def chunk_products(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Six inner products of one chunk: the terms of a lane are added in WIDE, the lanes
-    in float64."""
+    """Six inner products of one chunk.
+
+    A program works on BLOCK lanes at a time. The terms of a lane are added in the dtype
+    WIDE, and then the lanes in float64.
+    """
     chunk = tl.program_id(0)
     layer = tl.load(chunks + 3 * chunk)
     begin = tl.load(chunks + 3 * chunk + 1)

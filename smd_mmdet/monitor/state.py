@@ -1,0 +1,85 @@
+"""The window under way as tensors and plain values, for a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .filters import FilterMeans
+from .windows import Block, Moments, Window
+
+__all__ = ['load_window', 'save_window']
+
+
+def save_window(
+    window: Window, block: Block, moments: Moments, filters: FilterMeans | None
+) -> dict[str, Any]:
+    """Copy what is measured of the window under way to the host.
+
+    Args:
+        window: The window.
+        block: Its steps that wait to be reduced.
+        moments: What its other steps are reduced to.
+        filters: What it holds by filter, if anything.
+
+    Returns:
+        Copies that no later step changes.
+
+    Example:
+        >>> import torch
+        >>> cpu = torch.device('cpu')
+        >>> parts = Block(4, 1, 7, cpu), Moments(2, 1, cpu), None
+        >>> window = Window.starting_at(iteration=8, layers=1, stage=None)
+        >>> saved = save_window(window, *parts)
+        >>> other = Window.starting_at(iteration=1, layers=1, stage=None)
+        >>> load_window(saved, other, *parts)
+        >>> other.first_iteration
+        8
+    """
+    return {
+        'first_iteration': window.first_iteration,
+        'last_iteration': window.last_iteration,
+        'steps': window.steps,
+        'settings_sum': window.settings_sum.clone(),
+        'settings': window.settings.clone(),
+        'moments': moments.values.cpu().clone(),
+        'iterations': list(block.iterations),
+        'block': _copies(
+            {name: rows[: len(block)] for name, rows in block.tensors().items()}
+        ),
+        'filters': None if filters is None else _copies(filters.tensors()),
+    }
+
+
+def load_window(
+    saved: dict[str, Any],
+    window: Window,
+    block: Block,
+    moments: Moments,
+    filters: FilterMeans | None,
+) -> None:
+    """Continue the window that :func:`save_window` has saved.
+
+    Args:
+        saved: What :func:`save_window` returned.
+        window: A new window; like the other three, of the same layers and size.
+        block: Takes the steps that wait to be reduced.
+        moments: Takes what the other steps are reduced to.
+        filters: Takes what is measured by filter, if anything.
+    """
+    window.first_iteration = saved['first_iteration']
+    window.last_iteration = saved['last_iteration']
+    window.steps = saved['steps']
+    window.settings_sum.copy_(saved['settings_sum'])
+    window.settings.copy_(saved['settings'])
+    moments.values.copy_(saved['moments'])
+    block.iterations = list(saved['iterations'])
+    for name, tensor in block.tensors().items():
+        tensor[: len(block)].copy_(saved['block'][name])
+    if filters is not None:
+        filters.load(saved['filters'])
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
