@@ -8,17 +8,22 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from .experiment import (
-    ALONE,
-    DOUBLE,
-    FACTORS,
-    FEW,
-    NOTABLE_EPSILON,
-    SINGLE,
-    Experiment,
-    Precision,
-)
+from .arithmetic import DOUBLE, SINGLE, Precision
+from .experiment import Experiment
 from .undisturbed import kept_rng
+
+__all__ = ['ScaleProof', 'verify_scale_invariance']
+
+# A cosine by the ε that is this large is told, since the equations of the theory are
+# right to some per cent themselves.
+_NOTABLE_EPSILON = 1e-2
+# One of these is drawn for each parameter when all are scaled together.
+_FACTORS = (0.25, 0.5, 2.0, 4.0)
+# A parameter that is scaled alone is scaled twice, since the loss may return to its
+# value by accident once.
+_ALONE = (0.25, 4.0)
+# Up to this many parameters a forward pass for each costs next to nothing.
+_FEW = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +32,29 @@ class ScaleProof:
 
     Args:
         name: Dotted name of the parameter.
-        verdict: True if the loss does not depend on its scale, False if it does,
-            None if undecided.
-        cosine: Cosine of (w, g) with the norms' ε taken out; Lemma 1 says 0. NaN
-            without a gradient.
+        verdict: True if the loss does not depend on the parameter's scale, False if
+            it does, None if undecided.
+        cosine: Cosine of the angle between weight and gradient, ⟨w, g⟩ / (‖w‖·‖g‖),
+            with the norms' ε taken out. Lemma 1 says 0. NaN without a gradient.
         loss_change: Relative change of the loss when only this parameter is scaled;
             None if it was scaled together with the others only.
         joint_change: Relative change of the loss when this and all others that
             passed (or the half, quarter, ... of them that did) are scaled by random
             factors; None if this one did not pass.
-        epsilon_cosine: Cosine of (w, g) with ε as configured: how far the ε spoils
-            the invariance.
-        unit_gradient: ‖g‖·‖w‖ relative to the loss.
-        reason: One sentence.
+        epsilon_cosine: The same cosine with the ε as configured. It tells how far the
+            ε spoils the invariance.
+        unit_gradient: ‖g‖·‖w‖, the norm of the gradient at ‖w‖ = 1, divided by the
+            loss.
+        reason: The figures that decide, in one sentence.
+
+    Example:
+        >>> import torch
+        >>> from smd_mmdet.invariance import verify_scale_invariance
+        >>> model, x = nn.Linear(4, 3), torch.randn(8, 4)
+        >>> loss_fn = lambda copy: copy(x.to(copy.weight.dtype)).square().sum()
+        >>> proof = verify_scale_invariance(model, loss_fn, ['weight'])['weight']
+        >>> proof.verdict, proof.reason
+        (False, 'cosine ..., scaling changes the loss by ... of it')
     """
 
     name: str
@@ -76,18 +91,32 @@ def verify_scale_invariance(
             after it.
         names: Names of parameters, candidates or any others.
         seed: Seed of the random generators, factors and displacement.
-        double: Compute in float64, if the model can; else in float32, with the
-            thresholds that this needs.
-        alone: Scale every parameter alone too (two forward passes for each). False:
-            only where the other figures leave a doubt. None: also where there are
-            few, or a few have failed.
+        double: Whether to compute in float64, if the model can; else it is float32,
+            with the thresholds that this needs.
+        alone: Whether to scale every parameter alone too (two forward passes for
+            each). False: only where the other figures leave a doubt. None: also where
+            there are few, or a few have failed.
 
     Returns:
-        One proof per name.
+        The proofs by name.
 
     Raises:
         ValueError: If a name is no parameter of the model, or ``loss_fn`` returns
             no scalar tensor.
+
+    Example:
+        The loss function takes the model's precision, since the copy is in float64:
+
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        >>> x, y = torch.randn(8, 4), torch.randn(8, 3)
+        >>> def loss_fn(copy):
+        ...     return (copy(x.to(copy[0].weight.dtype)) - y).square().mean()
+        >>> proofs = verify_scale_invariance(model, loss_fn, ['0.weight', '1.weight'])
+        >>> [proof.verdict for proof in proofs.values()]
+        [True, False]
+        >>> abs(proofs['0.weight'].cosine) < 1e-6
+        True
     """
     names = list(dict.fromkeys(names))
     known = dict(model.named_parameters(remove_duplicate=False))
@@ -102,7 +131,8 @@ def verify_scale_invariance(
                 experiment = Experiment(model, loss_fn, names, seed, DOUBLE)
                 return _prove(experiment, seed, alone)
             except (RuntimeError, TypeError, NotImplementedError):
-                # An operation without float64: the same in float32, or its error.
+                # An operation that does not know float64. If the cause is another one,
+                # float32 raises the same error again.
                 pass
         experiment = Experiment(model, loss_fn, names, seed, SINGLE)
         return _prove(experiment, seed, alone)
@@ -110,12 +140,26 @@ def verify_scale_invariance(
 
 @dataclasses.dataclass
 class _Figures:
+    """What is measured of one parameter; see :class:`ScaleProof`.
+
+    Args:
+        cosine: Cosine of weight and gradient, with a negligible ε.
+        unit_gradient: ‖g‖·‖w‖, divided by the loss.
+        epsilon_cosine: The cosine with the ε as configured.
+        loss_change: Relative change of the loss, scaled alone.
+        joint_change: Relative change of the loss, scaled with others.
+        by_epsilon: Whether only the ε lets the gradient through.
+    """
+
     cosine: float
     unit_gradient: float
     epsilon_cosine: float = math.nan
     loss_change: float | None = None
     joint_change: float | None = None
     by_epsilon: bool = False
+
+
+_AllFigures = dict[str, _Figures]
 
 
 def _prove(
@@ -143,7 +187,10 @@ def _prove(
     }
 
 
-def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
+def _measure(
+    experiment: Experiment, loss: float, gradients: Mapping[str, Tensor]
+) -> _AllFigures:
+    """Cosine and unit gradient of every parameter."""
     figures = {}
     for name, parameter in experiment.parameters.items():
         gradient = gradients.get(name)
@@ -157,14 +204,16 @@ def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
     return figures
 
 
-def _note_traces_of_epsilon(experiment, figures, alone: bool | None) -> None:
-    """Tell gradients that exist by the ε alone: they shrink with it.
+def _note_traces_of_epsilon(
+    experiment: Experiment, figures: _AllFigures, alone: bool | None
+) -> None:
+    """Mark the gradients that exist by the ε alone: they shrink with it.
 
     A norm over two values, as on a map of one pixel and two images, gives ±1 whatever
-    they are; only its ε lets a gradient through, and that has a cosine of its own.
+    they are. Only its ε lets a gradient through, and that has a cosine of its own.
     """
     precision = experiment.precision
-    # Such a gradient is mostly faint: ε over the variance.
+    # The size of such a gradient is that of the ε beside the variance, mostly small.
     faint = 1e3 * precision.loss if alone is False else math.inf
     doubtful = [
         n
@@ -173,7 +222,7 @@ def _note_traces_of_epsilon(experiment, figures, alone: bool | None) -> None:
     ]
     if not doubtful:
         return
-    usual = experiment.epsilon
+    usual = precision.epsilon
     experiment.epsilon = usual / 100
     loss, gradients = experiment.gradients()
     smaller = _measure(experiment, loss, gradients)
@@ -183,7 +232,8 @@ def _note_traces_of_epsilon(experiment, figures, alone: bool | None) -> None:
             figures[name].by_epsilon = True
 
 
-def _change(experiment, loss: float, factors: Mapping[str, float]) -> float:
+def _change(experiment: Experiment, loss: float, factors: Mapping[str, float]) -> float:
+    """Relative change of the loss when parameters are multiplied by factors."""
     scaled = experiment.scaled_loss(factors)
     return abs(scaled - loss) / max(abs(loss), 1e-300)
 
@@ -191,14 +241,22 @@ def _change(experiment, loss: float, factors: Mapping[str, float]) -> float:
 def _tolerance(precision: Precision, figure: _Figures) -> float:
     """Change of the loss that is allowed for one parameter scaled alone.
 
-    A parameter with little influence must be measured by its own influence.
+    A parameter with little influence is measured by its own influence on the loss,
+    which is its unit gradient.
     """
     own = 1e-3 * figure.unit_gradient
     floor = 10 * torch.finfo(precision.dtype).eps
     return max(floor, min(precision.loss, own))
 
 
-def _scale(experiment, loss: float, figures, seed: int, alone: bool | None) -> None:
+def _scale(
+    experiment: Experiment,
+    loss: float,
+    figures: _AllFigures,
+    seed: int,
+    alone: bool | None,
+) -> None:
+    """Scale parameters, alone and together, and note what the loss does."""
     precision = experiment.precision
     decidable = {
         n: f
@@ -206,24 +264,29 @@ def _scale(experiment, loss: float, figures, seed: int, alone: bool | None) -> N
         if f.unit_gradient > precision.gradient and not f.by_epsilon
     }
     clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
-    # A large cosine is decisive; scaling only puts a second figure beside it.
+    # A large cosine decides by itself; scaling only puts a second figure beside it.
     doubtful = [n for n in decidable if n not in clean]
     doubtful.sort(key=lambda n: abs(decidable[n].cosine))
     few = sum(abs(decidable[n].cosine) <= precision.decisive for n in doubtful)
-    if alone or (alone is None and len(figures) <= FEW):
+    if alone or (alone is None and len(figures) <= _FEW):
         chosen = list(decidable)
     else:
-        chosen = doubtful[: few if alone is False else max(FEW, few)]
+        chosen = doubtful[: few if alone is False else max(_FEW, few)]
     for name in chosen:
-        changes = [_change(experiment, loss, {name: factor}) for factor in ALONE]
+        changes = [_change(experiment, loss, {name: factor}) for factor in _ALONE]
         decidable[name].loss_change = max(changes)
     choose = random.Random(seed)
-    factors = {name: choose.choice(FACTORS) for name in clean}
+    factors = {name: choose.choice(_FACTORS) for name in clean}
     _scale_jointly(experiment, loss, figures, factors)
 
 
-def _scale_jointly(experiment, loss: float, figures, factors: dict) -> None:
-    """Scale all together; by halves, where the loss moves, to single out who did it."""
+def _scale_jointly(
+    experiment: Experiment,
+    loss: float,
+    figures: _AllFigures,
+    factors: Mapping[str, float],
+) -> None:
+    """Scale all together, and by halves where the loss moves, to find who moved it."""
     if not factors:
         return
     change = _change(experiment, loss, factors)
@@ -240,10 +303,12 @@ def _scale_jointly(experiment, loss: float, figures, factors: dict) -> None:
             _scale_jointly(experiment, loss, figures, some)
 
 
-def _proof(name: str, figure: _Figures, loss: float, precision) -> ScaleProof:
+def _proof(
+    name: str, figure: _Figures, loss: float, precision: Precision
+) -> ScaleProof:
     verdict, reason = _verdict(figure, loss, precision)
     epsilon = figure.epsilon_cosine
-    if verdict and abs(epsilon) > NOTABLE_EPSILON:
+    if verdict and abs(epsilon) > _NOTABLE_EPSILON:
         reason += f'; the ε of its norm matters: cosine {epsilon:.1e} with it'
     if precision.dtype == torch.float32:
         reason += ' (in float32)'
@@ -259,7 +324,10 @@ def _proof(name: str, figure: _Figures, loss: float, precision) -> ScaleProof:
     )
 
 
-def _verdict(figure: _Figures, loss: float, precision) -> tuple[bool | None, str]:
+def _verdict(
+    figure: _Figures, loss: float, precision: Precision
+) -> tuple[bool | None, str]:
+    """Weigh the figures of one parameter."""
     if not math.isfinite(loss):
         return None, 'undecided: the loss is not finite'
     if not figure.unit_gradient > precision.gradient:
