@@ -77,6 +77,13 @@ def _dense_pair(m, x):
     return m.n(torch.cat([y, m.b(F.relu(m.n1(y)))], 1))
 
 
+def _two_readers(m, x):
+    y = m.a(x)
+    z = m.b(y)
+    unit = z * torch.rsqrt((z * z).mean(1, keepdim=True) + 1e-12)
+    return m.norm(z) * y.sigmoid() * unit
+
+
 def _standardized(x, eps):
     mean = x.mean((0, 2, 3), keepdim=True)
     var = x.var((0, 2, 3), keepdim=True)
@@ -313,6 +320,24 @@ CASES = {
         {'a.weight'},
     ),
     'convnext block': (_convnext, set()),
+    'a list of one, joined by channels': (
+        lambda: connected(
+            lambda m, x: m.norm(torch.cat([m.a(x)], 1)), norm=nn.BatchNorm2d(8)
+        ),
+        {'a.weight'},
+    ),
+    'a list of one, stacked': (
+        lambda: connected(
+            lambda m, x: m.norm(torch.stack([m.a(x)]).squeeze(0)),
+            norm=nn.GroupNorm(2, 8),
+        ),
+        {'a.weight'},
+    ),
+    # The square is taken after the case of a has ended.
+    'a square behind another weight': (
+        lambda: connected(_two_readers, b=conv(), norm=nn.BatchNorm2d(8)),
+        {'b.weight'},
+    ),
 }
 
 

@@ -217,8 +217,9 @@ def _product(
     _no_degree(step, others, 'is not homogeneous in it')
     degrees = _degrees_of_product(step, [inputs[i] for i in places])
     if not biased:
-        # x · x is a square; of two statistics the product is one.
-        spread = all(inputs[i] is inputs[0] or inputs[i].spread for i in places)
+        # x · x is a square, and the product of two statistics is a statistic.
+        edges = step.node.next_functions
+        spread = all(edges[i] == edges[0] or inputs[i].spread for i in places)
         return Value(degrees, spread and len(places) == 2)
     added = inputs[bias] if bias is not None and bias < len(inputs) else CONSTANT
     return _shifted(step, degrees, added, f'a bias is added to it ({step.place})')
@@ -311,8 +312,10 @@ def _adds_a_constant(step: Step) -> bool:
 
 def _sum(step: Step) -> Value:
     """A sum or a choice: kx + ky = k(x + y), but kx + y is not homogeneous."""
-    # A constant has no place in the graph if it is the only other term.
-    values = step.inputs if len(step.inputs) > 1 else [*step.inputs, CONSTANT]
+    values = step.inputs
+    if len(values) == 1 and step.operation not in ('Cat', 'Stack'):
+        # A number, as in 1 − x, has no place in the graph.
+        values = [*values, CONSTANT]
     cause = f'{step.place} joins it with terms of another degree'
     degrees: Degrees = {}
     for parameter in parameters_of(values):
@@ -332,7 +335,7 @@ def _cat(step: Step) -> Value:
     dim = step.saved('dim')
     if dim not in (1, None):
         return _sum(step)
-    values = step.inputs if len(step.inputs) > 1 else [*step.inputs, CONSTANT]
+    values = step.inputs
     cause = f'{step.place} joins it with terms of another degree'
     shapes = _shapes_side_by_side(step)
     degrees: Degrees = {}
