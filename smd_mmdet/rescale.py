@@ -87,7 +87,7 @@ def rescale_(
     names: Iterable[str] | str,
     factor: float | Mapping[str, float],
     *,
-    inputs: Sequence | None = None,
+    inputs: Sequence | Tensor | None = None,
     dependents: Dependents | None = None,
     copies: Iterable[nn.Module] = (),
 ) -> None:

@@ -9,7 +9,7 @@ two values the sum of their degrees.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     'CONSTANT',
@@ -53,7 +53,7 @@ class PerChannel:
 
 Degree = float | PerChannel
 # The degree of one value in each parameter, by the parameter's id; 0 is left out.
-Degrees = dict[int, Degree]
+Degrees = Mapping[int, Degree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Value:
 
     def without_layouts(self) -> 'Value':
         """The same value after a selection of channels, whose layouts are unknown."""
-        degrees: Degrees = {
+        degrees = {
             p: dataclasses.replace(d, layout=None) if isinstance(d, PerChannel) else d
             for p, d in self.degrees.items()
         }

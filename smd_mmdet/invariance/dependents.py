@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class Dependents:
 
 def find_dependents(
     model: nn.Module,
-    inputs: Sequence | None = None,
+    inputs: Sequence | Tensor | None = None,
     forward: Callable[[], object] | None = None,
 ) -> Dependents:
     """Find what must be scaled along with each scale-invariant weight.
@@ -173,7 +174,7 @@ def _by_order(model: nn.Module) -> Dependents:
             if module.bias is not None:
                 biases.setdefault(names[id(module.bias)], []).append({weight: 1.0})
             if is_batch_norm(norm) and norm.running_mean is not None:
-                layout = ((norm.num_features, 1.0),)
+                layout = ((cast(int, norm.num_features), 1.0),)
                 statistics.setdefault(norm_name, []).append({weight: layout})
     for name, holders in _holders(model).items():
         if name in followed and followed[name] != holders:

@@ -7,9 +7,9 @@ times. A bias b between weight and norm has to keep its proportion to what it is
 to, since the norm sees cwx + b.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from .degrees import Degrees, Layout, Shape, Value, layout_of, occurring
+from .degrees import Layout, Shape, Value, layout_of, occurring
 
 __all__ = ['Followers']
 
@@ -19,7 +19,7 @@ class Followers:
 
     def __init__(self) -> None:
         # By bias: the degrees of what it is added to, at each of its additions.
-        self._additions: dict[int, list[Degrees]] = {}
+        self._additions: dict[int, list[Mapping[int, float]]] = {}
         # By parameter: how many operations read it.
         self._readers: dict[int, int] = {}
         # By name of a norm that keeps running statistics: which channels of its input
@@ -34,7 +34,9 @@ class Followers:
             if value.leaf is not None:
                 self._readers[value.leaf] = self._readers.get(value.leaf, 0) + 1
 
-    def note_addition(self, bias: Value, degrees: Degrees, place: str) -> None:
+    def note_addition(
+        self, bias: Value, degrees: Mapping[int, float], place: str
+    ) -> None:
         """Note that a bias is added to a value.
 
         Args:
@@ -77,7 +79,7 @@ class Followers:
         """Note that a weight cannot be scaled, as something cannot follow it."""
         self.out_of_reach.setdefault(weight, reason)
 
-    def biases(self) -> dict[int, list[Degrees]]:
+    def biases(self) -> dict[int, list[Mapping[int, float]]]:
         """Tell what each bias is added to.
 
         Returns:
@@ -86,6 +88,8 @@ class Followers:
         """
         found = {}
         for bias, additions in self._additions.items():
-            others: list[Degrees] = [{}] * (self._readers[bias] - len(additions))
+            others: list[Mapping[int, float]] = [{}] * (
+                self._readers[bias] - len(additions)
+            )
             found[bias] = [*additions, *others]
         return found

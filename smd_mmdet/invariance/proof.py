@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -129,13 +129,13 @@ def verify_scale_invariance(
         if double:
             try:
                 experiment = Experiment(model, loss_fn, names, seed, DOUBLE)
-                return _prove(experiment, seed, alone)
+                return _Trial(experiment, seed, alone).proofs()
             except (RuntimeError, TypeError, NotImplementedError):
                 # An operation that does not know float64. If the cause is another one,
                 # float32 raises the same error again.
                 pass
         experiment = Experiment(model, loss_fn, names, seed, SINGLE)
-        return _prove(experiment, seed, alone)
+        return _Trial(experiment, seed, alone).proofs()
 
 
 @dataclasses.dataclass
@@ -159,37 +159,128 @@ class _Figures:
     by_epsilon: bool = False
 
 
-_AllFigures = dict[str, _Figures]
+class _Trial:
+    """All measurements that a proof takes, in one precision.
 
+    Args:
+        experiment: The copy of the model to measure on.
+        seed: Seed of the factors.
+        alone: Whether to scale every parameter alone too; see
+            :func:`verify_scale_invariance`.
+    """
 
-def _prove(
-    experiment: Experiment, seed: int, alone: bool | None
-) -> dict[str, ScaleProof]:
-    loss, gradients = experiment.gradients()
-    if not math.isfinite(loss):
-        # Without ε a dead channel may divide 0 by 0.
-        experiment.epsilon = None
-        loss, gradients = experiment.gradients()
-    figures = _measure(experiment, loss, gradients)
-    del gradients
-    if experiment.epsilon is not None:
-        _note_traces_of_epsilon(experiment, figures, alone)
-    if math.isfinite(loss):
-        _scale(experiment, loss, figures, seed, alone)
-    if experiment.epsilon is not None:
-        experiment.epsilon = None
-        true_loss, gradients = experiment.gradients()
-        for name, figure in _measure(experiment, true_loss, gradients).items():
-            figures[name].epsilon_cosine = figure.cosine
-    return {
-        name: _proof(name, figure, loss, experiment.precision)
-        for name, figure in figures.items()
-    }
+    def __init__(self, experiment: Experiment, seed: int, alone: bool | None) -> None:
+        self._experiment = experiment
+        self._precision = experiment.precision
+        self._seed = seed
+        self._alone = alone
+        self._loss, gradients = experiment.gradients()
+        if not math.isfinite(self._loss):
+            # Without ε a dead channel may divide 0 by 0.
+            experiment.epsilon = None
+            self._loss, gradients = experiment.gradients()
+        self._figures = _measure(experiment, self._loss, gradients)
+
+    def proofs(self) -> dict[str, ScaleProof]:
+        """Measure what is left to measure, and weigh it."""
+        if self._experiment.epsilon is not None:
+            self._find_traces_of_epsilon()
+        if math.isfinite(self._loss):
+            self._scale()
+        if self._experiment.epsilon is not None:
+            self._measure_with_true_epsilon()
+        return {
+            name: _proof(name, figure, self._loss, self._precision)
+            for name, figure in self._figures.items()
+        }
+
+    def _find_traces_of_epsilon(self) -> None:
+        """Mark the gradients that exist by the ε alone: they shrink with it.
+
+        A norm over two values, as on a map of one pixel and two images, gives ±1
+        whatever they are. Only its ε lets a gradient through, and that has a cosine of
+        its own.
+        """
+        # The size of such a gradient is the ratio of ε and variance, mostly small.
+        faint = 1e3 * self._precision.loss if self._alone is False else math.inf
+        doubtful = [
+            name
+            for name, figure in self._figures.items()
+            if abs(figure.cosine) > self._precision.cosine
+            and figure.unit_gradient < faint
+        ]
+        if not doubtful:
+            return
+        self._experiment.epsilon = self._precision.epsilon / 100
+        smaller = _measure(self._experiment, *self._experiment.gradients())
+        self._experiment.epsilon = self._precision.epsilon
+        for name in doubtful:
+            figure = self._figures[name]
+            if smaller[name].unit_gradient < figure.unit_gradient / 10:
+                figure.by_epsilon = True
+
+    def _measure_with_true_epsilon(self) -> None:
+        self._experiment.epsilon = None
+        measured = _measure(self._experiment, *self._experiment.gradients())
+        for name, figure in measured.items():
+            self._figures[name].epsilon_cosine = figure.cosine
+
+    def _scale(self) -> None:
+        """Scale parameters alone and together, and note what the loss does."""
+        precision = self._precision
+        decidable = {
+            name: figure
+            for name, figure in self._figures.items()
+            if figure.unit_gradient > precision.gradient and not figure.by_epsilon
+        }
+        clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
+        for name in self._to_scale_alone(decidable, clean):
+            changes = [self._change({name: factor}) for factor in _ALONE]
+            decidable[name].loss_change = max(changes)
+        choose = random.Random(self._seed)
+        self._scale_jointly({name: choose.choice(_FACTORS) for name in clean})
+
+    def _to_scale_alone(
+        self, decidable: Mapping[str, _Figures], clean: Collection[str]
+    ) -> list[str]:
+        if self._alone or (self._alone is None and len(self._figures) <= _FEW):
+            return list(decidable)
+        # A large cosine decides by itself; scaling only puts a second figure beside it.
+        doubtful = [name for name in decidable if name not in clean]
+        doubtful.sort(key=lambda name: abs(decidable[name].cosine))
+        small = [
+            name
+            for name in doubtful
+            if abs(decidable[name].cosine) <= self._precision.decisive
+        ]
+        least = 0 if self._alone is False else _FEW
+        return doubtful[: max(least, len(small))]
+
+    def _scale_jointly(self, factors: Mapping[str, float]) -> None:
+        """Scale all together, and by halves where the loss moves, to find out why."""
+        if not factors:
+            return
+        change = self._change(factors)
+        names = list(factors)
+        if change <= self._precision.loss:
+            for name in names:
+                self._figures[name].joint_change = change
+        elif len(names) == 1:
+            self._figures[names[0]].loss_change = change
+        else:
+            half = len(names) // 2
+            for part in (names[:half], names[half:]):
+                self._scale_jointly({name: factors[name] for name in part})
+
+    def _change(self, factors: Mapping[str, float]) -> float:
+        """Relative change of the loss when parameters are multiplied by factors."""
+        scaled = self._experiment.scaled_loss(factors)
+        return abs(scaled - self._loss) / max(abs(self._loss), 1e-300)
 
 
 def _measure(
     experiment: Experiment, loss: float, gradients: Mapping[str, Tensor]
-) -> _AllFigures:
+) -> dict[str, _Figures]:
     """Cosine and unit gradient of every parameter."""
     figures = {}
     for name, parameter in experiment.parameters.items():
@@ -204,40 +295,6 @@ def _measure(
     return figures
 
 
-def _note_traces_of_epsilon(
-    experiment: Experiment, figures: _AllFigures, alone: bool | None
-) -> None:
-    """Mark the gradients that exist by the ε alone: they shrink with it.
-
-    A norm over two values, as on a map of one pixel and two images, gives ±1 whatever
-    they are. Only its ε lets a gradient through, and that has a cosine of its own.
-    """
-    precision = experiment.precision
-    # The size of such a gradient is that of the ε beside the variance, mostly small.
-    faint = 1e3 * precision.loss if alone is False else math.inf
-    doubtful = [
-        n
-        for n, f in figures.items()
-        if abs(f.cosine) > precision.cosine and f.unit_gradient < faint
-    ]
-    if not doubtful:
-        return
-    usual = precision.epsilon
-    experiment.epsilon = usual / 100
-    loss, gradients = experiment.gradients()
-    smaller = _measure(experiment, loss, gradients)
-    experiment.epsilon = usual
-    for name in doubtful:
-        if smaller[name].unit_gradient < figures[name].unit_gradient / 10:
-            figures[name].by_epsilon = True
-
-
-def _change(experiment: Experiment, loss: float, factors: Mapping[str, float]) -> float:
-    """Relative change of the loss when parameters are multiplied by factors."""
-    scaled = experiment.scaled_loss(factors)
-    return abs(scaled - loss) / max(abs(loss), 1e-300)
-
-
 def _tolerance(precision: Precision, figure: _Figures) -> float:
     """Change of the loss that is allowed for one parameter scaled alone.
 
@@ -247,60 +304,6 @@ def _tolerance(precision: Precision, figure: _Figures) -> float:
     own = 1e-3 * figure.unit_gradient
     floor = 10 * torch.finfo(precision.dtype).eps
     return max(floor, min(precision.loss, own))
-
-
-def _scale(
-    experiment: Experiment,
-    loss: float,
-    figures: _AllFigures,
-    seed: int,
-    alone: bool | None,
-) -> None:
-    """Scale parameters, alone and together, and note what the loss does."""
-    precision = experiment.precision
-    decidable = {
-        n: f
-        for n, f in figures.items()
-        if f.unit_gradient > precision.gradient and not f.by_epsilon
-    }
-    clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
-    # A large cosine decides by itself; scaling only puts a second figure beside it.
-    doubtful = [n for n in decidable if n not in clean]
-    doubtful.sort(key=lambda n: abs(decidable[n].cosine))
-    few = sum(abs(decidable[n].cosine) <= precision.decisive for n in doubtful)
-    if alone or (alone is None and len(figures) <= _FEW):
-        chosen = list(decidable)
-    else:
-        chosen = doubtful[: few if alone is False else max(_FEW, few)]
-    for name in chosen:
-        changes = [_change(experiment, loss, {name: factor}) for factor in _ALONE]
-        decidable[name].loss_change = max(changes)
-    choose = random.Random(seed)
-    factors = {name: choose.choice(_FACTORS) for name in clean}
-    _scale_jointly(experiment, loss, figures, factors)
-
-
-def _scale_jointly(
-    experiment: Experiment,
-    loss: float,
-    figures: _AllFigures,
-    factors: Mapping[str, float],
-) -> None:
-    """Scale all together, and by halves where the loss moves, to find who moved it."""
-    if not factors:
-        return
-    change = _change(experiment, loss, factors)
-    names = list(factors)
-    if change <= experiment.precision.loss:
-        for name in names:
-            figures[name].joint_change = change
-    elif len(names) == 1:
-        figures[names[0]].loss_change = change
-    else:
-        half = len(names) // 2
-        for part in (names[:half], names[half:]):
-            some = {name: factors[name] for name in part}
-            _scale_jointly(experiment, loss, figures, some)
 
 
 def _proof(

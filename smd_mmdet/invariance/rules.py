@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .degrees import (
     CONSTANT,
-    Degrees,
+    Degree,
     PerChannel,
     Shape,
     Value,
@@ -123,7 +123,7 @@ def _no_degree(step: Step, values: Iterable[Value], why: str) -> Value:
 
 def _degrees_of_product(
     step: Step, values: Iterable[Value], power: float = 1.0
-) -> Degrees:
+) -> dict[int, float]:
     """Degrees of the product of some values, raised to a power.
 
     (k^a · x · k^b · y)^n = k^(n(a + b)) · (x · y)^n. The case of a parameter in which
@@ -225,14 +225,16 @@ def _product(
     return _shifted(step, degrees, added, f'a bias is added to it ({step.place})')
 
 
-def _shifted(step: Step, degrees: Degrees, bias: Value, cause: str) -> Value:
+def _shifted(
+    step: Step, degrees: Mapping[int, float], bias: Value, cause: str
+) -> Value:
     """A value plus one number for each of its channels.
 
     A number of the same degree changes nothing: kx + kb = k(x + b). With any other
     only the statistics of single channels remove it, and the factor with it.
     """
     step.followers.note_addition(bias, degrees, step.place)
-    shifted = dict(degrees)
+    shifted: dict[int, Degree] = dict(degrees)
     for parameter in degrees.keys() | bias.degrees.keys():
         degree = degrees.get(parameter, 0.0)
         if degree != bias.degrees.get(parameter, 0.0):
@@ -317,7 +319,7 @@ def _sum(step: Step) -> Value:
         # A number, as in 1 − x, has no place in the graph.
         values = [*values, CONSTANT]
     cause = f'{step.place} joins it with terms of another degree'
-    degrees: Degrees = {}
+    degrees: dict[int, Degree] = {}
     for parameter in parameters_of(values):
         found = [value.degrees.get(parameter, 0.0) for value in values]
         mixed = [degree for degree in found if isinstance(degree, PerChannel)]
@@ -338,7 +340,7 @@ def _cat(step: Step) -> Value:
     values = step.inputs
     cause = f'{step.place} joins it with terms of another degree'
     shapes = _shapes_side_by_side(step)
-    degrees: Degrees = {}
+    degrees: dict[int, Degree] = {}
     for parameter in parameters_of(values):
         found = [value.degrees.get(parameter, 0.0) for value in values]
         if all(degree == found[0] and isinstance(degree, float) for degree in found):
@@ -418,7 +420,7 @@ def _affine(step: Step, norm: Norm) -> Value:
     added_to = _degrees_of_product(step, [weight])
     step.followers.note_addition(bias, added_to, step.place)
     cause = f'it is a weight or bias of {norm.name}'
-    degrees: Degrees = {}
+    degrees: dict[int, Degree] = {}
     for value, is_factor in ((weight, True), (bias, False)):
         for parameter, degree in value.degrees.items():
             if isinstance(degree, PerChannel):

@@ -168,13 +168,15 @@ def _features(model: Any) -> object:
 @contextlib.contextmanager
 def _economy(model: nn.Module) -> Iterator[None]:
     """Limit what samplers take from an image, and switch batch augmentation off."""
-    before = []
+    before: list[tuple[Any, str, Any]] = []
+    module: Any
     for module in model.modules():
         if getattr(module, 'batch_augments', None) is not None:
             before.append((module, 'batch_augments', module.batch_augments))
             module.batch_augments = None
         found = getattr(module, 'bbox_sampler', None)
-        for sampler in found if isinstance(found, (list, tuple)) else [found]:
+        samplers: Any = found if isinstance(found, (list, tuple)) else [found]
+        for sampler in samplers:
             if isinstance(getattr(sampler, 'num', None), int):
                 before.append((sampler, 'num', sampler.num))
                 sampler.num = min(sampler.num, _REGIONS)

@@ -18,7 +18,7 @@ __all__ = ['find_scale_invariant', 'forward_on', 'judge', 'walk_graph']
 
 
 def find_scale_invariant(
-    model: nn.Module, inputs: Sequence | None = None
+    model: nn.Module, inputs: Sequence | Tensor | None = None
 ) -> list[ScaleInvariance]:
     """Tell for every parameter whether the loss depends on its scale.
 
@@ -73,7 +73,7 @@ def find_scale_invariant(
         return judge_by_order(model)
 
 
-def forward_on(model: nn.Module, inputs: Sequence) -> Callable[[], object]:
+def forward_on(model: nn.Module, inputs: Sequence | Tensor) -> Callable[[], object]:
     """A forward pass of a model.
 
     Args:
