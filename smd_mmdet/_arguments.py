@@ -35,7 +35,7 @@ def real_number(
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     number = float(value) if real else math.nan
     if above is not None:
-        fits, bound = above < number < math.inf, f'> {above:g}'
+        fits, bound = above < number < math.inf, f'> {above:g} and finite'
     else:
         fits, bound = least <= number < math.inf, f'a number >= {least:g}'
     if not fits:

@@ -1,13 +1,30 @@
 """Function-preserving rescaling of scale-invariant weights.
 
-The loss does not depend on the norm of a scale-invariant weight, but the angle that a
-step turns it through does. So weights can be put at any norm at any time, their
-equilibrium for one, and the network stays the function it is.
+For a scale-invariant weight w and every c > 0
+
+    L(cw) = L(w),    ∇L(cw) = ∇L(w) / c:
+
+the loss does not depend on the norm of w, but the gradient does, and with it the angle
+Δ that a step turns w through: Δ ∝ 1/‖w‖² under SGD, Δ ∝ 1/‖w‖ under AdamW. So a weight
+can be put at any norm at any time, at that of its equilibrium for one, and the network
+stays the function it is.
+
+Three things follow a weight w → cw, so that training and evaluation go on as before:
+
+1.  What the optimizer has averaged. The gradient g becomes g/c, so an average of
+    gradients becomes m/c and one of squared gradients v/c².
+2.  A bias between the weight and its norm, which has to keep its proportion to what it
+    is added to: b → cb.
+3.  The running statistics of batch norm, which evaluation normalizes by: the mean
+    becomes c · mean, the variance c² · variance.
+
+Two things are not the same to the last digit:
+
+1.  The ε of a norm stays what it is, and becomes larger or smaller beside the variance.
+2.  So does the ε of AdamW beside the root of v.
 """
 
-import difflib
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +32,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from smd_mmdet._arguments import real_number
+from smd_mmdet._text import did_you_mean
 from smd_mmdet.invariance import Dependents, find_dependents
 
-# Powers of a gradient in what optimizers keep of it; it grows by 1/c.
+__all__ = [
+    'ConflictError',
+    'apply',
+    'plan',
+    'rescale_',
+    'statistics_factors',
+    'unwrapped',
+]
+
+# Tensors, and what each of them is multiplied by.
+Multiplications = list[tuple[Tensor, float | Tensor]]
+# Runs of consecutive channels: how many there are, and the factor that they share. A
+# single run stands for all channels, whatever its number says.
+ChannelFactors = tuple[tuple[int, float], ...]
+
+# Powers of the gradient in what optimizers keep of it. Gradients become g/c, so a
+# state of degree d is multiplied by c^-d.
 _STATE_DEGREES = {
     'momentum_buffer': 1,
     'exp_avg': 1,
@@ -28,7 +63,8 @@ _STATE_DEGREES = {
     'square_avg': 2,
     'sum': 2,
 }
-# Here the buffer is one of normalized gradients.
+# RMSprop divides a gradient by the root of its mean square before it goes into the
+# buffer: g/c divided by √(v/c²) is g/√v, without c.
 _NORMALIZED = {('RMSprop', 'momentum_buffer'): 0}
 
 
@@ -37,7 +73,7 @@ class ConflictError(ValueError):
 
     Args:
         message: What is wrong.
-        names: The weights with a part in it.
+        names: Names of the weights whose factors are in conflict.
     """
 
     def __init__(self, message: str, names: Iterable[str]) -> None:
@@ -51,28 +87,26 @@ def rescale_(
     names: Iterable[str] | str,
     factor: float | Mapping[str, float],
     *,
-    inputs: Sequence | None = None,
+    inputs: Sequence | Tensor | None = None,
     dependents: Dependents | None = None,
     copies: Iterable[nn.Module] = (),
 ) -> None:
-    """Multiply scale-invariant weights, and whatever follows, in place.
+    """Multiply scale-invariant weights, and whatever follows them, in place.
 
-    With a weight w → cw its gradient becomes g/c. So the optimizer's averages of
-    gradients are divided by c, those of squares by c², and a gradient that is there
-    by c. What the scaled output feeds follows too: biases × c, running means × c,
-    running variances × c² (products of the factors where several weights come
-    before one norm). Outputs in evaluation mode and losses in training mode stay what
-    they are, up to the norms' ε.
+    Outputs in evaluation mode and losses in training mode stay what they are, up to
+    the norms' ε. Where several weights come before one norm, what follows them is
+    multiplied by the product of their factors.
 
     Args:
         model: The model, wrapped for DDP or not.
-        optimizer: Its optimizer, None to leave gradients' averages out.
+        optimizer: Optimizer of the model, whose averages of gradients follow; None
+            leaves them out.
         names: Names of scale-invariant weights.
-        factor: c > 0, or one for each name.
+        factor: The factor c > 0 of all these weights, or one for each by name.
         inputs: Positional arguments of one forward pass to observe; see
             :func:`~smd_mmdet.invariance.find_dependents`.
-        dependents: What that function found, where it is known already.
-        copies: Models to scale alike: averages of this one's weights.
+        dependents: What that function has found, where it is known already.
+        copies: Models to scale alike, such as averages of this one's weights.
 
     Raises:
         ValueError: If a name is unknown or not scale-invariant, a factor is not
@@ -80,16 +114,24 @@ def rescale_(
             changed then.
 
     Example:
-        >>> rescale_(model, optimizer, ['backbone.conv1.weight'], 10 ** -0.25)
+        At a learning rate divided by 10, Δ is at its new equilibrium at once if the
+        weight is multiplied by 10^(−1/4):
+
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> images, before = torch.randn(2, 3, 8, 8), model[0].weight.norm().item()
+        >>> outputs = model(images)
+        >>> rescale_(model, optimizer, ['0.weight'], 10 ** -0.25)
+        >>> round(model[0].weight.norm().item() / before, 4)
+        0.5623
+        >>> torch.allclose(model(images), outputs, atol=1e-3)
+        True
     """
     model = unwrapped(model)
-    factors = check_factors(model, names, factor)
+    factors = _checked(model, names, factor)
     if dependents is None:
         dependents = find_dependents(model, inputs)
     apply(plan(model, optimizer, factors, dependents, copies))
-
-
-Multiplications = list[tuple[Tensor, float | Tensor]]
 
 
 def plan(
@@ -99,13 +141,14 @@ def plan(
     dependents: Dependents,
     copies: Iterable[nn.Module] = (),
 ) -> Multiplications:
-    """Everything that a rescaling multiplies, without doing it.
+    """List everything that a rescaling multiplies, without doing it.
 
     Args:
         model: The model, without a DDP wrapper.
-        optimizer: As for :func:`rescale_`; likewise ``copies``.
-        factors: By name of weight.
-        dependents: What follows them.
+        optimizer: Optimizer of the model, or None, as for :func:`rescale_`.
+        factors: Factor of each weight, by name.
+        dependents: What follows the model's weights.
+        copies: Models to scale alike, as for :func:`rescale_`.
 
     Returns:
         Tensors and their multipliers.
@@ -113,11 +156,20 @@ def plan(
     Raises:
         ConflictError: If factors do not fit together.
         ValueError: If a weight cannot be rescaled.
+
+    Example:
+        The weight, the bias, and the mean and variance of the norm:
+
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> dependents = find_dependents(model)
+        >>> planned = plan(model, None, {'0.weight': 0.5}, dependents)
+        >>> [(tuple(tensor.shape), multiplier) for tensor, multiplier in planned]
+        [((8, 3, 3, 3), 0.5), ((8,), 0.5), ((8,), 0.5), ((8,), 0.25)]
     """
     for name in factors:
         if reason := dependents.refused.get(name, 'the forward pass does not use it'):
             raise ValueError(f'{name} cannot be rescaled: {reason}')
-    parameters = {**factors, **bias_factors(dependents, factors)}
+    parameters = {**factors, **_bias_factors(dependents, factors)}
     statistics = statistics_factors(dependents, factors)
     planned: Multiplications = []
     for one in (model, *map(unwrapped, copies)):
@@ -127,8 +179,9 @@ def plan(
             planned += _of_statistics(one.get_submodule(name), scale)
     known = dict(model.named_parameters())
     for name, c in parameters.items():
-        if known[name].grad is not None:
-            planned.append((known[name].grad, 1 / c))
+        gradient = known[name].grad
+        if gradient is not None:
+            planned.append((gradient, 1 / c))
         if optimizer is not None:
             planned += _of_state(optimizer, name, known[name], c, name in factors)
     for tensor, multiplier in planned:
@@ -136,29 +189,76 @@ def plan(
     return planned
 
 
-@torch.no_grad()
 def apply(planned: Multiplications) -> None:
-    """Multiply."""
-    for tensor, multiplier in planned:
-        tensor.mul_(multiplier)
+    """Multiply tensors in place.
+
+    Args:
+        planned: Tensors and their multipliers.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 2.0])
+        >>> apply([(weight, 0.5)])
+        >>> weight
+        tensor([0.5000, 1.0000])
+    """
+    with torch.no_grad():
+        for tensor, multiplier in planned:
+            tensor.mul_(multiplier)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside a wrapper for DDP."""
+    """Take a model out of its wrapper for DDP.
+
+    Args:
+        model: The model, wrapped or not.
+
+    Returns:
+        The model itself.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(model)) is model
+        True
+    """
     wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
     return model.module if isinstance(model, wrappers) else model
 
 
-def check_factors(
-    model: nn.Module,
-    names: Iterable[str] | str,
-    factor: float | Mapping[str, float],
-) -> dict[str, float]:
-    """One valid factor per weight, by its first name.
+def statistics_factors(
+    dependents: Dependents, factors: Mapping[str, float]
+) -> dict[str, ChannelFactors]:
+    """Tell by what factor the input of each norm with running statistics grows.
+
+    Args:
+        dependents: What follows the model's weights.
+        factors: Factor of each weight, by name.
+
+    Returns:
+        By name of a norm, runs of consecutive channels as pairs (number of channels,
+        factor). Where all channels have one factor, it is the only pair. Norms whose
+        input stays what it is are left out.
 
     Raises:
-        ValueError: As :func:`rescale_`.
+        ConflictError: If the calls of one norm need different factors.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> statistics_factors(find_dependents(model), {'0.weight': 0.5})
+        {'1': ((1, 0.5),)}
     """
+    found = {}
+    for name, calls in dependents.statistics.items():
+        scales = [_factors_of_channels(call, factors) for call in calls]
+        _check_equal(name, [_every_channel(scale) for scale in scales], calls, factors)
+        if any(c != 1 for _, c in scales[0]):
+            found[name] = scales[0]
+    return found
+
+
+def _checked(
+    model: nn.Module, names: Iterable[str] | str, factor: float | Mapping[str, float]
+) -> dict[str, float]:
+    """One valid factor for each weight, by the first of its names."""
     names = [names] if isinstance(names, str) else list(names)
     every = dict(model.named_parameters(remove_duplicate=False))
     first = {id(p): name for name, p in model.named_parameters()}
@@ -168,33 +268,28 @@ def check_factors(
     factors: dict[str, float] = {}
     for name in names:
         if name not in every:
-            close = difflib.get_close_matches(str(name), every, n=1)
-            hint = f'; did you mean {close[0]!r}?' if close else ''
+            hint = did_you_mean(str(name), every)
+            hint = f'; {hint}' if hint else ''
             raise ValueError(f'the model has no parameter {name!r}{hint}')
         if isinstance(factor, Mapping) and name not in factor:
             raise ValueError(f'factor has no entry for {name!r}')
         c = factor[name] if isinstance(factor, Mapping) else factor
-        if isinstance(c, bool) or not isinstance(c, numbers.Real):
-            raise ValueError(f'the factor of {name!r} must be a number, got {c!r}')
-        c = float(c)
-        if not (c > 0 and math.isfinite(c)):
-            raise ValueError(f'the factor of {name!r} must be > 0 and finite, got {c}')
+        c = real_number(c, f'the factor of {name!r}', above=0)
         if factors.setdefault(first[id(every[name])], c) != c:
             raise ValueError(f'{name!r} is tied to a weight with another factor')
     return factors
 
 
-def bias_factors(
+def _bias_factors(
     dependents: Dependents, factors: Mapping[str, float]
 ) -> dict[str, float]:
-    """Factors of the biases that follow, by name.
+    """Factors of the biases that follow weights, by name.
 
-    Raises:
-        ConflictError: If the uses of one call for different factors.
+    A bias that is added to a value of degree d_i in weight i has the factor Π c_i^d_i.
     """
     found = {}
     for name, uses in dependents.biases.items():
-        products = [_product(use.items(), factors) for use in uses]
+        products = [_product(use, factors) for use in uses]
         _check_equal(name, products, uses, factors)
         if products[0] == 1:
             continue
@@ -204,48 +299,44 @@ def bias_factors(
     return found
 
 
-def statistics_factors(
-    dependents: Dependents, factors: Mapping[str, float]
-) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Factors of what each norm normalizes, by name: numbers of channels, factor.
-
-    Raises:
-        ConflictError: If the calls of one norm call for different factors.
-    """
-    found = {}
-    for name, calls in dependents.statistics.items():
-        scales = [_scale_of_channels(call, factors) for call in calls]
-        _check_equal(name, [_channels(scale) for scale in scales], calls, factors)
-        if any(c != 1 for _, c in scales[0]):
-            found[name] = scales[0]
-    return found
-
-
-def _product(degrees: Iterable, factors: Mapping[str, float]) -> float:
-    logs = (degree * math.log(factors.get(weight, 1)) for weight, degree in degrees)
-    # A single weight of degree 1, the usual case, without a rounding.
-    terms = [(weight, degree) for weight, degree in degrees if weight in factors]
+def _product(degrees: Mapping[str, float], factors: Mapping[str, float]) -> float:
+    """Factor of a value that has these degrees in the weights: Π c_i^d_i."""
+    terms = [(factors[name], d) for name, d in degrees.items() if name in factors]
     if len(terms) == 1 and terms[0][1] == 1:
-        return factors[terms[0][0]]
-    return math.exp(math.fsum(logs)) if terms else 1.0
+        return terms[0][0]  # the usual case, without the rounding of exp(log(c))
+    return math.exp(math.fsum(d * math.log(c) for c, d in terms))
 
 
-def _scale_of_channels(call: Mapping, factors: Mapping[str, float]):
-    layouts = {p: layout for p, layout in call.items() if p in factors}
-    if not layouts:
-        return ((1, 1.0),)
+def _factors_of_channels(
+    call: Mapping[str, ChannelFactors], factors: Mapping[str, float]
+) -> ChannelFactors:
+    """Factor of each channel of a norm's input.
+
+    Args:
+        call: By name of a weight, runs of channels and their degree in that weight.
+        factors: Factor of each weight, by name.
+
+    Returns:
+        Runs of channels and their factor.
+    """
+    layouts = {name: layout for name, layout in call.items() if name in factors}
+    # A run ends where one ends in any of the layouts.
     ends = sorted({end for layout in layouts.values() for end in _ends(layout)})
     scale, start = [], 0
     for end in ends:
-        degrees = [(p, _degree_at(layout, start)) for p, layout in layouts.items()]
-        scale.append((end - start, _product([d for d in degrees if d[1]], factors)))
+        degrees = {name: _degree_at(layout, start) for name, layout in layouts.items()}
+        scale.append((end - start, _product(_without_zeros(degrees), factors)))
         start = end
-    if len({c for _, c in scale}) == 1:
-        return ((1, scale[0][1]),)
-    return tuple(scale)
+    different = {c for _, c in scale} or {1.0}
+    return tuple(scale) if len(different) > 1 else ((1, different.pop()),)
 
 
-def _ends(layout) -> list[int]:
+def _without_zeros(degrees: Mapping[str, float]) -> dict[str, float]:
+    return {name: degree for name, degree in degrees.items() if degree}
+
+
+def _ends(layout: ChannelFactors) -> list[int]:
+    """The channel behind the last one of each run."""
     ends, end = [], 0
     for channels, _ in layout:
         end += channels
@@ -253,26 +344,39 @@ def _ends(layout) -> list[int]:
     return ends
 
 
-def _degree_at(layout, channel: int) -> float:
+def _degree_at(layout: ChannelFactors, channel: int) -> float:
     for (_, degree), end in zip(layout, _ends(layout), strict=True):
         if channel < end:
             return degree
     return 0.0
 
 
-def _channels(scale) -> float | list[float]:
+def _every_channel(scale: ChannelFactors) -> float | list[float]:
     """The factor of every channel; one number if it is the same for all."""
     if len(scale) == 1:
         return scale[0][1]
     return [c for channels, c in scale for _ in range(channels)]
 
 
-def _check_equal(name: str, values: list, uses, factors) -> None:
+def _check_equal(
+    name: str,
+    values: Sequence[float | list[float]],
+    uses: Iterable[Mapping[str, object]],
+    factors: Mapping[str, float],
+) -> None:
+    """Refuse factors by which a bias or norm would need several values at once.
+
+    Args:
+        name: Name of the bias or norm.
+        values: The factor, or the factors of its channels, that each use needs.
+        uses: The weights that come before each use, as keys.
+        factors: Factor of each weight, by name.
+    """
     first = torch.tensor(values[0], dtype=torch.float64)
     for value in values[1:]:
         other = torch.tensor(value, dtype=torch.float64)
         if not torch.allclose(first, other, rtol=1e-9, atol=0):
-            involved = {p for use in uses for p in use} & factors.keys()
+            involved = {weight for use in uses for weight in use} & factors.keys()
             raise ConflictError(
                 f'{min(involved)} cannot be rescaled: {name} also serves what is not '
                 'scaled alike',
@@ -280,8 +384,9 @@ def _check_equal(name: str, values: list, uses, factors) -> None:
             )
 
 
-def _of_statistics(norm: Any, scale) -> Multiplications:
-    factor = _channels(scale)
+def _of_statistics(norm: Any, scale: ChannelFactors) -> Multiplications:
+    """Mean × c and variance × c², with the factor c of each channel."""
+    factor = _every_channel(scale)
     mean, variance = norm.running_mean, norm.running_var
     if isinstance(factor, float):
         return [(mean, factor), (variance, factor**2)]
@@ -289,10 +394,24 @@ def _of_statistics(norm: Any, scale) -> Multiplications:
     return [(mean, factors.to(mean)), (variance, factors.square().to(variance))]
 
 
-def _of_state(optimizer, name: str, parameter, c: float, is_weight: bool):
+def _of_state(
+    optimizer: Optimizer, name: str, parameter: nn.Parameter, c: float, is_weight: bool
+) -> Multiplications:
+    """What the optimizer keeps of a parameter's gradients, each times c^-degree.
+
+    Args:
+        optimizer: The optimizer.
+        name: Name of the parameter, for messages.
+        parameter: The parameter, a weight or a bias that follows one.
+        c: Factor of the parameter.
+        is_weight: Whether it is a weight.
+
+    Returns:
+        Tensors of the optimizer and their multipliers.
+    """
     kind = type(optimizer).__name__
     planned: Multiplications = []
-    # .get: indexing the optimizer's state would add an entry to it.
+    # `optimizer.state[parameter]` would add an entry where there is none.
     for key, value in optimizer.state.get(parameter, {}).items():
         alike = isinstance(value, Tensor) and value.shape == parameter.shape
         if not alike and (not isinstance(value, Tensor) or value.numel() == 1):
@@ -303,7 +422,8 @@ def _of_state(optimizer, name: str, parameter, c: float, is_weight: bool):
                 'follows its scale'
             )
         degree = _NORMALIZED.get((kind, key), _STATE_DEGREES[key])
-        # A bias before batch norm has no gradient: its buffer holds decay alone.
+        # A bias before batch norm has no gradient. What its buffer averages is the
+        # decay λb alone, which grows with the bias: λ · cb.
         if not is_weight and key == 'momentum_buffer':
             degree = -degree
         if degree:
@@ -311,7 +431,10 @@ def _of_state(optimizer, name: str, parameter, c: float, is_weight: bool):
     return planned
 
 
-def _check_range(tensor: Tensor, multiplier, factors: Mapping[str, float]) -> None:
+def _check_range(
+    tensor: Tensor, multiplier: float | Tensor, factors: Mapping[str, float]
+) -> None:
+    """Refuse a multiplier that the tensor's type rounds to 0 or infinity."""
     values = torch.as_tensor(multiplier, dtype=torch.float64)
     limits = torch.finfo(tensor.dtype)
     if bool(((values < limits.tiny) | (values > limits.max)).any()):

@@ -22,8 +22,9 @@ flags are left exactly as they were.
 """
 
 from .dependents import Dependents, find_dependents
+from .findings import ScaleInvariance
 from .proof import ScaleProof, verify_scale_invariance
-from .structure import ScaleInvariance, find_scale_invariant
+from .structure import find_scale_invariant
 from .undisturbed import kept_rng
 
 __all__ = [

@@ -1,18 +1,24 @@
 """What must be scaled along with a weight, for the evaluated function to stay."""
 
+import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .operations import Layout
-from .structure import judge, judge_by_order, pairs_by_order, walk_graph
+from .degrees import Layout
+from .order import judge_by_order, pairs_by_order
+from .sample_inputs import forward_model
+from .structure import forward_on, judge, walk_graph
 from .undisturbed import is_batch_norm, kept_modules, kept_rng, to_train_mode
 
-# Sides of the images that a plain module is tried with.
+__all__ = ['Dependents', 'find_dependents']
+
+# Sides in pixels of the images that a plain module is tried with.
 _SIDES = (64, 32, 28, 224)
 
 
@@ -25,11 +31,25 @@ class Dependents:
     to what it is added to.
 
     Args:
-        refused: Why a parameter cannot be rescaled, by name; None if it can.
-        biases: By the name of a bias, the degrees of what it is added to, by the name
-            of a weight, at each of its uses. A use of another kind has none.
-        statistics: By the name of a norm that keeps running statistics, the degrees
-            of its input, channel by channel, at each of its calls.
+        refused: By name of a parameter, why it cannot be rescaled; None if it can.
+        biases: By name of a bias, what it is added to, at each of its uses: the
+            degree of that value by name of the weight that it scales with. A use that
+            is no addition has no degrees.
+        statistics: By name of a norm that keeps running statistics, its input at each
+            of its calls: by name of the weight that the input scales with, runs of
+            consecutive channels as pairs (number of channels, degree).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> found = find_dependents(model, torch.randn(2, 3, 8, 8))
+        >>> found.refused['0.weight'] is None
+        True
+        >>> found.biases['0.bias']
+        ({'0.weight': 1.0},)
+        >>> found.statistics
+        {'1': ({'0.weight': ((8, 1.0),)},)}
     """
 
     refused: Mapping[str, str | None]
@@ -39,7 +59,7 @@ class Dependents:
 
 def find_dependents(
     model: nn.Module,
-    inputs: Sequence | None = None,
+    inputs: Sequence | Tensor | None = None,
     forward: Callable[[], object] | None = None,
 ) -> Dependents:
     """Find what must be scaled along with each scale-invariant weight.
@@ -53,109 +73,121 @@ def find_dependents(
             MMEngine gets small random images, a plain module is tried with random
             numbers of the shape that its first layer takes; if it cannot take
             these, the order of its children decides.
-        forward: Runs the forward pass and returns its losses, in place of ``inputs``.
+        forward: Function that runs the forward pass and returns its losses. It
+            takes the place of ``inputs``.
 
     Returns:
         The dependents.
 
     Raises:
         ValueError: If the forward pass returns nothing that needs a gradient.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 1)
+        ... )
+        >>> for name, reason in find_dependents(model).refused.items():
+        ...     print(name, reason)
+        0.weight None
+        1.weight it is a weight or bias of 1
+        1.bias it is a weight or bias of 1
+        2.weight a bias is added to it (Convolution in 2)
+        2.bias a bias is added to it (Convolution in 2)
     """
     if forward is not None:
         return _observed(model, forward)
     if inputs is not None:
-        inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-        return _observed(model, lambda: model(*inputs))
+        return _observed(model, forward_on(model, inputs))
     if hasattr(model, 'data_preprocessor') and hasattr(model, 'loss'):
-        from .sample_inputs import forward_model
-
-        return _observed(model, lambda: forward_model(model, []))
+        return _observed(model, functools.partial(forward_model, model, []))
     for guess in _guesses(model):
         try:
-            return _observed(model, functools.partial(model, guess))
+            return _observed(model, forward_on(model, guess))
         except Exception:  # whatever a foreign forward raises for a wrong input
             continue
     return _by_order(model)
 
 
 def _observed(model: nn.Module, forward: Callable[[], object]) -> Dependents:
+    """Dependents as the graph of a forward pass shows them."""
     walk = walk_graph(model, forward, frozen=True)
+    followers = walk.followers
     names = {id(p): name for name, p in model.named_parameters()}
-    refused = {}
-    for entry in judge(model, walk):
-        refused[entry.name] = None if entry.invariant else entry.reason
-    for p, reason in walk.unmet.items():
-        refused[names[p]] = refused[names[p]] or reason
-    biases = {}
-    for leaf, uses in walk.shifts.items():
-        others: list[dict] = [{}] * (walk.uses[leaf] - len(uses))
-        found = [{names[p]: d for p, d in use.items()} for use in uses]
-        if any(found):
-            biases[names[leaf]] = (*found, *others)
+    refused = {
+        entry.name: None if entry.invariant else entry.reason
+        for entry in judge(model, walk)
+    }
+    for weight, reason in followers.out_of_reach.items():
+        refused[names[weight]] = refused[names[weight]] or reason
+    biases = {
+        names[bias]: tuple(
+            {names[weight]: degree for weight, degree in use.items()} for use in uses
+        )
+        for bias, uses in followers.biases().items()
+        if any(uses)
+    }
     statistics = {
-        name: tuple({names[p]: layout for p, layout in call.items()} for call in calls)
-        for name, calls in walk.statistics.items()
+        norm: tuple(
+            {names[weight]: layout for weight, layout in call.items()} for call in calls
+        )
+        for norm, calls in followers.statistics.items()
         if any(calls)
     }
     return Dependents(refused, biases, statistics)
 
 
-def _guesses(model: nn.Module):
+def _guesses(model: nn.Module) -> Iterator[Tensor]:
+    """Random inputs that the first layer of a plain module would take."""
     for module in model.modules():
-        reference = next(module.parameters(recurse=False), None)
-        generator = torch.Generator().manual_seed(0)
         if isinstance(module, nn.modules.conv._ConvNd):
-            shapes = [
-                (4, module.in_channels, *[side] * len(module.kernel_size))
-                for side in _SIDES
-            ]
+            dimensions = len(module.kernel_size)
+            shapes = [(4, module.in_channels, *[side] * dimensions) for side in _SIDES]
         elif isinstance(module, nn.Linear):
             shapes = [(4, module.in_features)]
         else:
             continue
+        like = next(module.parameters(), torch.empty(0))
+        generator = torch.Generator().manual_seed(0)
         for shape in shapes:
-            yield torch.randn(shape, generator=generator).to(reference)
+            yield torch.randn(shape, generator=generator).to(like)
         return
 
 
 def _by_order(model: nn.Module) -> Dependents:
     """Dependents where only the order of children is known."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    biases: dict[str, list[dict[str, float]]] = {}
+    statistics: dict[str, list[dict[str, Layout]]] = {}
+    followed: collections.Counter[str] = collections.Counter()
     with kept_rng(), kept_modules(model):
         to_train_mode(model)
         refused = {
             entry.name: None if entry.invariant else entry.reason
             for entry in judge_by_order(model)
         }
-        names = {id(p): name for name, p in model.named_parameters()}
-        biases: dict[str, list] = {}
-        statistics: dict[str, list] = {}
-        followed: dict[str, int] = {}
         for module, norm, norm_name in pairs_by_order(model):
             weight = names[id(module.weight)]
             if refused[weight] is not None:
                 continue
-            followed[weight] = followed.get(weight, 0) + 1
+            followed[weight] += 1
             if module.bias is not None:
                 biases.setdefault(names[id(module.bias)], []).append({weight: 1.0})
             if is_batch_norm(norm) and norm.running_mean is not None:
-                layout = ((norm.num_features, 1.0),)
+                layout = ((cast(int, norm.num_features), 1.0),)
                 statistics.setdefault(norm_name, []).append({weight: layout})
-    for name, uses in _uses(model).items():
-        if name in followed and followed[name] != uses:
+    for name, holders in _holders(model).items():
+        if name in followed and followed[name] != holders:
             refused[name] = 'not every use of it is followed by a norm'
-        if name in biases and len(biases[name]) != uses:
+        if name in biases and len(biases[name]) != holders:
             biases[name].append({})
     return Dependents(refused, biases, statistics)
 
 
-def _uses(model: nn.Module) -> dict[str, int]:
-    """How many modules hold each parameter."""
+def _holders(model: nn.Module) -> collections.Counter[str]:
+    """How many modules hold each parameter, by its first name."""
     names = {id(p): name for name, p in model.named_parameters()}
     held = itertools.chain.from_iterable(
         module.parameters(recurse=False) for module in model.modules()
     )
-    uses: dict[str, int] = {}
-    for parameter in held:
-        name = names[id(parameter)]
-        uses[name] = uses.get(name, 0) + 1
-    return uses
+    return collections.Counter(names[id(parameter)] for parameter in held)

@@ -1,52 +1,43 @@
-"""Degrees of homogeneity, and what each operation of autograd does to them."""
+"""The operations of autograd by name, and what a node of its graph tells of itself."""
 
-import dataclasses
 import math
+from typing import Any
 
-# Numbers of consecutive channels, and the degree they share.
-Layout = tuple[tuple[int, float], ...]
+from .degrees import Shape
 
+__all__ = [
+    'CONVOLUTIONS',
+    'CUSTOM_PRODUCTS',
+    'CUTS',
+    'HOMOGENEOUS',
+    'KEEP_CHANNELS',
+    'NORMS_OF_GROUPS',
+    'PRODUCTS',
+    'RESHAPES',
+    'SCALED_PRODUCTS',
+    'SPREADS',
+    'SUMS',
+    'VIEWS',
+    'Node',
+    'input_shapes',
+    'is_batch_norm_operation',
+    'keeps_channels',
+    'one_per_channel',
+    'operation_of',
+    'output_shape',
+    'saved_attribute',
+]
 
-@dataclasses.dataclass(frozen=True)
-class PerChannel:
-    """Degrees that differ between the channels, up to a constant in each channel.
-
-    Batch statistics of each channel remove both; for anything else the value is
-    not homogeneous, for ``cause``. ``layout`` tells which channels have which degree,
-    where they have several and it is known.
-    """
-
-    degrees: frozenset[float]
-    cause: str
-    layout: Layout | None = None
-
-
-Degree = float | PerChannel
-Degrees = dict[int, Degree]
-
-
-@dataclasses.dataclass
-class Value:
-    """Degrees of one node's value in each parameter, by id; 0 is left out.
-
-    ``spread`` marks a non-negative statistic (norm, variance), to which an ε is
-    added that does not count. ``leaf`` is the parameter that the value is, in
-    whatever shape.
-    """
-
-    degrees: Degrees
-    spread: bool = False
-    leaf: int | None = None
-
-
-CONSTANT = Value({})
+# torch.autograd.graph.Node, whose attributes (`_saved_...`, `variable`) vary from one
+# operation to the other and have no types.
+Node = Any
 
 
 def _operations(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# Value → value moved, copied, or picked: every property is kept.
+# These move, copy, select or average values: all that is known of the value stays true.
 VIEWS = _operations("""
     Alias AsStrided Clone Contiguous Detach Diagonal Expand Flip Permute Reshape
     ReshapeAlias Roll Select Squeeze Swapaxes T ToCopy Transpose Unbind Unsqueeze
@@ -55,12 +46,20 @@ VIEWS = _operations("""
     Unfold Lift Abs Cumsum Sum Mean Nansum Nanmean Max Min Amax Amin Aminmax Cummax
     Cummin Median Mode Sort Topk Kthvalue Trace
 """)
-# Value → the same value in another shape or type.
+# Of these, the ones after which a parameter is still the same parameter, in another
+# shape or type.
 RESHAPES = _operations("""
     Alias Clone Contiguous Expand Permute Reshape ReshapeAlias Squeeze T ToCopy
     Transpose UnsafeView Unsqueeze View
 """)
-# Homogeneous of degree 1 in their first input.
+# Of these, the ones after which the channels are still what they were, or some of them.
+KEEP_CHANNELS = _operations("""
+    Clone ToCopy Alias Contiguous Slice Split SplitWithSizes UnsafeSplit
+    MaxPool2DWithIndices
+""")
+# Of these, the ones that may leave some channels out.
+CUTS = _operations('Slice Split SplitWithSizes UnsafeSplit')
+# f(kx) = k · f(x) in the first input x.
 HOMOGENEOUS = _operations("""
     Relu LeakyRelu PreluKernel Prelu Neg Dropout NativeDropout FusedDropout
     FeatureDropout MaxPool1D MaxPool2D MaxPool2DWithIndices MaxPool3DWithIndices
@@ -73,15 +72,21 @@ HOMOGENEOUS = _operations("""
     ChannelShuffle NativeChannelShuffle GridSampler2D GridSampler3D FftR2C FftC2R
     FftC2C Real Imag ViewAsReal ViewAsComplex
 """)
-# Sums and choices: homogeneous only if all their inputs have one degree.
+# Sums, and choices among values: homogeneous if all their inputs have one degree.
 SUMS = _operations("""
     Add Sub Rsub Cat Stack Where Maximum Minimum Fmax Fmin CopySlices Copy IndexPut
     IndexAdd IndexCopy Scatter ScatterAdd ScatterReduce SelectScatter SliceScatter
     MaskedScatter
 """)
+# Statistics that are never negative and scale as their input does.
 SPREADS = _operations('Norm LinalgVectorNorm LinalgMatrixNorm Std StdMean')
+# Products of all inputs: f(kx, y) = k · f(x, y), and so in y.
 PRODUCTS = _operations('Mm Bmm Mv Dot Vdot Ger Outer Inner Kron')
+# The first input plus the product of the other two.
 SCALED_PRODUCTS = _operations('Addmm Addbmm Baddbmm Addmv Addr Addcmul')
+# Norms over several channels at once.
+NORMS_OF_GROUPS = _operations('NativeGroupNorm NativeLayerNorm FusedRmsNorm')
+# What the names of convolutions begin with; the device and the shape add to them.
 CONVOLUTIONS = (
     'Convolution',
     'SlowConv',
@@ -92,8 +97,9 @@ CONVOLUTIONS = (
     'ConvDepthwise',
 )
 
-# Functions of mmcv by name: the inputs whose degrees add up, and the one of the bias.
-# Inputs of degree 0 are all that the others (offsets, boxes) may have.
+# Functions of mmcv by name: the places of the inputs that are multiplied with each
+# other, and the place of the bias. The other inputs (offsets, boxes) change the result
+# in ways that are not homogeneous, so they must not depend on the parameter.
 CUSTOM_PRODUCTS: dict[str, tuple[tuple[int, ...], int | None]] = {
     'ModulatedDeformConv2dFunction': ((0, 2, 3), 4),
     'DeformConv2dFunction': ((0, 2), None),
@@ -113,23 +119,31 @@ CUSTOM_PRODUCTS: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 
 
-def operation_of(node) -> str:
-    """Name of a node's operation: 'AddBackward0' → 'Add'."""
+def operation_of(node: Node) -> str:
+    """Name of a node's operation: 'Add' for the node 'AddBackward0'."""
     name = node.name().rsplit('::', 1)[-1]
     head, separator, _ = name.rpartition('Backward')
     return head if separator and head else name
 
 
-def saved_attribute(node, name: str):
-    """A saved attribute of a node, None if it has none or it was overwritten."""
+def is_batch_norm_operation(operation: str) -> bool:
+    """Whether an operation normalizes every channel by its own statistics."""
+    return 'BatchNorm' in operation or 'InstanceNorm' in operation
+
+
+def saved_attribute(node: Node, name: str) -> Any:
+    """What a node keeps for its backward pass; None if it keeps nothing of that name.
+
+    It is also None where the forward pass has overwritten the kept tensor in place.
+    """
     try:
         return getattr(node, f'_saved_{name}', None)
     except RuntimeError:
         return None
 
 
-def output_shape(node, output: int = 0) -> tuple[int, ...] | None:
-    """Shape of a node's output in the forward pass."""
+def output_shape(node: Node, output: int = 0) -> Shape | None:
+    """Shape of one of a node's outputs in the forward pass, None if it is unknown."""
     metadata = getattr(node, '_input_metadata', None)
     if not metadata or output >= len(metadata):
         return None
@@ -139,29 +153,29 @@ def output_shape(node, output: int = 0) -> tuple[int, ...] | None:
         return None
 
 
-def one_per_channel(shape, out_shape) -> bool:
-    """Whether a tensor of this shape is one number per channel (dimension 1)."""
+def input_shapes(node: Node) -> list[Shape | None]:
+    """Shape of each input of a node; None for constants, which the graph leaves out."""
+    return [
+        None if child is None else output_shape(child, output)
+        for child, output in node.next_functions
+    ]
+
+
+def one_per_channel(shape: Shape | None, out_shape: Shape | None) -> bool:
+    """Whether a tensor that is broadcast to ``out_shape`` has one number per channel.
+
+    Channels are dimension 1 of ``out_shape``.
+    """
     if shape is None or out_shape is None or len(out_shape) < 2:
         return False
     padded = (1,) * (len(out_shape) - len(shape)) + tuple(shape)
     return all(n == 1 for i, n in enumerate(padded) if i != 1)
 
 
-def layout_of(degree: Degree, shape) -> Layout | None:
-    """Which channels of a value of this shape have which degree, if it is known."""
-    if isinstance(degree, PerChannel):
-        if degree.layout is not None:
-            return degree.layout
-        if len(degree.degrees) > 1:
-            return None
-        (degree,) = degree.degrees
-    return ((shape[1], degree),) if shape is not None and len(shape) > 1 else None
+def keeps_channels(shape: Shape | None, out_shape: Shape | None) -> bool:
+    """Whether a view leaves channels alone, or splits each of them by image.
 
-
-def keeps_channels(shape, out_shape) -> bool:
-    """Whether a view leaves channels alone, or splits them by image.
-
-    The second is how instance norm becomes a batch norm: (N, C) → (1, N·C).
+    Instance norm does the latter to be computed as a batch norm: (N, C) → (1, N·C).
     """
     if shape is None or out_shape is None or min(len(shape), len(out_shape)) < 2:
         return False

@@ -3,22 +3,27 @@
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from .experiment import (
-    ALONE,
-    DOUBLE,
-    FACTORS,
-    FEW,
-    NOTABLE_EPSILON,
-    SINGLE,
-    Experiment,
-    Precision,
-)
+from .arithmetic import DOUBLE, SINGLE, Precision
+from .experiment import Experiment
 from .undisturbed import kept_rng
+
+__all__ = ['ScaleProof', 'verify_scale_invariance']
+
+# A cosine by the ε that is this large is told, since the equations of the theory are
+# right to some per cent themselves.
+_NOTABLE_EPSILON = 1e-2
+# One of these is drawn for each parameter when all are scaled together.
+_FACTORS = (0.25, 0.5, 2.0, 4.0)
+# A parameter that is scaled alone is scaled twice, since the loss may return to its
+# value by accident once.
+_ALONE = (0.25, 4.0)
+# Up to this many parameters a forward pass for each costs next to nothing.
+_FEW = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +32,29 @@ class ScaleProof:
 
     Args:
         name: Dotted name of the parameter.
-        verdict: True if the loss does not depend on its scale, False if it does,
-            None if undecided.
-        cosine: Cosine of (w, g) with the norms' ε taken out; Lemma 1 says 0. NaN
-            without a gradient.
+        verdict: True if the loss does not depend on the parameter's scale, False if
+            it does, None if undecided.
+        cosine: Cosine of the angle between weight and gradient, ⟨w, g⟩ / (‖w‖·‖g‖),
+            with the norms' ε taken out. Lemma 1 says 0. NaN without a gradient.
         loss_change: Relative change of the loss when only this parameter is scaled;
             None if it was scaled together with the others only.
         joint_change: Relative change of the loss when this and all others that
             passed (or the half, quarter, ... of them that did) are scaled by random
             factors; None if this one did not pass.
-        epsilon_cosine: Cosine of (w, g) with ε as configured: how far the ε spoils
-            the invariance.
-        unit_gradient: ‖g‖·‖w‖ relative to the loss.
-        reason: One sentence.
+        epsilon_cosine: The same cosine with the ε as configured. It tells how far the
+            ε spoils the invariance.
+        unit_gradient: ‖g‖·‖w‖, the norm of the gradient at ‖w‖ = 1, divided by the
+            loss.
+        reason: The figures that decide, in one sentence.
+
+    Example:
+        >>> import torch
+        >>> from smd_mmdet.invariance import verify_scale_invariance
+        >>> model, x = nn.Linear(4, 3), torch.randn(8, 4)
+        >>> loss_fn = lambda copy: copy(x.to(copy.weight.dtype)).square().sum()
+        >>> proof = verify_scale_invariance(model, loss_fn, ['weight'])['weight']
+        >>> proof.verdict, proof.reason
+        (False, 'cosine ..., scaling changes the loss by ... of it')
     """
 
     name: str
@@ -76,18 +91,32 @@ def verify_scale_invariance(
             after it.
         names: Names of parameters, candidates or any others.
         seed: Seed of the random generators, factors and displacement.
-        double: Compute in float64, if the model can; else in float32, with the
-            thresholds that this needs.
-        alone: Scale every parameter alone too (two forward passes for each). False:
-            only where the other figures leave a doubt. None: also where there are
-            few, or a few have failed.
+        double: Whether to compute in float64, if the model can; else it is float32,
+            with the thresholds that this needs.
+        alone: Whether to scale every parameter alone too (two forward passes for
+            each). False: only where the other figures leave a doubt. None: also where
+            there are few, or a few have failed.
 
     Returns:
-        One proof per name.
+        The proofs by name.
 
     Raises:
         ValueError: If a name is no parameter of the model, or ``loss_fn`` returns
             no scalar tensor.
+
+    Example:
+        The loss function takes the model's precision, since the copy is in float64:
+
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        >>> x, y = torch.randn(8, 4), torch.randn(8, 3)
+        >>> def loss_fn(copy):
+        ...     return (copy(x.to(copy[0].weight.dtype)) - y).square().mean()
+        >>> proofs = verify_scale_invariance(model, loss_fn, ['0.weight', '1.weight'])
+        >>> [proof.verdict for proof in proofs.values()]
+        [True, False]
+        >>> abs(proofs['0.weight'].cosine) < 1e-6
+        True
     """
     names = list(dict.fromkeys(names))
     known = dict(model.named_parameters(remove_duplicate=False))
@@ -100,16 +129,28 @@ def verify_scale_invariance(
         if double:
             try:
                 experiment = Experiment(model, loss_fn, names, seed, DOUBLE)
-                return _prove(experiment, seed, alone)
+                return _Trial(experiment, seed, alone).proofs()
             except (RuntimeError, TypeError, NotImplementedError):
-                # An operation without float64: the same in float32, or its error.
+                # An operation that does not know float64. If the cause is another one,
+                # float32 raises the same error again.
                 pass
         experiment = Experiment(model, loss_fn, names, seed, SINGLE)
-        return _prove(experiment, seed, alone)
+        return _Trial(experiment, seed, alone).proofs()
 
 
 @dataclasses.dataclass
 class _Figures:
+    """What is measured of one parameter; see :class:`ScaleProof`.
+
+    Args:
+        cosine: Cosine of weight and gradient, with a negligible ε.
+        unit_gradient: ‖g‖·‖w‖, divided by the loss.
+        epsilon_cosine: The cosine with the ε as configured.
+        loss_change: Relative change of the loss, scaled alone.
+        joint_change: Relative change of the loss, scaled with others.
+        by_epsilon: Whether only the ε lets the gradient through.
+    """
+
     cosine: float
     unit_gradient: float
     epsilon_cosine: float = math.nan
@@ -118,32 +159,129 @@ class _Figures:
     by_epsilon: bool = False
 
 
-def _prove(
-    experiment: Experiment, seed: int, alone: bool | None
-) -> dict[str, ScaleProof]:
-    loss, gradients = experiment.gradients()
-    if not math.isfinite(loss):
-        # Without ε a dead channel may divide 0 by 0.
-        experiment.epsilon = None
-        loss, gradients = experiment.gradients()
-    figures = _measure(experiment, loss, gradients)
-    del gradients
-    if experiment.epsilon is not None:
-        _note_traces_of_epsilon(experiment, figures, alone)
-    if math.isfinite(loss):
-        _scale(experiment, loss, figures, seed, alone)
-    if experiment.epsilon is not None:
-        experiment.epsilon = None
-        true_loss, gradients = experiment.gradients()
-        for name, figure in _measure(experiment, true_loss, gradients).items():
-            figures[name].epsilon_cosine = figure.cosine
-    return {
-        name: _proof(name, figure, loss, experiment.precision)
-        for name, figure in figures.items()
-    }
+class _Trial:
+    """All measurements that a proof takes, in one precision.
+
+    Args:
+        experiment: The copy of the model to measure on.
+        seed: Seed of the factors.
+        alone: Whether to scale every parameter alone too; see
+            :func:`verify_scale_invariance`.
+    """
+
+    def __init__(self, experiment: Experiment, seed: int, alone: bool | None) -> None:
+        self._experiment = experiment
+        self._precision = experiment.precision
+        self._seed = seed
+        self._alone = alone
+        self._loss, gradients = experiment.gradients()
+        if not math.isfinite(self._loss):
+            # Without ε a dead channel may divide 0 by 0.
+            experiment.epsilon = None
+            self._loss, gradients = experiment.gradients()
+        self._figures = _measure(experiment, self._loss, gradients)
+
+    def proofs(self) -> dict[str, ScaleProof]:
+        """Measure what is left to measure, and weigh it."""
+        if self._experiment.epsilon is not None:
+            self._find_traces_of_epsilon()
+        if math.isfinite(self._loss):
+            self._scale()
+        if self._experiment.epsilon is not None:
+            self._measure_with_true_epsilon()
+        return {
+            name: _proof(name, figure, self._loss, self._precision)
+            for name, figure in self._figures.items()
+        }
+
+    def _find_traces_of_epsilon(self) -> None:
+        """Mark the gradients that exist by the ε alone: they shrink with it.
+
+        A norm over two values, as on a map of one pixel and two images, gives ±1
+        whatever they are. Only its ε lets a gradient through, and that has a cosine of
+        its own.
+        """
+        # The size of such a gradient is the ratio of ε and variance, mostly small.
+        faint = 1e3 * self._precision.loss if self._alone is False else math.inf
+        doubtful = [
+            name
+            for name, figure in self._figures.items()
+            if abs(figure.cosine) > self._precision.cosine
+            and figure.unit_gradient < faint
+        ]
+        if not doubtful:
+            return
+        self._experiment.epsilon = self._precision.epsilon / 100
+        smaller = _measure(self._experiment, *self._experiment.gradients())
+        self._experiment.epsilon = self._precision.epsilon
+        for name in doubtful:
+            figure = self._figures[name]
+            if smaller[name].unit_gradient < figure.unit_gradient / 10:
+                figure.by_epsilon = True
+
+    def _measure_with_true_epsilon(self) -> None:
+        self._experiment.epsilon = None
+        measured = _measure(self._experiment, *self._experiment.gradients())
+        for name, figure in measured.items():
+            self._figures[name].epsilon_cosine = figure.cosine
+
+    def _scale(self) -> None:
+        """Scale parameters alone and together, and note what the loss does."""
+        precision = self._precision
+        decidable = {
+            name: figure
+            for name, figure in self._figures.items()
+            if figure.unit_gradient > precision.gradient and not figure.by_epsilon
+        }
+        clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
+        for name in self._to_scale_alone(decidable, clean):
+            changes = [self._change({name: factor}) for factor in _ALONE]
+            decidable[name].loss_change = max(changes)
+        choose = random.Random(self._seed)
+        self._scale_jointly({name: choose.choice(_FACTORS) for name in clean})
+
+    def _to_scale_alone(
+        self, decidable: Mapping[str, _Figures], clean: Collection[str]
+    ) -> list[str]:
+        if self._alone or (self._alone is None and len(self._figures) <= _FEW):
+            return list(decidable)
+        # A large cosine decides by itself; scaling only puts a second figure beside it.
+        doubtful = [name for name in decidable if name not in clean]
+        doubtful.sort(key=lambda name: abs(decidable[name].cosine))
+        small = [
+            name
+            for name in doubtful
+            if abs(decidable[name].cosine) <= self._precision.decisive
+        ]
+        least = 0 if self._alone is False else _FEW
+        return doubtful[: max(least, len(small))]
+
+    def _scale_jointly(self, factors: Mapping[str, float]) -> None:
+        """Scale all together, and by halves where the loss moves, to find out why."""
+        if not factors:
+            return
+        change = self._change(factors)
+        names = list(factors)
+        if change <= self._precision.loss:
+            for name in names:
+                self._figures[name].joint_change = change
+        elif len(names) == 1:
+            self._figures[names[0]].loss_change = change
+        else:
+            half = len(names) // 2
+            for part in (names[:half], names[half:]):
+                self._scale_jointly({name: factors[name] for name in part})
+
+    def _change(self, factors: Mapping[str, float]) -> float:
+        """Relative change of the loss when parameters are multiplied by factors."""
+        scaled = self._experiment.scaled_loss(factors)
+        return abs(scaled - self._loss) / max(abs(self._loss), 1e-300)
 
 
-def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
+def _measure(
+    experiment: Experiment, loss: float, gradients: Mapping[str, Tensor]
+) -> dict[str, _Figures]:
+    """Cosine and unit gradient of every parameter."""
     figures = {}
     for name, parameter in experiment.parameters.items():
         gradient = gradients.get(name)
@@ -157,93 +295,23 @@ def _measure(experiment, loss: float, gradients) -> dict[str, _Figures]:
     return figures
 
 
-def _note_traces_of_epsilon(experiment, figures, alone: bool | None) -> None:
-    """Tell gradients that exist by the ε alone: they shrink with it.
-
-    A norm over two values, as on a map of one pixel and two images, gives ±1 whatever
-    they are; only its ε lets a gradient through, and that has a cosine of its own.
-    """
-    precision = experiment.precision
-    # Such a gradient is mostly faint: ε over the variance.
-    faint = 1e3 * precision.loss if alone is False else math.inf
-    doubtful = [
-        n
-        for n, f in figures.items()
-        if abs(f.cosine) > precision.cosine and f.unit_gradient < faint
-    ]
-    if not doubtful:
-        return
-    usual = experiment.epsilon
-    experiment.epsilon = usual / 100
-    loss, gradients = experiment.gradients()
-    smaller = _measure(experiment, loss, gradients)
-    experiment.epsilon = usual
-    for name in doubtful:
-        if smaller[name].unit_gradient < figures[name].unit_gradient / 10:
-            figures[name].by_epsilon = True
-
-
-def _change(experiment, loss: float, factors: Mapping[str, float]) -> float:
-    scaled = experiment.scaled_loss(factors)
-    return abs(scaled - loss) / max(abs(loss), 1e-300)
-
-
 def _tolerance(precision: Precision, figure: _Figures) -> float:
     """Change of the loss that is allowed for one parameter scaled alone.
 
-    A parameter with little influence must be measured by its own influence.
+    A parameter with little influence is measured by its own influence on the loss,
+    which is its unit gradient.
     """
     own = 1e-3 * figure.unit_gradient
     floor = 10 * torch.finfo(precision.dtype).eps
     return max(floor, min(precision.loss, own))
 
 
-def _scale(experiment, loss: float, figures, seed: int, alone: bool | None) -> None:
-    precision = experiment.precision
-    decidable = {
-        n: f
-        for n, f in figures.items()
-        if f.unit_gradient > precision.gradient and not f.by_epsilon
-    }
-    clean = [n for n, f in decidable.items() if abs(f.cosine) <= precision.cosine]
-    # A large cosine is decisive; scaling only puts a second figure beside it.
-    doubtful = [n for n in decidable if n not in clean]
-    doubtful.sort(key=lambda n: abs(decidable[n].cosine))
-    few = sum(abs(decidable[n].cosine) <= precision.decisive for n in doubtful)
-    if alone or (alone is None and len(figures) <= FEW):
-        chosen = list(decidable)
-    else:
-        chosen = doubtful[: few if alone is False else max(FEW, few)]
-    for name in chosen:
-        changes = [_change(experiment, loss, {name: factor}) for factor in ALONE]
-        decidable[name].loss_change = max(changes)
-    choose = random.Random(seed)
-    factors = {name: choose.choice(FACTORS) for name in clean}
-    _scale_jointly(experiment, loss, figures, factors)
-
-
-def _scale_jointly(experiment, loss: float, figures, factors: dict) -> None:
-    """Scale all together; by halves, where the loss moves, to single out who did it."""
-    if not factors:
-        return
-    change = _change(experiment, loss, factors)
-    names = list(factors)
-    if change <= experiment.precision.loss:
-        for name in names:
-            figures[name].joint_change = change
-    elif len(names) == 1:
-        figures[names[0]].loss_change = change
-    else:
-        half = len(names) // 2
-        for part in (names[:half], names[half:]):
-            some = {name: factors[name] for name in part}
-            _scale_jointly(experiment, loss, figures, some)
-
-
-def _proof(name: str, figure: _Figures, loss: float, precision) -> ScaleProof:
+def _proof(
+    name: str, figure: _Figures, loss: float, precision: Precision
+) -> ScaleProof:
     verdict, reason = _verdict(figure, loss, precision)
     epsilon = figure.epsilon_cosine
-    if verdict and abs(epsilon) > NOTABLE_EPSILON:
+    if verdict and abs(epsilon) > _NOTABLE_EPSILON:
         reason += f'; the ε of its norm matters: cosine {epsilon:.1e} with it'
     if precision.dtype == torch.float32:
         reason += ' (in float32)'
@@ -259,7 +327,10 @@ def _proof(name: str, figure: _Figures, loss: float, precision) -> ScaleProof:
     )
 
 
-def _verdict(figure: _Figures, loss: float, precision) -> tuple[bool | None, str]:
+def _verdict(
+    figure: _Figures, loss: float, precision: Precision
+) -> tuple[bool | None, str]:
+    """Weigh the figures of one parameter."""
     if not math.isfinite(loss):
         return None, 'undecided: the loss is not finite'
     if not figure.unit_gradient > precision.gradient:

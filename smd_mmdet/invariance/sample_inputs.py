@@ -14,16 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ['forward_model', 'model_loss', 'sample_inputs', 'sample_sizes']
+from smd_mmdet._text import one_line
+
+__all__ = [
+    'comes_from',
+    'forward_model',
+    'model_loss',
+    'sample_inputs',
+    'sample_sizes',
+]
 
 # Most detectors take 128 pixels; SSD and the deepest pyramids need more.
 _DETECTOR_SIZES = (128, 320, 512)
 # At 64 pixels the last map of a usual classifier has more than the one pixel that
 # leaves batch norm nothing to do; transformers want 224 or 384, LeNet 32.
 _OTHER_SIZES = (64, 128, 224, 384, 32)
+# Regions of an image that a sampler hands to the second stage.
 _REGIONS = 64
-# Late enough for every warm-up factor to be 1, and no multiple of 10 follows, at
-# which some preprocessors draw a new image size.
+# Number of the iteration that models are told. It is late enough for every warm-up
+# factor to be 1, and the next one is no multiple of 10, at which some preprocessors
+# draw a new image size.
 _ITERATION = 100_000
 
 
@@ -40,7 +50,12 @@ def sample_sizes(model: nn.Module) -> tuple[int, ...]:
 
 
 def comes_from(model: nn.Module, *packages: str) -> bool:
-    """Whether a model's class, or one it is derived from, is of one of the packages."""
+    """Whether a model's class, or one it is derived from, is of one of the packages.
+
+    Args:
+        model: The model.
+        packages: Names of top-level packages, such as 'mmdet'.
+    """
     origins = {kind.__module__.partition('.')[0] for kind in type(model).__mro__}
     return not origins.isdisjoint(packages)
 
@@ -56,7 +71,7 @@ def sample_inputs(
         model: A detector, tracker, re-identification or semi-supervised model of
             MMDetection, a classifier of MMPretrain, or any other model of MMEngine,
             which is taken for one of images and labels.
-        size: Height and width of the images, a multiple of 32.
+        size: Height and width of the images in pixels, a multiple of 32.
         batch_size: Number of images (or clips).
         seed: Seed of the images and boxes.
 
@@ -91,9 +106,9 @@ def model_loss(model: nn.Module, data: dict | list, economical: bool = False) ->
     Args:
         model: A model of MMEngine, in the mode it is to be run in.
         data: A batch as a dataloader collates it.
-        economical: Leave out augmentations of the batch, some of which pad images to
-            the size of training, and take few regions of an image to the second
-            stage, whose heads do the same on 64 as on 512.
+        economical: Whether to leave out augmentations of the batch, some of which pad
+            images to the size of training, and to take few regions of an image to the
+            second stage, whose heads do the same on 64 as on 512.
 
     Returns:
         The scalar loss.
@@ -111,8 +126,8 @@ def forward_model(model: nn.Module, notes: list[str]) -> object:
 
     Args:
         model: A model of MMEngine, in train mode.
-        notes: Receives a sentence if the loss could not be computed and the outputs
-            of the raw forward pass, or of backbone and neck, stand for it.
+        notes: List that receives a sentence if the loss could not be computed and the
+            outputs of the raw forward pass, or of backbone and neck, stand for it.
 
     Returns:
         The loss, or the outputs.
@@ -126,7 +141,7 @@ def forward_model(model: nn.Module, notes: list[str]) -> object:
             return model_loss(model, sample_inputs(model, size), economical=True)
         except Exception as failure:  # whatever a foreign model may raise
             error = error or failure
-    failed = f'the loss failed: {_line(error)}'
+    failed = f'the loss failed: {type(error).__name__}: {one_line(error, 160)}'
     with contextlib.suppress(Exception):
         outputs = _raw_forward(model)
         notes.append(f'judged by the raw outputs, {failed}')
@@ -136,11 +151,6 @@ def forward_model(model: nn.Module, notes: list[str]) -> object:
         notes.append(f'judged by the features of backbone and neck, {failed}')
         return outputs
     raise RuntimeError(f'cannot run the model on random images; {failed}') from error
-
-
-def _line(error: BaseException) -> str:
-    text = ' '.join(str(error).split())
-    return f'{type(error).__name__}: {text[:160]}'
 
 
 def _raw_forward(model: Any) -> object:
@@ -158,13 +168,15 @@ def _features(model: Any) -> object:
 @contextlib.contextmanager
 def _economy(model: nn.Module) -> Iterator[None]:
     """Limit what samplers take from an image, and switch batch augmentation off."""
-    before = []
+    before: list[tuple[Any, str, Any]] = []
+    module: Any
     for module in model.modules():
         if getattr(module, 'batch_augments', None) is not None:
             before.append((module, 'batch_augments', module.batch_augments))
             module.batch_augments = None
         found = getattr(module, 'bbox_sampler', None)
-        for sampler in found if isinstance(found, (list, tuple)) else [found]:
+        samplers: Any = found if isinstance(found, (list, tuple)) else [found]
+        for sampler in samplers:
             if isinstance(getattr(sampler, 'num', None), int):
                 before.append((sampler, 'num', sampler.num))
                 sampler.num = min(sampler.num, _REGIONS)
@@ -220,7 +232,7 @@ class _Draw:
 
     @staticmethod
     def _channel_count(model: nn.Module) -> int:
-        """Those of the first convolution: 1 for grey images."""
+        """Channels of the images: 1 if the first convolution takes grey ones."""
         first = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
         return 1 if next(first, 3) == 1 else 3
 
@@ -242,10 +254,11 @@ class _Draw:
     def _takes_masks(model: Any) -> bool:
         """Whether a dataloader of this model hands masks over.
 
-        To RTMDet's assigner masks that nothing has made tensors of are an error.
+        A preprocessor that pads masks makes tensors of them, too. RTMDet's has none,
+        and its assigner takes no masks that are not tensors.
         """
         preprocessor = model.data_preprocessor
-        # That of a semi-supervised model wraps the detector's.
+        # The preprocessor of a semi-supervised model wraps the detector's.
         preprocessor = getattr(preprocessor, 'data_preprocessor', preprocessor)
         return getattr(preprocessor, 'pad_mask', False) or any(
             name.endswith('mask_head') for name, _ in model.named_modules()
@@ -258,7 +271,7 @@ class _Draw:
     def _boxes(self) -> np.ndarray:
         """A small, a middling and a large box, for several levels of a pyramid.
 
-        Every further one adds positives, and mask heads are slow in float64.
+        Every further box adds positives, and mask heads are slow in float64.
         """
         sides = self._size * np.array([0.2, 0.45, 0.85])
         sides = sides[:, None] * self._rng.uniform(0.9, 1.1, (len(sides), 2))
@@ -266,7 +279,7 @@ class _Draw:
         boxes = np.concatenate([corners, corners + sides], axis=1)
         return boxes.clip(0, self._size).astype(np.float32)
 
-    def _masks(self, boxes: np.ndarray):
+    def _masks(self, boxes: np.ndarray) -> Any:
         from mmdet.structures.mask import BitmapMasks
 
         rows, columns = np.mgrid[: self._size, : self._size] + 0.5
@@ -295,12 +308,12 @@ class _Draw:
             meta.update(text='car . person . tree .', custom_entities=True)
         return meta
 
-    def _instances(self, boxes: np.ndarray, **fields):
+    def _instances(self, boxes: np.ndarray, **fields: Any) -> Any:
         from mmengine.structures import InstanceData
 
         return InstanceData(bboxes=torch.from_numpy(boxes), **fields)
 
-    def _sample(self, index: int):
+    def _sample(self, index: int) -> Any:
         from mmdet.structures import DetDataSample
         from mmengine.structures import PixelData
 

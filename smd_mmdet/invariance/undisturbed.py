@@ -13,10 +13,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+__all__ = [
+    'is_batch_norm',
+    'is_norm',
+    'is_sync_bn',
+    'kept_modules',
+    'kept_rng',
+    'make_observable',
+    'no_checkpointing',
+    'observable',
+    'seed_all',
+    'to_train_mode',
+]
+
 
 @contextlib.contextmanager
 def kept_rng() -> Iterator[None]:
-    """Restore the random generators of torch, CUDA, numpy and Python."""
+    """Restore the random generators of torch, CUDA, numpy and Python at the end.
+
+    Example:
+        >>> torch.manual_seed(0).initial_seed()
+        0
+        >>> with kept_rng():
+        ...     one = torch.randn(3)
+        >>> torch.equal(torch.randn(3), one)
+        True
+    """
     cpu, python = torch.get_rng_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     numpy = sys.modules.get('numpy')
@@ -33,6 +55,7 @@ def kept_rng() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
+    """Seed the random generators of torch, numpy and Python."""
     torch.manual_seed(seed)
     random.seed(seed)
     if 'numpy' in sys.modules:
@@ -42,7 +65,7 @@ def seed_all(seed: int) -> None:
 class _Contents:
     """Contents of a mutable container, to be put back into the same object."""
 
-    def __init__(self, container) -> None:
+    def __init__(self, container: Any) -> None:
         self.container = container
         self.copy = copy.copy(container)
 
@@ -56,7 +79,7 @@ class _Contents:
 
 @contextlib.contextmanager
 def kept_modules(model: nn.Module) -> Iterator[None]:
-    """Restore every module's attributes, containers and buffer values.
+    """Restore every module's attributes, containers and buffer values at the end.
 
     This covers BN statistics, training flags, ``with_cp``, hooks, a replaced
     ``forward``, and the counters that some losses and heads keep.
@@ -87,14 +110,17 @@ def kept_modules(model: nn.Module) -> Iterator[None]:
 
 
 def is_sync_bn(module: nn.Module) -> bool:
+    """Whether a module is a SyncBatchNorm, of torch or of MMCV."""
     return any(base.__name__ == 'SyncBatchNorm' for base in type(module).__mro__)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm, synchronized or not."""
     return isinstance(module, _BatchNorm) or is_sync_bn(module)
 
 
 def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalization, one of torch's or one that is named so."""
     if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
         return True
     return any(word in type(module).__name__.lower() for word in ('norm', 'bn'))
@@ -145,7 +171,7 @@ def no_checkpointing() -> Iterator[None]:
     """Run checkpointed functions directly: a checkpoint is one opaque graph node."""
     import torch.utils.checkpoint as checkpointing
 
-    def direct(function, *args, **kwargs):
+    def direct(function: Callable, *args: Any, **kwargs: Any) -> Any:
         options = (
             'use_reentrant',
             'preserve_rng_state',
@@ -159,15 +185,16 @@ def no_checkpointing() -> Iterator[None]:
         return function(*args, **kwargs)
 
     original = checkpointing.checkpoint
-    checkpointing.checkpoint = direct
+    vars(checkpointing)['checkpoint'] = direct
     try:
         yield
     finally:
-        checkpointing.checkpoint = original
+        vars(checkpointing)['checkpoint'] = original
 
 
 @contextlib.contextmanager
 def observable(model: nn.Module) -> Iterator[None]:
+    """Put a model into a state in which its graph shows, and restore it at the end."""
     with kept_rng(), kept_modules(model), no_checkpointing():
         to_train_mode(model)
         make_observable(model)
