@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from smd_mmdet import __version__
+from smd_mmdet._text import one_line
 from smd_mmdet.launch.arguments import CONFIG_HELP, path_argument
 
 __all__ = ['main']
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError) as error:
         # Everything that reads input raises these with a message for the user.
-        message = ' '.join(str(error).split())
+        message = one_line(error)
     except ModuleNotFoundError as error:
         missing = (error.name or '').partition('.')[0]
         if missing not in EXTRAS:
@@ -110,7 +111,7 @@ def _add_audit(commands: Any) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     from smd_mmdet.audit import audit
-    from smd_mmdet.report.audit import render_audit
+    from smd_mmdet.report.tables import render_audit
 
     _print(audit(args.config, verify=args.verify), args.json, render_audit)
     return 0
@@ -222,7 +223,8 @@ def _add_compare(commands: Any) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from smd_mmdet.report.compare import compare, render_comparison
+    from smd_mmdet.report.compare import compare
+    from smd_mmdet.report.tables import render_comparison
 
     _print(compare(args.work_dirs, args.out), args.json, render_comparison)
     return 0

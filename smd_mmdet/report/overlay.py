@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .figures import (
+from .canvas import (
     COLOURS,
     POINTS,
     STYLE,
@@ -17,6 +17,7 @@ from .figures import (
     head,
     log_axis,
     new_figure,
+    panel_grid,
     save,
     span_of,
     thousands,
@@ -99,9 +100,7 @@ def _angles(runs: Sequence[Run], take, name: str) -> Figure | None:
 
 def _columns(run: Run, take) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each layer in time columns, and the columns' middles."""
-    edges = split_points(
-        max((layer.iter for layer in run.layers), key=len), POINTS // 2
-    )
+    edges = split_points(run.longest.iter, POINTS // 2)
     rows = np.array(
         [time_means(layer.iter, take(layer), edges) for layer in run.layers]
     )
@@ -127,13 +126,8 @@ def _norms(runs: Sequence[Run]) -> Figure | None:
     names = [layer.name for layer in runs[0].examples() if layer.name in shared]
     if not names:
         return None
-    columns = min(2, len(names))
-    rows = -(-len(names) // columns)
-    figure = new_figure(0.9 + 2.15 * rows, 8.6)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for place in grid.flat[len(names) :]:
-        place.remove()
-    for name, axes in zip(names, grid.flat, strict=False):
+    figure, grid = panel_grid(len(names))
+    for name, axes in zip(names, grid, strict=True):
         for run, style in zip(runs, _styles(len(runs)), strict=True):
             _norm(axes, run.layer(name), style)
         _over_time(axes, runs, 5)

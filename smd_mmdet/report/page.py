@@ -12,7 +12,7 @@ import numpy as np
 from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
-from .figures import COLOURS, OTHER, heat, heat_edges, part_colours
+from .canvas import COLOURS, OTHER, part_colours
 from .reduce import min_max
 from .run import Motion, Run, short
 from .words import CHECKS, FIGURES, advice, plural
@@ -239,7 +239,7 @@ def page_data(run: Run) -> dict:
         }
         for layer in run.layers
     ]
-    edges = heat_edges(run)
+    edges, ratios = run.heat()
     return {
         'layers': layers,
         'parts': [
@@ -253,7 +253,7 @@ def page_data(run: Run) -> dict:
         'last': run.last_iter,
         'heat': {
             'edges': pool.floats(edges),
-            'rows': [pool.floats(row) for row in heat(run, edges)],
+            'rows': [pool.floats(row) for row in ratios],
         },
         'checks': {name: list(words) for name, words in CHECKS.items()},
         'reasons': list(reasons),

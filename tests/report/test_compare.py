@@ -9,8 +9,9 @@ from runs import NAMES, write_run, write_scalars
 
 from smd_mmdet.cli import main
 from smd_mmdet.records import RecordsError, read_metadata, read_records
-from smd_mmdet.report.compare import compare, render_comparison
+from smd_mmdet.report.compare import compare
 from smd_mmdet.report.scores import read_scores
+from smd_mmdet.report.tables import render_comparison
 
 VALIDATION = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_l': -1.0, 'time': 0.1, 'step': 0}
 LOG = """\
