@@ -132,7 +132,7 @@ def _facts(run: Run) -> list[str]:
 
 def _stages(run: Run) -> list[tuple[str, ...]]:
     """The rows of the table of stages."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for stage in run.report.stages:
         steady = stage.stage >= 0
         states = ', '.join(f'{n} {state}' for state, n in stage.states.items())

@@ -38,7 +38,7 @@ _PANELS = {
     'cosine': ('cosine',),
     'distance': ('distance',),
 }
-# Lines of the optimum that the figure of all layers shows, at most.
+# Most lines of Δ* in the figure of all layers.
 MOST_EQUILIBRIA = 6
 
 # Two places in ``arrays``: iterations and values.
@@ -186,7 +186,8 @@ def _ranges(
             # A distance dips to 0 whenever the norm crosses w*.
             share = 0.05 if panel == 'distance' else 0.002
             known = _sorted(shown)
-            ranges[panel] = _log_range(known, share, 1.4, 1.4) if known[0] > 0 else None
+            positive = len(known) and known[0] > 0
+            ranges[panel] = _log_range(known, share, 1.4, 1.4) if positive else None
     return ranges
 
 
@@ -215,7 +216,7 @@ def _ranges_of_all(
 
 def _sorted(lines: Sequence[np.ndarray]) -> np.ndarray:
     """All finite values of some lines, rising."""
-    values = np.concatenate([np.asarray(line, float) for line in lines or [[]]])
+    values = np.concatenate([np.zeros(0), *lines])
     return np.sort(values[np.isfinite(values)])
 
 
@@ -242,19 +243,10 @@ def _heat(run: Run) -> dict[str, list] | None:
         None, if no equilibrium is known at all.
     """
     edges, ratios = run.heat()
-    known = np.isfinite(ratios) & (ratios > 0)
-    if not known.any():
+    if not np.isfinite(ratios).any():
         return None
-    return {
-        'edges': [int(edge) for edge in edges],
-        'rows': [
-            [
-                _number(value, 3) if there else None
-                for value, there in zip(*row, strict=True)
-            ]
-            for row in zip(ratios, known, strict=True)
-        ],
-    }
+    rows = [[_number(value, 3) for value in row] for row in ratios]
+    return {'edges': [int(edge) for edge in edges], 'rows': rows}
 
 
 # ------------------------------------------------------------------ verdicts
