@@ -50,7 +50,9 @@ __all__ = [
 # yellow is left out, for it is too pale for lines.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 OTHER = '#777777'
-INK, FAINT, SHADE = '#222222', '#666666', '#ececec'
+INK = '#222222'
+FAINT = '#666666'
+SHADE = '#ececec'
 
 # Points of a line in a figure of full width; panels have half of them.
 POINTS = 480
