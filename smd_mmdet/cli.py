@@ -1,4 +1,8 @@
-"""The ``smd`` command."""
+"""The ``smd`` command: it reads arguments, calls the package, and prints.
+
+What a command needs is imported when it runs, so that `smd check` works where neither
+torch nor MMEngine is installed.
+"""
 
 import argparse
 import json
@@ -8,15 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from smd_mmdet import __version__
+from smd_mmdet._text import one_line
 from smd_mmdet.launch.arguments import CONFIG_HELP, path_argument
 
 __all__ = ['main']
 
-# Modules that only some commands need, and what to ask pip for.
+# Modules that only some commands need, with what to ask pip for where one is missing.
 STACK = 'mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0, as docs/gpu.md tells'
-PLOT = 'matplotlib plotly'
+PLOT = 'jinja2 matplotlib plotly'
 EXTRAS = {
     'cv2': 'opencv-python-headless',
+    'jinja2': PLOT,
     'matplotlib': PLOT,
     'mmcv': STACK,
     'mmdet': STACK,
@@ -28,7 +34,7 @@ EXTRAS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line on stderr and exit code 2."""
+    """A parser whose errors are one line on stderr, and end with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
@@ -48,11 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: Arguments without the program's name; None takes the process's.
+        argv: The arguments without the program's name. None takes those of the
+            process.
 
     Returns:
-        The exit code: 0, 1 (what is checked does not hold), or 2 (bad input, named
-        in one line on stderr).
+        The exit code: 0; 1, if what is checked does not hold; or 2, if the input is
+        bad, which one line on stderr names.
+
+    Example:
+        >>> main(['check', 'nowhere'])
+        2
     """
     args = _parser().parse_args(argv)
     try:
@@ -60,12 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever reads has enough; Python's own flush at the end must not fail.
+        # Whoever read our output wants no more. What Python flushes when it ends goes
+        # nowhere, for it must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
         # Everything that reads input raises these with a message for the user.
-        message = ' '.join(str(error).split())
+        message = one_line(error)
     except ModuleNotFoundError as error:
         missing = (error.name or '').partition('.')[0]
         if missing not in EXTRAS:
@@ -110,7 +122,7 @@ def _add_audit(commands: Any) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     from smd_mmdet.audit import audit
-    from smd_mmdet.report.audit import render_audit
+    from smd_mmdet.report.tables import render_audit
 
     _print(audit(args.config, verify=args.verify), args.json, render_audit)
     return 0
@@ -222,7 +234,8 @@ def _add_compare(commands: Any) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from smd_mmdet.report.compare import compare, render_comparison
+    from smd_mmdet.report.compare import compare
+    from smd_mmdet.report.tables import render_comparison
 
     _print(compare(args.work_dirs, args.out), args.json, render_comparison)
     return 0
@@ -270,7 +283,14 @@ def _shapes(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(result: Any, as_json: bool, render: Callable) -> None:
+def _print(result: Any, as_json: bool, render: Callable[[Any], Any]) -> None:
+    """Print a result.
+
+    Args:
+        result: A dictionary of plain values, or what has them as ``to_dict()``.
+        as_json: Whether to print one JSON document.
+        render: Makes of the result what rich prints in the other case.
+    """
     if as_json:
         plain = result if isinstance(result, dict) else result.to_dict()
         # allow_nan=False: NaN is no JSON; results say null.

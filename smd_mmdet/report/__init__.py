@@ -1,4 +1,9 @@
-"""Records and verdicts, as tables, figures and a page."""
+"""Records and verdicts of a run in; tables, figures and one HTML page out.
+
+:mod:`~.run` computes what is shown, :mod:`~.figures` and :mod:`~.overlay` draw it for
+files with the kit of :mod:`~.canvas`, :mod:`~.page` shows it in a browser,
+:mod:`~.tables` in a terminal, and :mod:`~.words` explains it.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,24 +18,45 @@ def write_report(
     svg: bool = False,
     layers: Sequence[str] = (),
 ) -> list[Path]:
-    """Draw a run: figures as in the paper and one page that explains it.
+    """Draw a run: figures as in the paper, and one page that explains it.
 
     Args:
         work_dir: The run's folder, which has ``smd/*.parquet``.
-        out: Folder to write to; ``WORK_DIR/report`` if none is given.
-        svg: Write each figure as SVG as well.
+        out: Folder to write to. None is ``WORK_DIR/report``.
+        svg: Whether to write each figure as SVG as well.
         layers: Names of the layers that get panels of their own in the figures.
 
     Returns:
-        The files written, the page first.
+        Paths of the files written, the page first.
 
     Raises:
         RecordsError: If there are no records, or they cannot be read.
-        ValueError: If a layer is not in the records, or ``out`` is no folder.
+        ValueError: If a layer is not in the records, or ``out`` is a file.
         OSError: If a file cannot be written; nothing half-written stays.
+
+    Example:
+        Measure a weight that takes random steps, and draw what came of it:
+
+        >>> import torch
+        >>> from smd_mmdet import SphericalMotionMonitor
+        >>> from smd_mmdet.records import RecordWriter
+        >>> weight = torch.nn.Parameter(torch.ones(8, 4))
+        >>> optimizer = torch.optim.SGD([weight], lr=0.1, weight_decay=0.01)
+        >>> layers = {'conv.weight': weight}
+        >>> with SphericalMotionMonitor(optimizer, layers, window=10) as monitor:
+        ...     for _ in range(100):
+        ...         weight.grad = torch.randn(8, 4)
+        ...         optimizer.step()
+        ...     rows = monitor.collect()
+        >>> facts = {'layers': {'conv.weight': {'invariant': True}}}
+        >>> RecordWriter('run', facts).append(rows)
+        >>> [path.name for path in write_report('run')]
+        ['report.html', 'angular_update.png', 'equilibrium.png', 'weight_norm.png',
+         'unit_gradient.png', 'cosine.png', 'distance.png']
     """
-    # Drawing is imported where it is needed: tables must not cost matplotlib.
-    from .figures import draw, save
+    # Tables are used without these, and must not wait for matplotlib.
+    from .canvas import save
+    from .figures import draw
     from .page import render_page
     from .run import read_run
 
@@ -45,18 +71,23 @@ def write_report(
 
 
 def write_files(folder: str | os.PathLike, files: Mapping[str, bytes]) -> list[Path]:
-    """Write files so that each is there whole or not at all.
+    """Write files so that each of them is there whole or not at all.
 
     Args:
-        folder: Made if it is not there.
-        files: Content by name.
+        folder: Folder to write to, which is made if it is not there.
+        files: Content of the files by name.
 
     Returns:
-        Their paths.
+        Paths of the files.
 
     Raises:
-        ValueError: If ``folder`` is no folder.
+        ValueError: If ``folder`` is a file.
         OSError: If a file cannot be written.
+
+    Example:
+        >>> [path] = write_files('figures', {'table.txt': b'0.017'})
+        >>> path.read_text()
+        '0.017'
     """
     folder = Path(folder)
     _refuse_file(folder)

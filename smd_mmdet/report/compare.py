@@ -1,4 +1,4 @@
-"""Runs beside one another: plain and rescaled, say."""
+"""Compare runs: a plain and a rescaled one, say."""
 
 import os
 from collections.abc import Sequence
@@ -6,21 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from smd_mmdet.checks import StageReport
-from smd_mmdet.stages import stage_name
 
 from . import write_files
 from .run import Run, read_run
 from .scores import read_scores
 
-__all__ = ['Comparison', 'compare', 'render_comparison']
-
-_MOST_LAYERS = 12
+__all__ = ['Comparison', 'Row', 'RunSummary', 'StageComparison', 'compare']
 
 
 @dataclass
@@ -28,11 +21,13 @@ class RunSummary:
     """One of the runs compared.
 
     Args:
-        name: Its folder, with as many of its parents as tell the runs apart.
-        verdict: Of its checks, in one sentence.
-        iterations: Measured.
-        layers: Measured.
-        scores: For each metric its last value, its best, and where that was.
+        name: Name of the run's folder, after as many of its parents as it takes to
+            tell the runs apart.
+        work_dir: Path of the folder as it was given.
+        verdict: What the checks say of the run, in one sentence.
+        iterations: The last iteration that was measured.
+        layers: Number of layers that were measured.
+        scores: The last and the best value of each metric, with their iterations.
     """
 
     name: str
@@ -48,9 +43,11 @@ class Row:
     """A number of every run, None where a run has none.
 
     Args:
-        what: What is compared.
-        values: One per run, in the order they were given.
-        differences: From the first run.
+        what: What the numbers are: a metric, or a layer.
+        values: One number per run, in the order the runs were given.
+
+    Attributes:
+        differences: Each number less that of the first run.
     """
 
     what: str
@@ -67,7 +64,14 @@ class Row:
 
 @dataclass
 class StageComparison:
-    """A stage of the runs; ``rows`` are Δ/Δ*, ‖w‖/w* and layers in equilibrium."""
+    """What the runs did in one stage.
+
+    Args:
+        stage: Number of the stage.
+        lr: Learning rate of each run in it.
+        rows: The median of Δ/Δ* and of ‖w‖/w*, and the number of layers in
+            equilibrium.
+    """
 
     stage: int
     lr: list[float | None]
@@ -79,11 +83,11 @@ class Comparison:
     """Runs beside one another.
 
     Args:
-        runs: In the order they were given; differences are from the first.
-        stages: What the layers did in each stage.
+        runs: The runs in the order they were given; differences are from the first.
+        stages: What the runs did in each stage.
         scores: The last value of each metric.
         layers: Δ/Δ* of each layer at the end, the layers that differ most first.
-        files: The figures written.
+        files: Paths of the figures that were written.
     """
 
     runs: list[RunSummary]
@@ -93,7 +97,7 @@ class Comparison:
     files: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict:
-        """Plain values, ready for JSON: no NaN, no numpy."""
+        """Plain values that JSON can hold: no NaN, and no arrays."""
         return asdict(self)
 
 
@@ -103,8 +107,8 @@ def compare(
     """Compare runs, and draw them over one another.
 
     Args:
-        work_dirs: Folders of the runs, which have ``smd/*.parquet``; at least two.
-        out: Folder for the figures; ``compare`` in the first run's if none is given.
+        work_dirs: Folders of at least two runs, which have ``smd/*.parquet``.
+        out: Folder for the figures. None is ``compare`` in the first run's folder.
 
     Returns:
         The comparison.
@@ -243,58 +247,3 @@ def _layers(runs: list[Run]) -> list[Row]:
 
 def _spread(row: Row) -> float:
     return max((abs(d) for d in row.differences if d is not None), default=-1.0)
-
-
-# ------------------------------------------------------------------ as tables
-
-
-def render_comparison(comparison: Comparison) -> RenderableType:
-    """Verdicts, stages, scores, and the layers that differ most.
-
-    Args:
-        comparison: Of :func:`compare`.
-
-    Returns:
-        Something rich prints.
-    """
-    parts: list[RenderableType] = [
-        Text.assemble((f'{run.name}: ', 'bold'), run.verdict) for run in comparison.runs
-    ]
-    for stage in comparison.stages:
-        rates = dict.fromkeys(f'{lr:.3g}' for lr in stage.lr if lr is not None)
-        title = f'{stage_name(stage.stage).capitalize()}, lr {" and ".join(rates)}'
-        parts.append(_table(title, comparison.runs, stage.rows))
-    if comparison.scores:
-        title = 'Scores of the last validation'
-        parts.append(_table(title, comparison.runs, comparison.scores))
-    if comparison.layers:
-        shown = comparison.layers[:_MOST_LAYERS]
-        title = f'Δ/Δ* at the end: the {len(shown)} layers that differ most'
-        parts.append(_table(title, comparison.runs, shown))
-    parts += [Text(f'wrote {path}', style='dim') for path in comparison.files]
-    return Group(*parts)
-
-
-def _table(title: str, runs: list[RunSummary], rows: list[Row]) -> Table:
-    table = Table(title=title, title_justify='left', title_style='bold')
-    table.add_column('')
-    for run in runs:
-        table.add_column(escape(run.name), justify='right')
-    for row in rows:
-        cells = [
-            _cell(*pair, first=i == 0)
-            for i, pair in enumerate(zip(row.values, row.differences, strict=True))
-        ]
-        table.add_row(escape(row.what), *cells)
-    return table
-
-
-def _cell(value: float | None, difference: float | None, first: bool) -> str:
-    if value is None:
-        return '–'
-    text = f'{value:.3g}'
-    if first or difference is None:
-        return text
-    return (
-        f'{text} ({difference:+.2g})' if f'{difference:.2g}' != '0' else f'{text} (±0)'
-    )

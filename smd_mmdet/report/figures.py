@@ -1,52 +1,39 @@
-"""The paper's figures for any run, drawn with matplotlib."""
+"""The paper's figures for any run: one function a figure."""
 
 from collections.abc import Callable, Sequence
-from io import BytesIO
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from smd_mmdet.checks import COSINE_LEFT, COSINE_ROUNDING
-from smd_mmdet.stages import stage_name
 
-from .reduce import min_max, split_points, time_bounds, time_means
-from .run import Motion, Run, short
+from .canvas import (
+    COLOURS,
+    INK,
+    POINTS,
+    STYLE,
+    draw_line,
+    draw_step,
+    entry,
+    envelope,
+    head,
+    layer_panels,
+    log_axis,
+    new_figure,
+    part_colours,
+    part_entries,
+    plain_number,
+    span_of,
+    time_axis,
+    write_at,
+)
+from .run import MEAN_OVER, Motion, Run, short
 
-__all__ = ['FIGURES', 'draw', 'heat', 'heat_edges', 'part_colours', 'save']
-
-# Okabe and Ito's colours, told apart also without colour vision; yellow is too pale
-# for lines.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
-OTHER = '#777777'
-INK, FAINT, SHADE = '#222222', '#666666', '#ececec'
-
-# Points of a line in a figure of full width; panels have half of them.
-POINTS = 480
-HEAT_COLUMNS = 240
-
-STYLE: dict[Any, Any] = {
-    'font.size': 9,
-    'axes.titlesize': 10,
-    'axes.titleweight': 'bold',
-    'axes.titlelocation': 'left',
-    'axes.edgecolor': '#888888',
-    'axes.linewidth': 0.8,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'xtick.color': INK,
-    'ytick.color': INK,
-    'legend.frameon': False,
-    'legend.fontsize': 8.5,
-    'svg.fonttype': 'none',
-    'path.simplify': False,
-}
+__all__ = ['FIGURES', 'draw']
 
 
 def draw(
@@ -55,13 +42,14 @@ def draw(
     """The figures of a run that its records allow.
 
     Args:
-        run: The run.
-        layers: Names of those that get panels of their own; the middle layer of each
-            part and the one furthest from equilibrium, if none are named.
-        names: Of the figures wanted; all of :data:`FIGURES`, if none are named.
+        run: The run to draw.
+        layers: Names of the layers that get panels of their own. If none are named,
+            these are the middle layer of each part and the one furthest from
+            equilibrium.
+        names: Names of the figures to draw, or none for all of :data:`FIGURES`.
 
     Returns:
-        Figures by name, a name being that of a file without its suffix.
+        The figures by name; a name is that of a file without its suffix.
 
     Raises:
         ValueError: If a layer is not in the records.
@@ -76,271 +64,13 @@ def draw(
     return figures
 
 
-def save(figure: Figure, kind: str = 'png', dpi: int = 140) -> bytes:
-    """A figure as the bytes of a file.
-
-    Args:
-        figure: The figure.
-        kind: 'png' or 'svg'.
-        dpi: Points per inch of a PNG.
-    """
-    file = BytesIO()
-    # The same records give the same bytes: no date, no random ids.
-    metadata = {'Date': None} if kind == 'svg' else None
-    with mpl.rc_context({**STYLE, 'svg.hashsalt': 'smd'}):
-        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
-    return file.getvalue()
-
-
-def part_colours(run: Run) -> dict[str, str]:
-    """A colour for each part of the model; grey once they run out."""
-    parts = list(dict.fromkeys(run.parts.values()))
-    return {
-        part: COLOURS[i] if i < len(COLOURS) else OTHER for i, part in enumerate(parts)
-    }
-
-
-# ------------------------------------------------------------------ common pieces
-
-
-def new_figure(height: float = 4.0, width: float = 8.0) -> Figure:
-    figure = Figure(figsize=(width, height), layout='constrained')
-    engine: Any = figure.get_layout_engine()
-    engine.set(h_pad=0.06, w_pad=0.06)
-    return figure
-
-
-def head(figure: Figure, title: str, lines: Sequence[Line2D] = ()) -> None:
-    """Title and legend above the axes, where they cover nothing."""
-    if not lines:
-        figure.suptitle(title, x=0.012, ha='left', fontsize=11.5, weight='bold')
-        return
-    longest = max(len(str(line.get_label())) for line in lines)
-    fitting = int(14 * figure.get_figwidth() / (longest + 7))
-    legend = figure.legend(
-        handles=lines,
-        title=title,
-        title_fontproperties={'size': 11.5, 'weight': 'bold'},
-        alignment='left',
-        loc='outside upper left',
-        ncols=min(len(lines), max(fitting, 1)),
-        handlelength=1.6,
-        borderpad=0.1,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-
-
-def draw_line(
-    axes: Axes, x, y, points: int = POINTS, band: bool = False, **style
-) -> None:
-    """A line of few points: means of time columns, over the range of each.
-
-    Args:
-        axes: Where to draw.
-        x: Iterations.
-        y: Values; if there are few, each is drawn.
-        points: At most.
-        band: Shade from the least to the greatest value of each column.
-        style: Of the line.
-    """
-    if len(y) <= 2 * points:
-        # A run that has just begun has no lines yet.
-        axes.plot(x, y, marker='o' if len(y) < 3 else None, ms=3, **style)
-        return
-    edges = split_points(x, points)
-    middle = (edges[1:] + edges[:-1]) / 2
-    if band:
-        low, high = time_bounds(x, y, edges)
-        axes.fill_between(middle, low, high, color=style.get('color'), alpha=0.25, lw=0)
-    axes.plot(middle, time_means(x, y, edges), **style)
-
-
-def _envelope(axes: Axes, run: Run, values: list[np.ndarray]) -> None:
-    """Shade from the least to the greatest value of all layers."""
-    if all(len(v) <= 2 * POINTS for v in values):
-        return
-    edges = split_points(max((layer.iter for layer in run.layers), key=len), POINTS)
-    bounds = [
-        time_bounds(layer.iter, v, edges)
-        for layer, v in zip(run.layers, values, strict=True)
-    ]
-    low = np.fmin.reduce([low for low, _ in bounds])
-    high = np.fmax.reduce([high for _, high in bounds])
-    middle = (edges[1:] + edges[:-1]) / 2
-    axes.fill_between(middle, low, high, color='#dddddd', lw=0, zorder=0.5)
-
-
-def _step(axes: Axes, x: np.ndarray, y: np.ndarray, **style) -> None:
-    """A line that jumps where its value does, its ends included."""
-    start = np.concatenate([[True], np.diff(y) != 0])
-    turns = np.union1d(np.flatnonzero(start), np.flatnonzero(start) - 1)
-    turns = np.union1d(turns[turns >= 0], [len(y) - 1])
-    if len(turns) > 2 * POINTS:
-        turns = min_max(y, POINTS)
-    axes.plot(x[turns], y[turns], **style)
-
-
-def _time_axis(axes: Axes, run: Run, label: bool = True, inches: float = 0) -> None:
-    """Iterations below, warm-up shaded, stages told apart.
-
-    Args:
-        axes: Where to draw.
-        run: The run.
-        label: Name the axis.
-        inches: Width of the axes, about, to write the stages' names; 0 leaves them out.
-    """
-    axes.set_xlim(0, run.last_iter)
-    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
-    if label:
-        axes.set_xlabel('iteration')
-    for stage in run.report.stages:
-        if stage.stage < 0:
-            axes.axvspan(0, stage.last_iter, color=SHADE, lw=0, zorder=0)
-        elif stage.stage > 0:
-            axes.axvline(stage.first_iter, color='#bbbbbb', lw=0.8, ls=':', zorder=0)
-    if inches:
-        _name_stages(axes, run, inches)
-
-
-def _name_stages(axes: Axes, run: Run, inches: float) -> None:
-    """Names of the stages above the axes, as far as there is room.
-
-    Args:
-        axes: Where to write.
-        run: The run.
-        inches: Width of the axes, about.
-    """
-    taken = 0.0
-    for stage in run.report.stages:
-        names = [stage_name(stage.stage)]
-        if stage.stage >= 0:
-            names = [f'{names[0]}, lr {stage.lr:.3g}', f'lr {stage.lr:.3g}']
-        begin = max(0 if stage.stage < 0 else stage.first_iter / run.last_iter, taken)
-        end = 1.0 if stage.stage < 0 else stage.last_iter / run.last_iter
-        widths = [(0.07 * len(name) + 0.1) / inches for name in names]
-        fitting = [
-            (name, width)
-            for name, width in zip(names, widths, strict=True)
-            if begin + width <= end
-        ]
-        if not fitting:
-            continue
-        name, needed = fitting[0]
-        taken = begin + needed
-        axes.annotate(
-            name,
-            (begin, 1.0),
-            (2, 2),
-            xycoords='axes fraction',
-            textcoords='offset points',
-            color=FAINT,
-            fontsize=7.5,
-            va='bottom',
-            annotation_clip=False,
-        )
-
-
-def thousands(value: float, _=None) -> str:
-    if abs(value) >= 10_000:
-        return f'{value / 1000:,.4g}k'
-    return f'{value:,.0f}' if value == int(value) else f'{value:g}'
-
-
-def _plain(value: float, _=None) -> str:
-    """1e-3 as 0.001 and 1e-5 as 1e-5: what people write."""
-    return f'{value:g}' if 1e-3 <= abs(value) < 1e5 or value == 0 else f'{value:.0e}'
-
-
-def log_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic axis whose ticks are plain numbers, at least three of them."""
-    axes.set_yscale('log')
-    axes.set_ylim(low, high)
-    decades = np.log10(high / low)
-    steps = (1,) if decades > 4 else (1, 3) if decades > 2 else (1, 2, 5)
-    powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    if decades > 8:
-        powers = powers[:: int(decades // 5)]
-    axes.yaxis.set_major_locator(
-        FixedLocator([s * 10**p for p in powers for s in steps])
-    )
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-
-
-def span_of(
-    values: list[np.ndarray], share: float = 0.001
-) -> tuple[float, float] | None:
-    """Limits of a logarithmic axis that leave out a vanishing share."""
-    known = np.concatenate(values)
-    known = known[np.isfinite(known) & (known > 0)]
-    if not len(known):
-        return None
-    low, high = np.quantile(known, [share, 1 - share])
-    return float(low) / 1.3, float(high) * 1.4
-
-
-def _part_lines(run: Run) -> list[Line2D]:
-    """Legend entries of the model's parts."""
-    colours, parts = part_colours(run), list(run.parts.values())
-    shown = [part for part in colours if colours[part] != OTHER]
-    lines = [
-        Line2D([], [], color=colours[p], lw=2, label=f'{p} ({parts.count(p)})')
-        for p in shown
-    ]
-    if len(shown) < len(colours):
-        rest = sum(colours[part] == OTHER for part in parts)
-        lines.append(Line2D([], [], color=OTHER, lw=2, label=f'other ({rest})'))
-    return lines
-
-
-def entry(label: str, colour: str, width: float = 1.3, style: str = '-') -> Line2D:
-    return Line2D([], [], color=colour, lw=width, ls=style, label=label)
-
-
-def _direct(axes: Axes, y: float, text: str, x=1.0, dy=2, **style) -> None:
-    """A label at a height of the data, by default at the right end of the axes."""
-    placed: dict[str, Any] = dict(ha='right', va='bottom', fontsize=8, color=INK)
-    label = axes.annotate(
-        text,
-        (x, y),
-        (-3, dy),
-        axes.get_yaxis_transform(),
-        textcoords='offset points',
-        **(placed | style),
-    )
-    label.set_path_effects([withStroke(linewidth=2.5, foreground='white')])
-
-
-def _panels(run: Run, chosen: Sequence[Motion], quantity: Callable):
-    """A figure with axes for each layer of which the quantity is known."""
-    layers = [layer for layer in chosen if np.isfinite(quantity(layer)).any()]
-    if not layers:
-        return None, []
-    columns = min(2, len(layers))
-    rows = -(-len(layers) // columns)
-    figure = new_figure(0.9 + 2.15 * rows, 8.6)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for place in grid.flat[len(layers) :]:
-        place.remove()
-    places = []
-    for i, (layer, axes) in enumerate(zip(layers, grid.flat, strict=False)):
-        below = i + columns >= len(layers)
-        _time_axis(axes, run, label=below)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.tick_params(labelbottom=below)
-        axes.set_title(short(layer.name), fontsize=8.5, parse_math=False)
-        places.append((layer, axes))
-    return figure, places
-
-
 # ------------------------------------------------------------------ all layers
 
 
-def _all_layers(axes: Axes, run: Run, values: list[np.ndarray]) -> None:
-    """One line per layer in the colour of its part."""
+def _all_layers(axes: Axes, run: Run, values: Sequence[np.ndarray]) -> None:
+    """Draw one line per layer in the colour of its part, and the range of them all."""
     colours = part_colours(run)
-    _envelope(axes, run, values)
+    envelope(axes, run, values)
     for layer, line in zip(run.layers, values, strict=True):
         colour = colours[run.parts[layer.name]]
         draw_line(axes, layer.iter, line, color=colour, lw=0.8, alpha=0.65)
@@ -349,7 +79,8 @@ def _all_layers(axes: Axes, run: Run, values: list[np.ndarray]) -> None:
 def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     """Δ of all layers over the run, with the steps of Δ*."""
     values = [layer.angle for layer in run.layers]
-    if span_of(values) is None:
+    limits = _angle_limits(run, values)
+    if limits is None:
         return None
     figure = new_figure()
     axes = figure.subplots()
@@ -357,22 +88,30 @@ def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     equilibria = {layer.settings: layer for layer in run.layers}
     known = [e for e in equilibria.values() if np.isfinite(e.angle_eq).any()]
     for layer in known[:6]:
-        _step(axes, layer.iter, layer.angle_eq, color='white', lw=2.6, zorder=4)
-        _step(axes, layer.iter, layer.angle_eq, color='black', lw=1.4, zorder=5)
-    low, high = span_of(values, 0.02)
-    steps = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
-    low, high = span_of([*steps, np.array([low, high])], 0.0)
-    log_axis(axes, low, max(high, 1.2 * span_of(values)[1]))
-    _time_axis(axes, run, inches=7)
+        draw_step(axes, layer.iter, layer.angle_eq, color='white', lw=2.6, zorder=4)
+        draw_step(axes, layer.iter, layer.angle_eq, color='black', lw=1.4, zorder=5)
+    log_axis(axes, *limits)
+    time_axis(axes, run, inches=7)
     axes.set_ylabel('Δ (root mean square), rad / iteration')
     if len(known) == 1:
         _label_equilibria(axes, known[0], run.last_iter)
     black = [entry('Δ*, the theory', 'black', 1.5)] if known else []
-    head(figure, 'Angular update Δ of every layer', [*_part_lines(run), *black])
+    head(figure, 'Angular update Δ of every layer', [*part_entries(run), *black])
     return figure
 
 
+def _angle_limits(run: Run, values: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """Limits that hold Δ but for its extremes, and Δ* of every stage."""
+    most, inner = span_of(values), span_of(values, 0.02)
+    if most is None or inner is None:
+        return None
+    steps = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
+    both = span_of([*steps, np.array(inner)], 0.0) or inner
+    return both[0], max(both[1], 1.2 * most[1])
+
+
 def _label_equilibria(axes: Axes, layer: Motion, last: int) -> None:
+    """Write the value of Δ* at each stage in which it holds still."""
     for part in layer.stages:
         values = layer.angle_eq[part]
         held = layer.stage[part.start] >= 0 and np.ptp(values) <= 1e-3 * values[-1]
@@ -382,8 +121,7 @@ def _label_equilibria(axes: Axes, layer: Motion, last: int) -> None:
                 # Above the next, lower step, where nothing else is.
                 x, side = (layer.iter[part][0] + 0.01 * last) / last, 'left'
             text = f'Δ* = {values[-1]:.3g}'
-            style = dict(zorder=6, weight='bold', ha=side)
-            _direct(axes, values[-1], text, x, dy=6, **style)
+            write_at(axes, values[-1], text, x, dy=6, zorder=6, weight='bold', ha=side)
 
 
 def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
@@ -393,11 +131,11 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     number = len(run.layers)
     figure = new_figure(1.5 + 0.135 * number)
     axes = figure.subplots()
-    edges = heat_edges(run)
+    edges, ratios = run.heat()
     picture = axes.pcolormesh(
         edges,
         np.arange(number + 1),
-        heat(run, edges),
+        ratios,
         cmap='RdBu_r',
         norm=LogNorm(0.1, 10),
         rasterized=True,
@@ -409,7 +147,7 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     names = [short(layer.name) for layer in run.layers[::every]]
     axes.set_yticklabels(names, fontsize=6.5, parse_math=False)
     axes.tick_params(axis='y', length=0)
-    _time_axis(axes, run, inches=5)
+    time_axis(axes, run, inches=5)
     axes.set_xlim(edges[0], edges[-1])
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axes, pad=0.015, aspect=40, extend='both')
@@ -422,23 +160,8 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     return figure
 
 
-def heat_edges(run: Run) -> np.ndarray:
-    """Edges of the heat map's columns, by the layer with the most windows."""
-    longest = max(run.layers, key=lambda layer: len(layer.iter))
-    return split_points(longest.iter, HEAT_COLUMNS)
-
-
-def heat(run: Run, edges: np.ndarray) -> np.ndarray:
-    """Geometric mean of Δ/Δ* per layer and column; NaN where there is none."""
-    rows = [
-        np.exp(time_means(layer.iter, np.log(layer.ratio), edges))
-        for layer in run.layers
-    ]
-    return np.array(rows)
-
-
 def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
-    """|cosine(w, g)| of all layers, against what rounding gives."""
+    """|cosine(w, g)| of all layers, which is 0 by Lemma 1 but for rounding."""
     values = [np.where(layer.cosine > 0, layer.cosine, np.nan) for layer in run.layers]
     span = span_of(values)
     if span is None:
@@ -450,11 +173,11 @@ def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     log_axis(axes, span[0], high)
     axes.axhspan(COSINE_LEFT, high, color='#f6d9d5', lw=0, zorder=0)
     axes.axhline(COSINE_ROUNDING, color=INK, lw=0.9, ls='--')
-    _direct(axes, COSINE_ROUNDING, 'float32 may round to this')
-    _direct(axes, COSINE_LEFT, 'here: not scale-invariant', color='#8c2d04')
-    _time_axis(axes, run, inches=7)
+    write_at(axes, COSINE_ROUNDING, 'float32 may round to this')
+    write_at(axes, COSINE_LEFT, 'here: not scale-invariant', color='#8c2d04')
+    time_axis(axes, run, inches=7)
     axes.set_ylabel('|cosine(w, g)|, root mean square')
-    head(figure, 'Cosine of weight and gradient: 0 by Lemma 1', _part_lines(run))
+    head(figure, 'Cosine of weight and gradient: 0 by Lemma 1', part_entries(run))
     return figure
 
 
@@ -462,10 +185,11 @@ def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
 
 
 def weight_norm(run: Run, chosen: Sequence[Motion]) -> Figure | None:
-    """‖w‖ against w*_t."""
-    figure, places = _panels(run, chosen, lambda layer: layer.norm)
-    if figure is None:
+    """‖w‖ against w*, which moves with the unit gradient."""
+    panels = layer_panels(run, chosen, lambda layer: layer.norm)
+    if panels is None:
         return None
+    figure, places = panels
     half = POINTS // 2
     for layer, axes in places:
         style = dict(color=COLOURS[1], zorder=3)
@@ -473,7 +197,7 @@ def weight_norm(run: Run, chosen: Sequence[Motion]) -> Figure | None:
         draw_line(axes, layer.iter, layer.norm_eq, half, band=True, lw=1.1, **style)
         kept = np.concatenate([layer.norm, layer.norm_eq])
         axes.set_ylim(0, 1.12 * np.quantile(kept[np.isfinite(kept)], 0.998))
-    name = f'w*, from the mean of {run.layers[0].unit_name} over 200 iterations'
+    name = f'w*, from the mean of {run.layers[0].unit_name} over {MEAN_OVER} iterations'
     lines = [entry('‖w‖', COLOURS[0], 2.2), entry(name, COLOURS[1])]
     known = any(np.isfinite(layer.norm_eq).any() for layer, _ in places)
     head(figure, 'Weight norm against its equilibrium', lines[: 1 + known])
@@ -481,10 +205,11 @@ def weight_norm(run: Run, chosen: Sequence[Motion]) -> Figure | None:
 
 
 def unit_gradient(run: Run, chosen: Sequence[Motion]) -> Figure | None:
-    """‖g̃‖² or h̃, its window means and the mean over 200 iterations."""
-    figure, places = _panels(run, chosen, lambda layer: layer.unit)
-    if figure is None:
+    """‖g̃‖², or h̃ with momentum: window means, and the mean over 200 iterations."""
+    panels = layer_panels(run, chosen, lambda layer: layer.unit)
+    if panels is None:
         return None
+    figure, places = panels
     light, dark, half = '#8fb8d6', '#003f66', POINTS // 2
     for layer, axes in places:
         draw_line(axes, layer.iter, layer.unit, half, band=True, color=light, lw=0.7)
@@ -493,17 +218,18 @@ def unit_gradient(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     name = run.layers[0].unit_name
     lines = [
         entry(f'{name}, means of windows', light),
-        entry('L, mean over 200 iterations', dark, 1.6),
+        entry(f'L, mean over {MEAN_OVER} iterations', dark, 1.6),
     ]
     head(figure, f'Unit gradient {name}', lines)
     return figure
 
 
 def _unit_scale(axes: Axes, layer: Motion) -> None:
-    """Logarithmic, or as near to it as negative values allow."""
+    """Make the axis logarithmic, or as near to it as negative values allow."""
     known = layer.unit[np.isfinite(layer.unit)]
     if (known > 0).all():
-        log_axis(axes, *span_of([known]))
+        low, high = span_of([known]) or (0.1, 1.0)
+        log_axis(axes, low, high)
         return
     typical = float(np.median(np.abs(known))) or 1.0
     axes.set_yscale('symlog', linthresh=typical / 2, linscale=0.6)
@@ -513,21 +239,22 @@ def _unit_scale(axes: Axes, layer: Motion) -> None:
     low, high = known.min(), known.max()
     axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
 
 
 def distance(run: Run, chosen: Sequence[Motion]) -> Figure | None:
     """Distance to equilibrium against the decay that the theorem guarantees."""
-    figure, places = _panels(run, chosen, lambda layer: layer.distance)
-    if figure is None:
+    panels = layer_panels(run, chosen, lambda layer: layer.distance)
+    if panels is None:
         return None
+    figure, places = panels
     half = POINTS // 2
     for layer, axes in places:
         style = dict(color=COLOURS[0], lw=1.1)
         draw_line(axes, layer.iter, layer.distance, half, band=True, **style)
         draw_line(axes, layer.iter, layer.expected, color='black', lw=1.3)
         draw_line(axes, layer.iter, layer.guaranteed, color=COLOURS[1], lw=1.5, ls='--')
-        low, high = span_of([layer.distance, layer.guaranteed], 0.01)
+        low, high = span_of([layer.distance, layer.guaranteed], 0.01) or (0.1, 1.0)
         log_axis(axes, max(low, high * 1e-3), high)
     lines = [
         entry('measured', COLOURS[0]),

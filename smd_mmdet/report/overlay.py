@@ -1,14 +1,16 @@
 """Figures of several runs over one another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .figures import (
+from .canvas import (
     COLOURS,
     POINTS,
     STYLE,
@@ -17,6 +19,7 @@ from .figures import (
     head,
     log_axis,
     new_figure,
+    panel_grid,
     save,
     span_of,
     thousands,
@@ -26,19 +29,23 @@ from .run import Motion, Run, short
 
 __all__ = ['draw_overlays']
 
-_STYLES = ('-', '--', '-.', ':')
+_DASHES = ('-', '--', '-.', ':')
+# Values of each metric by iteration.
 Scores = dict[str, dict[int, float]]
+# Values of a layer to draw, one per window.
+_Take = Callable[[Motion], np.ndarray]
 
 
 def draw_overlays(runs: Sequence[Run], scores: Sequence[Scores]) -> dict[str, bytes]:
     """Figures of several runs.
 
     Args:
-        runs: The runs.
-        scores: Their validation scores, as :func:`~.scores.read_scores` reads them.
+        runs: The runs to draw over one another.
+        scores: The validation scores of each run, as :func:`~.scores.read_scores`
+            gives them.
 
     Returns:
-        PNG files by name.
+        The content of PNG files by name.
     """
     with mpl.rc_context(STYLE):
         figures = {
@@ -50,15 +57,16 @@ def draw_overlays(runs: Sequence[Run], scores: Sequence[Scores]) -> dict[str, by
     return {name: save(figure) for name, figure in figures.items() if figure}
 
 
-def _styles(number: int) -> list[dict]:
-    """Told apart by colour, and in grey by the dashes."""
+def _styles(number: int) -> list[dict[str, Any]]:
+    """Styles of lines, told apart by their colours, and in grey by their dashes."""
     return [
-        dict(color=COLOURS[i % len(COLOURS)], ls=_STYLES[i % len(_STYLES)])
+        dict(color=COLOURS[i % len(COLOURS)], ls=_DASHES[i % len(_DASHES)])
         for i in range(number)
     ]
 
 
-def _entries(runs: Sequence[Run]) -> list:
+def _entries(runs: Sequence[Run]) -> list[Line2D]:
+    """An entry of the legend for each run."""
     styles = _styles(len(runs))
     return [
         entry(run.name, style['color'], 1.8, style['ls'])
@@ -67,14 +75,27 @@ def _entries(runs: Sequence[Run]) -> list:
 
 
 def _over_time(axes: Axes, runs: Sequence[Run], parts: int = 9) -> None:
+    """An axis of iterations that is as long as the longest run.
+
+    Args:
+        axes: The axes to change.
+        runs: The runs that are drawn on them.
+        parts: Most parts into which the ticks divide it.
+    """
     axes.set_xlim(0, 1.02 * max(run.last_iter for run in runs))
     axes.xaxis.set_major_locator(MaxNLocator(parts))
     axes.xaxis.set_major_formatter(thousands)
     axes.set_xlabel('iteration')
 
 
-def _angles(runs: Sequence[Run], take, name: str) -> Figure | None:
-    """The median layer of each run, over the range of four layers in five."""
+def _angles(runs: Sequence[Run], take: _Take, name: str) -> Figure | None:
+    """The median layer of each run, over the range of the middle four fifths.
+
+    Args:
+        runs: The runs to draw.
+        take: Gives the values of a layer: Δ or Δ/Δ*.
+        name: Name of the values.
+    """
     spread = [_columns(run, take) for run in runs]
     span = span_of([rows.ravel() for _, rows in spread], 0.01)
     if span is None:
@@ -97,11 +118,9 @@ def _angles(runs: Sequence[Run], take, name: str) -> Figure | None:
     return figure
 
 
-def _columns(run: Run, take) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each layer in time columns, and the columns' middles."""
-    edges = split_points(
-        max((layer.iter for layer in run.layers), key=len), POINTS // 2
-    )
+def _columns(run: Run, take: _Take) -> tuple[np.ndarray, np.ndarray]:
+    """The middles of time columns, and the mean of each layer in each of them."""
+    edges = split_points(run.longest.iter, POINTS // 2)
     rows = np.array(
         [time_means(layer.iter, take(layer), edges) for layer in run.layers]
     )
@@ -110,6 +129,7 @@ def _columns(run: Run, take) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _equilibrium(axes: Axes, runs: Sequence[Run], name: str) -> bool:
+    """Draw Δ* of the runs, and tell whether any is known."""
     if name != 'Δ':
         axes.axhline(1, color='black', lw=1.2)
         return True
@@ -127,13 +147,8 @@ def _norms(runs: Sequence[Run]) -> Figure | None:
     names = [layer.name for layer in runs[0].examples() if layer.name in shared]
     if not names:
         return None
-    columns = min(2, len(names))
-    rows = -(-len(names) // columns)
-    figure = new_figure(0.9 + 2.15 * rows, 8.6)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for place in grid.flat[len(names) :]:
-        place.remove()
-    for name, axes in zip(names, grid.flat, strict=False):
+    figure, grid = panel_grid(len(names))
+    for name, axes in zip(names, grid, strict=True):
         for run, style in zip(runs, _styles(len(runs)), strict=True):
             _norm(axes, run.layer(name), style)
         _over_time(axes, runs, 5)
@@ -144,7 +159,7 @@ def _norms(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _norm(axes: Axes, layer: Motion, style: dict) -> None:
+def _norm(axes: Axes, layer: Motion, style: dict[str, Any]) -> None:
     light = dict(style, alpha=0.45, lw=0.8)
     draw_line(axes, layer.iter, layer.norm_eq, POINTS // 2, **light)
     draw_line(axes, layer.iter, layer.norm, POINTS // 2, lw=2, **style)

@@ -8,45 +8,14 @@
 
   // ---------------------------------------------------------------- data
 
-  const KINDS = { f: Float32Array, H: Uint16Array, I: Uint32Array };
-  const decoded = new Map();
-
-  function array(id) {
-    if (!decoded.has(id)) {
-      const text = data.pool[id];
-      const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0));
-      decoded.set(id, new KINDS[text[0]](bytes.buffer));
-    }
-    return decoded.get(id);
-  }
-
-  // Points of a line as plotly takes them; what is no number is a gap.
+  // The points of a line, in arrays that plotly decodes by itself.
   function line(layer, name) {
-    if (!layer.lines[name]) return null;
-    const [kept, values] = layer.lines[name].map(array);
-    const iter = array(layer.iter);
-    return {
-      index: kept,
-      x: Array.from(kept, (i) => iter[i]),
-      y: Array.from(values, (v) => (Number.isFinite(v) ? v : null)),
-    };
+    const places = layer.lines[name];
+    return places ? { x: data.arrays[places[0]], y: data.arrays[places[1]] } : null;
   }
 
   // A run that has just begun has no lines yet.
-  const mode = (points) => (points.x.length < 3 ? 'markers' : 'lines');
-
-  // Δ* holds from one of its points to the next.
-  function ratio(layer) {
-    const angle = line(layer, 'angle');
-    const target = line(layer, 'angle_eq');
-    if (!angle || !target) return null;
-    let at = 0;
-    const y = angle.y.map((value, i) => {
-      while (at + 1 < target.index.length && target.index[at + 1] <= angle.index[i]) at += 1;
-      return value === null || target.y[at] === null ? null : value / target.y[at];
-    });
-    return { x: angle.x, y };
-  }
+  const mode = (layer) => (layer.windows < 3 ? 'markers' : 'lines');
 
   // ---------------------------------------------------------------- looks
 
@@ -135,20 +104,18 @@
   const graphs = { heat: drawHeat, all: drawAll, one: drawOne };
 
   function drawHeat() {
-    const edges = Array.from(array(data.heat.edges));
-    const values = data.heat.rows.map((id) => Array.from(array(id),
-      (v) => (v > 0 ? v : null)));
     const names = data.layers.map((layer) => plotText(layer.short));
     const ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10];
-    if (!values.some((row) => row.some((v) => v !== null))) {
+    if (!data.heat) {
       find('heat').textContent = 'No equilibrium is known for this optimizer.';
       find('heat').style.minHeight = '0';
       return null;
     }
+    const { edges, rows } = data.heat;
     const trace = {
       type: 'heatmap', x: edges, y: names.map((_, i) => i),
-      z: values.map((row) => row.map((v) => (v === null ? null : Math.log10(v)))),
-      text: values.map((row, i) => row.map((v) => `${names[i]}<br>Δ/Δ* ${number(v)}`)),
+      z: rows.map((row) => row.map((v) => (v === null ? null : Math.log10(v)))),
+      text: rows.map((row, i) => row.map((v) => `${names[i]}<br>Δ/Δ* ${number(v)}`)),
       hovertemplate: '%{text}<br>iteration %{x:,.0f}<extra></extra>',
       colorscale: SCALE(), zmin: -1, zmax: 1, hoverongaps: false,
       colorbar: {
@@ -178,15 +145,10 @@
     })];
   }
 
-  const ALL = {
-    angle: ['Δ, rad / iteration', (layer) => line(layer, 'angle')],
-    ratio: ['Δ/Δ*', ratio],
-    cosine: ['|cosine(w, g)|', (layer) => line(layer, 'cosine')],
-  };
+  const ALL = { angle: 'Δ, rad / iteration', ratio: 'Δ/Δ*', cosine: '|cosine(w, g)|' };
 
   function drawAll() {
     const kind = find('scale').value;
-    const [title, take] = ALL[kind];
     const style = (layer, i) => ({
       type: 'scatter', mode: 'lines', name: plotText(layer.short), hoverinfo: 'name+x+y',
       opacity: i === state.layer ? 1 : 0.6,
@@ -196,9 +158,8 @@
     });
     const traces = [];
     data.layers.forEach((layer, i) => {
-      const points = take(layer);
-      if (!points) return;
-      traces.push({ ...style(layer, i), mode: mode(points), x: points.x, y: points.y, meta: i });
+      const points = line(layer, kind);
+      if (points) traces.push({ ...style(layer, i), mode: mode(layer), ...points, meta: i });
     });
     // The chosen layer is drawn over the others.
     traces.sort((a, b) => (a.meta === state.layer) - (b.meta === state.layer));
@@ -207,14 +168,13 @@
       type: 'scatter', mode: 'lines', x: [null], y: [null], name: plotText(part.name),
       line: { color: colour(part.colour), width: 3 }, showlegend: true,
     }));
-    const range = logRange(traces);
     return [[...traces.map((t) => ({ showlegend: false, ...t })), ...legend], layout({
       height: narrow() ? 380 : 460, annotations: stageNames(), showlegend: true,
       legend: { orientation: 'h', y: 1.07, yanchor: 'bottom', x: 0, itemclick: false,
         itemdoubleclick: false },
       margin: { l: narrow() ? 54 : 70, r: 10, t: 60, b: 42 },
       xaxis: xAxis({ title: { text: 'iteration' } }),
-      yaxis: yAxis(title, { type: 'log', range }),
+      yaxis: yAxis(ALL[kind], { type: 'log', range: data.ranges[kind] }),
     })];
   }
 
@@ -222,36 +182,24 @@
     const style = { type: 'scatter', mode: 'lines', hoverinfo: 'name+y',
       line: { color: css('--ink'), width: 2, dash: 'dash', shape: 'hv' }, meta: -1 };
     if (kind === 'cosine') {
-      return [{ ...style, name: 'float32 rounds to this', x: [0, data.last], y: [3e-3, 3e-3] }];
+      return [{ ...style, name: 'float32 rounds to this', x: [0, data.last], y: [data.rounding, data.rounding] }];
     }
     if (kind === 'ratio') {
       return [{ ...style, name: 'equilibrium', x: [0, data.last], y: [1, 1], showlegend: true }];
     }
-    const seen = new Map();
-    for (const layer of data.layers) {
-      if (layer.lines.angle_eq) seen.set(layer.lines.angle_eq.join(), layer);
-    }
-    return [...seen.values()].slice(0, 6).map((layer, i) => {
-      const target = line(layer, 'angle_eq');
-      return { ...style, name: 'Δ*', x: target.x, y: target.y, showlegend: i === 0 };
-    });
+    return data.equilibria.map(([x, y], i) => ({
+      ...style, name: 'Δ*', x: data.arrays[x], y: data.arrays[y], showlegend: i === 0,
+    }));
   }
 
-  // Limits that leave out the most extreme two percent at the lower end.
-  function logRange(traces) {
-    const values = traces.flatMap((trace) => trace.y.filter((v) => v > 0))
-      .sort((a, b) => a - b);
-    if (!values.length) return undefined;
-    const low = values[Math.floor(values.length * 0.02)];
-    return [Math.log10(low / 1.5), Math.log10(values[values.length - 1] * 1.3)];
-  }
-
+  // Each panel's name, title and lines; a line's series, label and colour, where null is
+  // the colour of text. What is called '' has the name of the unit gradient.
   const PANELS = [
-    ['angle', 'Δ', 'log', [['angle', 'Δ', 0], ['angle_eq', 'Δ*', null]]],
-    ['norm', '‖w‖', 'linear', [['norm', '‖w‖', 0], ['norm_eq', 'w*', 1]]],
-    ['unit', '', 'log', [['unit', '', 4], ['unit_mean', 'L', null]]],
-    ['cosine', '|cosine|', 'log', [['cosine', '|cosine(w, g)|', 2]]],
-    ['distance', '|‖w‖²/w*² − 1|', 'log', [['distance', 'measured', 0],
+    ['angle', 'Δ', [['angle', 'Δ', 0], ['angle_eq', 'Δ*', null]]],
+    ['norm', '‖w‖', [['norm', '‖w‖', 0], ['norm_eq', 'w*', 1]]],
+    ['unit', '', [['unit', '', 4], ['unit_mean', 'L', null]]],
+    ['cosine', '|cosine|', [['cosine', '|cosine(w, g)|', 2]]],
+    ['distance', '|‖w‖²/w*² − 1|', [['distance', 'measured', 0],
       ['expected', 'expected', null], ['guaranteed', "theorem's guarantee", 1]]],
   ];
 
@@ -263,10 +211,9 @@
     const axes = {};
     const gap = 0.045;
     const height = (1 + gap) / panels.length - gap;
-    panels.forEach(([name, title, type, lines], row) => {
+    panels.forEach(([name, title, lines], row) => {
       const top = 1 - row * (height + gap);
       const key = row ? `yaxis${row + 1}` : 'yaxis';
-      const ys = [];
       const words = [];
       for (const [series, label, tone] of lines) {
         const points = line(layer, series);
@@ -274,22 +221,19 @@
         const text = label || layer.unit;
         const ink = tone === null ? css('--ink') : colour(tone);
         traces.push({
-          type: 'scatter', mode: mode(points), x: points.x, y: points.y, name: text,
+          type: 'scatter', mode: mode(layer), ...points, name: text,
           yaxis: row ? `y${row + 1}` : 'y', hoverinfo: 'name+x+y',
           line: { color: ink, width: tone === 4 ? 1 : 1.8,
             dash: series === 'guaranteed' || series === 'angle_eq' ? 'dash' : 'solid',
             shape: series === 'angle_eq' ? 'hv' : 'linear' },
         });
-        // The laws fall for ever; they must not stretch the axis.
-        if (series !== 'expected' && series !== 'guaranteed') ys.push(...points.y.filter((v) => v !== null));
         words.push(`<span style="color:${ink}">${text}</span>`);
       }
-      const negative = ys.some((v) => v <= 0);
-      const scale = type === 'log' && !negative ? 'log' : 'linear';
+      const range = layer.ranges[name];
       axes[key] = yAxis(title || layer.unit, {
-        domain: [Math.max(0, top - height), top], type: scale,
+        domain: [Math.max(0, top - height), top], type: range ? 'log' : 'linear',
         ...(name === 'norm' ? { rangemode: 'tozero' } : {}),
-        ...(scale === 'log' ? ticks(ys, name === 'distance') : {}),
+        ...(range ? { range, dtick: ticks(range), tickformat: '~g' } : {}),
       });
       notes.push({ xref: 'paper', yref: 'paper', x: 0.01, y: top, xanchor: 'left',
         yanchor: 'bottom', showarrow: false, text: words.join(' · '), font: { size: 12 } });
@@ -301,15 +245,10 @@
     })];
   }
 
-  // A logarithmic axis over the values, with ticks that are read at a glance.
-  function ticks(values, deep) {
-    const known = values.filter((v) => v > 0).sort((a, b) => a - b);
-    if (!known.length) return {};
-    const low = known[Math.floor(known.length * (deep ? 0.05 : 0.002))] / 1.4;
-    const high = known[known.length - 1] * 1.4;
-    const decades = Math.log10(high / low);
-    return { range: [Math.log10(low), Math.log10(high)],
-      dtick: decades > 6 ? 2 : decades > 1.2 ? 1 : 'D2', tickformat: '~g' };
+  // Distance of ticks that are read at a glance on a logarithmic axis.
+  function ticks([low, high]) {
+    const decades = high - low;
+    return decades > 6 ? 2 : decades > 1.2 ? 1 : 'D2';
   }
 
   // One after the other, so that the first is seen while the others are drawn.

@@ -12,13 +12,13 @@ def min_max(values: np.ndarray, buckets: int) -> np.ndarray:
     would hide it, and every k-th point would miss it.
 
     Args:
-        values: Of the line; NaN is a gap.
-        buckets: At most this many, each of which keeps two points at most.
+        values: Values of the line; NaN is a gap.
+        buckets: Most buckets to make, each of which keeps two points at most.
 
     Returns:
-        Indices in rising order: those of the extremes of each bucket, the first point
-        and the last, and one of each bucket that is all gap. All of them, if there
-        are no more than two a bucket.
+        Indices of the points to keep, rising: the extremes of each bucket, the first
+        point and the last, and one of each bucket that is all gap. If there are no
+        more than two points a bucket, all of them are kept.
 
     Raises:
         ValueError: If ``buckets`` is below 1.
@@ -34,21 +34,21 @@ def min_max(values: np.ndarray, buckets: int) -> np.ndarray:
     rows = padded.reshape(-1, width)
     start = np.arange(len(rows)) * width
     gap = np.isnan(rows)
-    # Of a bucket that is all gap both are its first point.
+    # In a bucket that is all gap, both are its first point.
     least = start + np.where(gap, np.inf, rows).argmin(1)
     greatest = start + np.where(gap, -np.inf, rows).argmax(1)
     return np.unique(np.concatenate([[0], least, greatest, [number - 1]]))
 
 
 def split_points(points: np.ndarray, columns: int) -> np.ndarray:
-    """Edges of time columns, each of which holds as many points.
+    """Edges of time columns that hold equally many points, or one more or less.
 
     Args:
-        points: Rising times.
-        columns: At most this many.
+        points: Times, rising.
+        columns: Most columns to make.
 
     Returns:
-        One edge more than columns; the first is below the first point.
+        The edges, one more than columns; the first is below the first point.
     """
     columns = min(columns, len(points))
     ends = [part[-1] for part in np.array_split(points, columns)]
@@ -59,13 +59,13 @@ def time_means(times: np.ndarray, values: np.ndarray, edges: np.ndarray) -> np.n
     """Mean of the values in each time column.
 
     Args:
-        times: One per value, rising.
-        values: NaN is left out.
-        edges: Of the columns, as :func:`split_points` gives them; a column holds what
-            is above its lower edge up to its upper one.
+        times: Time of each value, rising.
+        values: The values; those that are NaN are left out.
+        edges: Edges of the columns, as :func:`split_points` gives them. A column holds
+            the times above its lower edge, up to and with its upper edge.
 
     Returns:
-        One mean per column; NaN where there is no value.
+        The mean of each column; NaN where a column has no value.
     """
     column, kept = _columns(times, values, edges)
     number = np.bincount(column, minlength=len(edges) - 1)
@@ -79,12 +79,12 @@ def time_bounds(
     """Least and greatest value in each time column.
 
     Args:
-        times: One per value, rising.
-        values: NaN is left out.
-        edges: As for :func:`time_means`.
+        times: Time of each value, rising.
+        values: The values; those that are NaN are left out.
+        edges: Edges of the columns, as for :func:`time_means`.
 
     Returns:
-        Two arrays, one entry per column; NaN where there is no value.
+        The least and the greatest value of each column; NaN where it has no value.
     """
     column, kept = _columns(times, values, edges)
     low = np.full(len(edges) - 1, np.inf)
@@ -95,8 +95,10 @@ def time_bounds(
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
-def _columns(times, values, edges) -> tuple[np.ndarray, np.ndarray]:
-    """Column of each finite value inside the edges, and the value."""
+def _columns(
+    times: np.ndarray, values: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The column of each finite value inside the edges, and these values."""
     known = np.isfinite(values)
     column = np.searchsorted(edges, times[known]) - 1
     inside = (column >= 0) & (column < len(edges) - 1)

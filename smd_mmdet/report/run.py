@@ -1,9 +1,11 @@
 """What the figures show of a run, layer by layer, computed from its records."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,54 +13,58 @@ from smd_mmdet import theory
 from smd_mmdet.checks import Report, check
 from smd_mmdet.records import Records, read_records
 
-__all__ = ['Motion', 'Run', 'read_run', 'short']
+from .reduce import split_points, time_means
 
-# Iterations in the windowed mean of the unit gradient, as in the paper's figures.
+__all__ = ['MEAN_OVER', 'Motion', 'Run', 'read_run', 'run_of', 'short']
+
+# Iterations in the moving mean of the unit gradient, as in the paper's figures.
 MEAN_OVER = 200
+# Columns of the heat map, which is as wide as the page or the figure.
+HEAT_COLUMNS = 240
 
 
-@dataclass
 class Motion:
-    """One layer over the run, one value per window; NaN where nothing is known.
+    """One layer over the run: arrays of one value per window.
+
+    A value is NaN where nothing is known.
 
     Args:
-        name: Of the layer.
-        columns: Of its records.
-        theory: Name of the optimizer's theory, or 'none'.
+        name: Name of the layer.
+        columns: The columns of the layer's records, by name.
+        theory_name: Name of the optimizer's theory, or 'none'.
     """
 
-    name: str
-    columns: dict[str, np.ndarray] = field(repr=False)
-    theory: str = 'sgd'
-
-    def __post_init__(self) -> None:
-        get = self.columns.__getitem__
-        self.iter, self.count, self.stage = get('iter'), get('count'), get('stage')
-        self.lr, self.decay = get('lr'), get('weight_decay')
-        self.momentum = get('momentum')
-        self.angle = self._root_mean_square('angular_update')
-        self.angle_eq = get('angular_update_eq')
-        self.norm = get('weight_norm_mean')
-        self.cosine = self._root_mean_square('cosine')
-        known = theory.THEORIES.get(self.theory)
+    def __init__(
+        self, name: str, columns: dict[str, np.ndarray], theory_name: str = 'sgd'
+    ) -> None:
+        self.name = name
+        self.columns = columns
+        self.iter = columns['iter']
+        self.count = columns['count']
+        self.stage = columns['stage']
+        self.lr = columns['lr']
+        self.decay = columns['weight_decay']
+        self.momentum = columns['momentum']
+        self.angle = _root_mean_square(columns, 'angular_update')
+        self.angle_eq = columns['angular_update_eq']
+        self.norm = columns['weight_norm_mean']
+        self.cosine = _root_mean_square(columns, 'cosine')
+        known = theory.THEORIES.get(theory_name)
         self.norm_law = known is not None and known.norm_law
         of_h = self.norm_law and bool((self.momentum > 0).any())
         self.unit_name = 'h̃' if of_h else '‖g̃‖²'
-        self.unit = get('unit_h_mean' if of_h else 'unit_grad_sq_mean')
-
-    def _root_mean_square(self, name: str) -> np.ndarray:
-        return np.sqrt(self.columns[f'{name}_mean'] ** 2 + self.columns[f'{name}_var'])
+        self.unit = columns['unit_h_mean' if of_h else 'unit_grad_sq_mean']
 
     @cached_property
     def ratio(self) -> np.ndarray:
-        """Δ_rms/Δ*."""
+        """Δ/Δ*, the root mean square of the angle over that at equilibrium."""
         with np.errstate(divide='ignore', invalid='ignore'):
             ratio = self.angle / self.angle_eq
         return np.where(ratio > 0, ratio, np.nan)
 
     @cached_property
     def settings(self) -> bytes:
-        """The same for layers whose Δ* is the same but for rounding."""
+        """Bytes that are equal for layers whose Δ* is equal but for rounding."""
         with np.errstate(divide='ignore'):
             return np.round(np.log(self.angle_eq), 6).tobytes()
 
@@ -82,7 +88,7 @@ class Motion:
 
     @cached_property
     def norm_eq(self) -> np.ndarray:
-        """w*_t, from that mean; none in warm-up."""
+        """w* of the theorems, with :attr:`unit_mean` as L; NaN during warm-up."""
         target = np.full(len(self.norm), np.nan)
         if not self.norm_law:
             return target
@@ -100,28 +106,38 @@ class Motion:
 
     @cached_property
     def guaranteed(self) -> np.ndarray:
-        """The theorem's bound on the distance, from that at the start of each stage.
+        """The theorem's bound on the distance, begun anew in each stage.
 
-        (‖w‖² − w*²)² decays at least at 2λη/(1−α), its root at half of that.
+        (‖w‖² − w*²)² decays at least at the theorem's rate r = 2λη/(1−α), and so the
+        distance, its root, at r/2.
         """
-        return self._decay(0.5, lambda start, left: start * left)
+
+        def bound(start: float, left: np.ndarray) -> np.ndarray:
+            return abs(start) * left
+
+        return self._decay(0.5, bound)
 
     @cached_property
     def expected(self) -> np.ndarray:
-        """The distance by the mean law: ‖w‖⁴ relaxes at 4λη/(1−α), at constant L."""
+        """The distance that is expected at constant L, begun anew in each stage.
+
+        The mean of ‖w‖⁴ relaxes to w*⁴ at 4λη/(1−α), twice the theorem's rate.
+        """
 
         def relax(start: float, left: np.ndarray) -> np.ndarray:
             return np.abs(np.sqrt(1 + ((1 + start) ** 2 - 1) * left) - 1)
 
-        return self._decay(2.0, relax, signed=True)
+        return self._decay(2.0, relax)
 
-    def _decay(self, share: float, law, signed: bool = False) -> np.ndarray:
+    def _decay(
+        self, share: float, law: Callable[[float, np.ndarray], np.ndarray]
+    ) -> np.ndarray:
         """A law of decay, begun anew in each stage.
 
         Args:
-            share: Of the theorem's rate.
-            law: From the distance at the start and what is left of 1.
-            signed: Whether the law wants the distance with its sign.
+            share: The law's rate as a multiple of the theorem's.
+            law: Gives the distance from ‖w‖²/w*² − 1 at the start of the stage and
+                what is left of 1 in each window since.
         """
         curve = np.full(len(self.norm), np.nan)
         if not self.norm_law:
@@ -132,18 +148,17 @@ class Motion:
             if not len(known) or not decaying.all():
                 continue
             first = part.start + known[0]
-            settings = (
-                v[first : part.stop] for v in (self.lr, self.decay, self.momentum)
-            )
-            rate = (
-                share
-                * theory.relaxation_rate(*settings)
-                * self.count[first : part.stop]
-            )
+            since = slice(first, part.stop)
+            settings = self.lr[since], self.decay[since], self.momentum[since]
+            rate = share * theory.relaxation_rate(*settings) * self.count[since]
             left = np.exp(-(np.cumsum(rate) - rate[0]))
             start = (self.norm[first] / self.norm_eq[first]) ** 2 - 1
-            curve[first : part.stop] = law(start if signed else abs(start), left)
+            curve[since] = law(start, left)
         return curve
+
+
+def _root_mean_square(columns: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return np.sqrt(columns[f'{name}_mean'] ** 2 + columns[f'{name}_var'])
 
 
 def _moving_mean(values: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -155,7 +170,7 @@ def _moving_mean(values: np.ndarray, count: np.ndarray) -> np.ndarray:
     weight = np.where(known, count, 0.0)
     total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0) * weight)])
     number = np.concatenate([[0.0], np.cumsum(weight)])
-    # At the ends the mean is of the nearest windows there are.
+    # At the ends the mean is of the nearest windows that there are.
     index = np.arange(len(values))
     low = np.clip(index - reach // 2, 0, max(len(values) - reach, 0))
     high = np.minimum(low + reach, len(values))
@@ -169,20 +184,20 @@ class Run:
     """A run as the figures need it.
 
     Args:
-        name: Of its folder.
-        layers: In the order of the model.
-        report: The verdicts on it.
-        metadata: Of its records.
+        name: Name of the run's folder.
+        layers: The measured layers, in the order of the model.
+        report: The verdicts on the run.
+        metadata: The metadata of the run's records.
     """
 
     name: str
     layers: list[Motion]
     report: Report
-    metadata: dict
+    metadata: dict[str, Any]
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """Part of the model each layer belongs to: backbone, neck, head."""
+        """The part of the model, 'backbone' say, that each layer belongs to."""
         names = [layer.name.split('.') for layer in self.layers]
         depth = 1
         while depth < 3 and len({tuple(name[:depth]) for name in names}) < 2:
@@ -194,13 +209,33 @@ class Run:
 
     @property
     def last_iter(self) -> int:
+        """The last iteration that was measured."""
         return max(int(layer.iter[-1]) for layer in self.layers)
 
+    @property
+    def longest(self) -> Motion:
+        """The layer with the most windows."""
+        return max(self.layers, key=lambda layer: len(layer.iter))
+
+    def heat(self) -> tuple[np.ndarray, np.ndarray]:
+        """Δ/Δ* layer by time, in columns that hold about as many windows each.
+
+        Returns:
+            The edges of the columns, in iterations, and the geometric mean of Δ/Δ*
+            per layer and column; NaN where there is none.
+        """
+        edges = split_points(self.longest.iter, HEAT_COLUMNS)
+        rows = [
+            np.exp(time_means(layer.iter, np.log(layer.ratio), edges))
+            for layer in self.layers
+        ]
+        return edges, np.array(rows)
+
     def layer(self, name: str) -> Motion:
-        """The layer of that name.
+        """The layer of a name, which may lack its ending '.weight'.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If no layer has that name.
         """
         for layer in self.layers:
             if name in (layer.name, short(layer.name)):
@@ -208,7 +243,11 @@ class Run:
         raise ValueError(f'{self.name}: no layer {name!r} in its records')
 
     def examples(self, most: int = 4) -> list[Motion]:
-        """The middle layer of each part, and the one furthest from equilibrium."""
+        """Layers to show alone: the middle one of each part, and the furthest from Δ*.
+
+        Args:
+            most: Most layers to choose.
+        """
         groups: dict[str, list[Motion]] = {}
         for layer in self.layers:
             groups.setdefault(self.parts[layer.name], []).append(layer)
@@ -219,11 +258,12 @@ class Run:
 
 
 def short(name: str) -> str:
-    """A layer's name without what all of them end in."""
+    """A layer's name without the ending '.weight', which most of them have."""
     return name.removesuffix('.weight')
 
 
 def _furthest(layer: Motion) -> float:
+    """How far the layer is from equilibrium at its end, whichever way."""
     known = layer.ratio[np.isfinite(layer.ratio)]
     return float(np.abs(np.log(known[-5:])).mean()) if len(known) else -1.0
 
@@ -235,7 +275,7 @@ def read_run(work_dir: str | os.PathLike) -> Run:
         work_dir: The run's folder, which has ``smd/*.parquet``.
 
     Returns:
-        The run.
+        The run, with the verdicts on it.
 
     Raises:
         RecordsError: If there are no records, or they cannot be read.
@@ -247,8 +287,8 @@ def run_of(records: Records, name: str) -> Run:
     """The run that records describe.
 
     Args:
-        records: Of the run.
-        name: To show.
+        records: The records of the run.
+        name: What to call the run in figures and on the page.
     """
     report = check(records)
     layers = [Motion(*each, report.theory) for each in records.by_layer()]

@@ -1,4 +1,9 @@
-"""Validation scores of a run, from the logs that MMEngine writes."""
+"""Validation scores of a run, from the logs that MMEngine writes.
+
+A run has a folder of logs for each time it was started. MMEngine's LocalVisBackend
+writes the scores to ``vis_data/scalars.json`` there. A run whose ``vis_backends`` are
+others, or none, has no such file, and the text log alone keeps its scores.
+"""
 
 import json
 import os
@@ -10,7 +15,7 @@ __all__ = ['read_scores']
 _TRAIN = re.compile(
     r'Iter\(train\)\s*\[\s*(\d+)/|Epoch\(train\)\s*\[(\d+)\]\[\s*(\d+)/(\d+)'
 )
-_VAL = re.compile(r'(?:Iter|Epoch)\(val\)')
+_VALIDATION = re.compile(r'(?:Iter|Epoch)\(val\)')
 _SCORE = re.compile(r'(\S+/\S+): (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?=\s|$)')
 
 # An iteration (None if the log does not say) and the scores of its validation.
@@ -24,11 +29,11 @@ def read_scores(
 
     Args:
         work_dir: The run's folder.
-        started: Name of the run's first log folder; older ones are of earlier runs in
-            the same folder. None takes all.
+        started: Name of the run's first folder of logs; older ones are those of
+            earlier runs in the same folder. None takes all.
 
     Returns:
-        For each metric ('coco/bbox_mAP', say) its value by iteration. Nothing for a
+        The value of each metric ('coco/bbox_mAP', say) by iteration; no metric for a
         run without validation. Scores below 0, which COCO's evaluation gives where
         there are no objects, are left out.
     """
@@ -39,10 +44,10 @@ def read_scores(
         structured = log.parent / 'vis_data' / 'scalars.json'
         validations = _from_json(structured) if structured.is_file() else []
         found += validations or _from_text(log)
-    # Of a test run on its own nobody knows the iteration.
-    known = [pair for pair in found if pair[0] is not None]
     scores: dict[str, dict[int, float]] = {}
-    for iteration, values in known:
+    for iteration, values in found:
+        if iteration is None:
+            continue  # a test run on its own, whose iteration nobody knows
         for name, value in values.items():
             if 0 <= value < float('inf'):
                 scores.setdefault(name, {})[iteration] = value
@@ -50,7 +55,9 @@ def read_scores(
 
 
 def _from_json(path: Path) -> list[_Validation]:
-    found, iteration = [], None
+    """The validations in a file of scalars, in which a line of training counts."""
+    found: list[_Validation] = []
+    iteration: int | None = None
     with open(path, encoding='utf-8') as file:
         for text in file:
             try:
@@ -69,12 +76,14 @@ def _from_json(path: Path) -> list[_Validation]:
 
 
 def _from_text(path: Path) -> list[_Validation]:
-    found, iteration = [], None
+    """The validations in a text log, of lines that are read like those of scalars."""
+    found: list[_Validation] = []
+    iteration: int | None = None
     with open(path, encoding='utf-8', errors='replace') as file:
         for text in file:
             if match := _TRAIN.search(text):
                 plain, epoch, step, steps = match.groups()
                 iteration = int(plain or (int(epoch) - 1) * int(steps) + int(step))
-            elif _VAL.search(text) and (pairs := _SCORE.findall(text)):
+            elif _VALIDATION.search(text) and (pairs := _SCORE.findall(text)):
                 found.append((iteration, {name: float(v) for name, v in pairs}))
     return found

@@ -1,7 +1,9 @@
-"""Verdicts and plans as tables for the terminal."""
+"""What the commands print: verdicts, plans, audits and comparisons as tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -10,9 +12,15 @@ from rich.text import Text
 from smd_mmdet.checks import IN_EQUILIBRIUM, Check, LayerReport, Report, StageReport
 from smd_mmdet.stages import stage_name
 
+from .compare import Comparison, Row, RunSummary
+
+__all__ = ['render_audit', 'render_comparison', 'render_plan', 'render_report']
+
 _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
-# A terminal is not a file: the rest is told by --verbose and --json.
+_TEXT_COLUMNS = ('layer', 'state', 'why', 'check', 'verdict', 'layers')
+# A terminal shows a screen or two; --verbose and --json tell the rest.
 _MOST_LAYERS = 20
+_MOST_COMPARED = 12
 _PLAN_CAPTION = (
     'Δ to within 10 %: iterations from the start of the stage (of the first: from '
     '3 w*) until Δ is within 10 % of Δ*; Corollary 3.1 bounds those to Δ* itself. '
@@ -20,15 +28,19 @@ _PLAN_CAPTION = (
 )
 
 
+# ------------------------------------------------------------------ smd check
+
+
 def render_report(report: Report, verbose: bool = False) -> RenderableType:
-    """Overview, stages, and the layers that are not in equilibrium with why.
+    """The verdicts on a run.
 
     Args:
-        report: Of :func:`smd_mmdet.checks.check`.
-        verbose: Add every check of every layer and stage.
+        report: What :func:`smd_mmdet.checks.check` returns.
+        verbose: Whether to add every check of every layer and stage.
 
     Returns:
-        Something rich prints.
+        The verdict, the stages, how the checks went, and the layers that are not in
+        equilibrium with the reason, for rich to print.
     """
     colour = 'red' if report.exit_code else 'green'
     parts: list[RenderableType] = [Text(report.verdict, style=f'bold {colour}')]
@@ -40,20 +52,6 @@ def render_report(report: Report, verbose: bool = False) -> RenderableType:
     if verbose:
         parts += [_layer_table(layer) for layer in report.layers]
     return Group(*parts)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify='left', title_style='bold')
-    for column in columns:
-        right = column not in ('layer', 'state', 'why', 'check', 'verdict', 'layers')
-        table.add_column(column, justify='right' if right else 'left')
-    return table
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None or value != value:
-        return '–'
-    return f'{value:.{digits}g}' if abs(value) < 1e4 else f'{value:,.0f}'
 
 
 def _stage_table(report: Report) -> Table:
@@ -76,7 +74,7 @@ def _stage_table(report: Report) -> Table:
 
 
 def _check_table(report: Report) -> Table | None:
-    """How often each check came to each verdict, in the last stage."""
+    """How many layers came to each verdict of each check, in the last stage."""
     if not report.stages:
         return None
     last = report.stages[-1].stage
@@ -120,6 +118,7 @@ def _away_table(report: Report, verbose: bool) -> Table | None:
 
 
 def _distance(stage: StageReport) -> float:
+    """|Δ/Δ* − 1|, by which layers are sorted; 0 where Δ/Δ* is not known."""
     ratio = stage.angular_update_ratio
     return abs(ratio - 1) if ratio is not None and ratio == ratio else 0.0
 
@@ -133,6 +132,7 @@ def _ratios(stage: StageReport) -> tuple[str, str, str]:
 
 
 def _first_reason(checks: Iterable[Check]) -> str:
+    """Why there is no equilibrium: what the check of the angle says, or else any."""
     wanted = [c for c in checks if c.name == 'angular_update'] or list(checks)
     return wanted[0].reason if wanted else ''
 
@@ -159,14 +159,18 @@ def _layer_table(layer: LayerReport) -> Table:
     return table
 
 
-def render_plan(plan: dict) -> RenderableType:
-    """The stages of a plan, its warnings, and its layers where measured.
+# ------------------------------------------------------------------ smd plan
+
+
+def render_plan(plan: dict[str, Any]) -> RenderableType:
+    """What a schedule will do.
 
     Args:
-        plan: Of :func:`smd_mmdet.plan.plan`.
+        plan: What :func:`smd_mmdet.plan.plan` returns.
 
     Returns:
-        Something rich prints.
+        The verdict, the assumptions, the stages, the warnings, and the layers where
+        a run was measured, for rich to print.
     """
     colour = 'red' if plan['exit_code'] else 'green'
     parts: list[RenderableType] = [Text(plan['verdict'], style=f'bold {colour}')]
@@ -178,7 +182,7 @@ def render_plan(plan: dict) -> RenderableType:
     return Group(*parts)
 
 
-def _plan_table(plan: dict) -> Table:
+def _plan_table(plan: dict[str, Any]) -> Table:
     table = _table(
         'Stages',
         *('stage', 'iterations', 'lr', 'Δ*', '1/e of ‖w‖⁴'),
@@ -202,13 +206,14 @@ def _plan_table(plan: dict) -> Table:
     return table
 
 
-def _course(course: dict | None) -> str:
+def _course(course: dict[str, Any] | None) -> str:
+    """Δ/Δ* at the start and at the end of a stage."""
     if course is None:
         return '–'
     return f'{_number(course["start_ratio"])} → {_number(course["end_ratio"])}'
 
 
-def _plan_layers(plan: dict) -> Table:
+def _plan_layers(plan: dict[str, Any]) -> Table:
     names = [stage_name(stage['stage']) for stage in plan['stages']]
     table = _table(
         'Δ/Δ* by layer, from measured ‖w‖ and L', 'layer', '‖w‖', 'L', *names
@@ -223,3 +228,127 @@ def _plan_layers(plan: dict) -> Table:
             *courses,
         )
     return table
+
+
+# ------------------------------------------------------------------ smd audit
+
+
+def render_audit(audit: dict[str, Any]) -> RenderableType:
+    """Which parameters of a model are scale-invariant, and why.
+
+    Args:
+        audit: What :func:`smd_mmdet.audit.audit` returns.
+
+    Returns:
+        A line per parameter, the totals, and what the user can do, for rich to print.
+    """
+    parts: list[RenderableType] = [_parameter_table(audit['parameters'])]
+    parts.append(Text(_totals(audit['summary'])))
+    for name in audit['contradictions']:
+        parts.append(Text(f'! structure and proof differ: {name}', style='red'))
+    parts += [Text(line) for line in audit['advice']]
+    return Group(*parts)
+
+
+def _parameter_table(parameters: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column('parameter', no_wrap=True)
+    table.add_column('invariant')
+    table.add_column('why', overflow='fold')
+    proved = bool(parameters) and 'proof' in parameters[0]
+    if proved:
+        table.add_column('cosine(w, g)', justify='right', no_wrap=True)
+    for parameter in parameters:
+        row = [
+            escape(parameter['name']),
+            '[green]yes[/]' if parameter['invariant'] else 'no',
+            escape(parameter['reason']),
+        ]
+        table.add_row(*row, *([_cosine(parameter['proof'])] if proved else []))
+    return table
+
+
+def _cosine(proof: dict[str, Any] | None) -> str:
+    if proof is None or proof['cosine'] is None:
+        return '–'
+    return f'{proof["cosine"]:.1e}'
+
+
+def _totals(summary: dict[str, Any]) -> str:
+    return (
+        f'{summary["invariant_layers"]} of {summary["layers"]} layers are '
+        f'scale-invariant ({summary["share_of_layers"]:.1%}), and '
+        f'{summary["share_of_weights"]:.1%} of all {summary["weights"]:,} weights'
+    )
+
+
+# ------------------------------------------------------------------ smd compare
+
+
+def render_comparison(comparison: Comparison) -> RenderableType:
+    """Runs beside one another.
+
+    Args:
+        comparison: What :func:`~.compare.compare` returns.
+
+    Returns:
+        Verdicts, stages, scores, and the layers that differ most, for rich to print.
+    """
+    runs = comparison.runs
+    parts: list[RenderableType] = [
+        Text.assemble((f'{run.name}: ', 'bold'), run.verdict) for run in runs
+    ]
+    for stage in comparison.stages:
+        rates = dict.fromkeys(f'{lr:.3g}' for lr in stage.lr if lr is not None)
+        title = f'{stage_name(stage.stage).capitalize()}, lr {" and ".join(rates)}'
+        parts.append(_beside(title, runs, stage.rows))
+    if comparison.scores:
+        parts.append(_beside('Scores of the last validation', runs, comparison.scores))
+    if comparison.layers:
+        shown = comparison.layers[:_MOST_COMPARED]
+        title = f'Δ/Δ* at the end: the {len(shown)} layers that differ most'
+        parts.append(_beside(title, runs, shown))
+    parts += [Text(f'wrote {path}', style='dim') for path in comparison.files]
+    return Group(*parts)
+
+
+def _beside(title: str, runs: Sequence[RunSummary], rows: Sequence[Row]) -> Table:
+    """A column per run, and in it each number with its difference from the first."""
+    table = _table(title)
+    table.add_column('')
+    for run in runs:
+        table.add_column(escape(run.name), justify='right')
+    for row in rows:
+        first, *others = zip(row.values, row.differences, strict=True)
+        cells = [_value(first[0]), *(_difference(*each) for each in others)]
+        table.add_row(escape(row.what), *cells)
+    return table
+
+
+def _value(value: float | None) -> str:
+    return '–' if value is None else f'{value:.3g}'
+
+
+def _difference(value: float | None, difference: float | None) -> str:
+    if value is None or difference is None:
+        return _value(value)
+    told = f'{difference:+.2g}' if f'{difference:.2g}' != '0' else '±0'
+    return f'{_value(value)} ({told})'
+
+
+# ------------------------------------------------------------------ common pieces
+
+
+def _table(title: str, *columns: str) -> Table:
+    """An empty table; columns of text are flush left, columns of numbers right."""
+    table = Table(title=title, title_justify='left', title_style='bold')
+    for column in columns:
+        text = column in _TEXT_COLUMNS
+        table.add_column(column, justify='left' if text else 'right')
+    return table
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    if value is None or value != value:
+        return '–'
+    return f'{value:.{digits}g}' if abs(value) < 1e4 else f'{value:,.0f}'

@@ -1,14 +1,19 @@
-"""What figures, checks and states mean, in words."""
+"""What figures and checks show and what to do about the verdicts, in words."""
 
 from collections import defaultdict
+from collections.abc import Callable
 
-from smd_mmdet import checks
+from smd_mmdet import checks, theory
 from smd_mmdet.checks import Report, StageReport
 from smd_mmdet.checks.assumptions import ASSUMPTIONS
 from smd_mmdet.stages import stage_name
 
 __all__ = ['CHECKS', 'FIGURES', 'advice', 'plural']
 
+# The layers that are in one state at the end of a stage, by name.
+_Layers = list[tuple[str, StageReport]]
+
+# Title and explanation of each figure.
 FIGURES = {
     'equilibrium': (
         'Who is in equilibrium',
@@ -42,6 +47,7 @@ FIGURES = {
     ),
 }
 
+# Title and meaning of each check.
 CHECKS = {
     'small_step': ('Small step', 'λη is small enough for the theorems.'),
     'bounded_noise': ('Bounded noise', 'The unit gradient has a variance V.'),
@@ -78,7 +84,7 @@ CHECKS = {
 
 
 def plural(number: int, noun: str) -> str:
-    """'1 layer', '2 layers'."""
+    """A number of things: '1 layer', '2 layers'."""
     return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
@@ -86,24 +92,24 @@ def advice(report: Report) -> list[str]:
     """What to do about layers that are not where the theory wants them.
 
     Args:
-        report: Verdicts on a run.
+        report: The verdicts on a run.
 
     Returns:
-        One or two sentences each, the most pressing first; none if all is well.
+        Pieces of advice of one or two sentences, those on the last stage first and of
+        a stage the most pressing first; none if all is well.
     """
     found: list[str] = []
     for number, by_state in _states(report):
-        name = stage_name(number)
         for states, tell in _ADVICE:
             if layers := [pair for state in states for pair in by_state.get(state, ())]:
-                found.append(tell(name, layers))
+                found.append(tell(stage_name(number), layers))
     found += _assumptions(report)
-    # What several stages say alike is said once.
+    # Some advice is the same for several stages, and is given once.
     return list(dict.fromkeys(found))
 
 
 def _assumptions(report: Report) -> list[str]:
-    """The assumptions that fail in the last stage: no alarm, but to be known."""
+    """One sentence on the assumptions that fail in the last stage, if any do."""
     if not report.stages:
         return []
     last = report.stages[-1].stage
@@ -120,25 +126,26 @@ def _assumptions(report: Report) -> list[str]:
     ]
 
 
-def _states(report: Report):
-    """Stage numbers, the last first, with the layers in each state."""
-    stages: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+def _states(report: Report) -> list[tuple[int, dict[str, _Layers]]]:
+    """The numbers of the stages, the last first, each with its layers by state."""
+    stages: dict[int, dict[str, _Layers]] = defaultdict(lambda: defaultdict(list))
     for layer in report.layers:
         for stage in layer.stages:
             if stage.stage >= 0 or stage.state == checks.DIVERGED:
                 stages[stage.stage][stage.state].append((layer.layer, stage))
-    return sorted(stages.items(), reverse=True)
+    return sorted(stages.items(), key=lambda item: item[0], reverse=True)
 
 
-def _named(layers: list[tuple[str, StageReport]], most: int = 3) -> str:
+def _named(layers: _Layers, most: int = 3) -> str:
     names = ', '.join(name for name, _ in layers[:most])
     return names if len(layers) <= most else f'{names} and {len(layers) - most} more'
 
 
-def _too_slow(name: str, layers: list[tuple[str, StageReport]]) -> str:
+def _too_slow(name: str, layers: _Layers) -> str:
     _, stage = layers[0]
     length = stage.last_iter - stage.first_iter + 1
-    rate = 4 * stage.weight_decay * stage.lr / (1 - stage.momentum)
+    # ‖w‖⁴ relaxes at 4λη/(1−α) per step, twice the rate that the theorem guarantees.
+    rate = 2 * theory.relaxation_rate(stage.lr, stage.weight_decay, stage.momentum)
     needed = stage.iterations_per_step / rate
     return (
         f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium: at this '
@@ -148,28 +155,29 @@ def _too_slow(name: str, layers: list[tuple[str, StageReport]]) -> str:
     )
 
 
-def _fails(name: str, layers: list[tuple[str, StageReport]]) -> str:
+def _fails(name: str, layers: _Layers) -> str:
     _, stage = layers[0]
     return f'In {name}, the theory fails in {_named(layers)}: {stage.note}.'
 
 
-def _first_note(name: str, layers: list[tuple[str, StageReport]]) -> str:
+def _first_note(name: str, layers: _Layers) -> str:
     _, stage = layers[0]
     return f'{_named(layers)}: {stage.note}.'
 
 
-def _moves(name: str, layers: list[tuple[str, StageReport]]) -> str:
+def _moves(name: str, layers: _Layers) -> str:
     return f'In {name}, {layers[0][1].note}; the transient law is what to read there.'
 
 
-def _undecided(name: str, layers: list[tuple[str, StageReport]]) -> str:
+def _undecided(name: str, layers: _Layers) -> str:
     _, stage = layers[0]
     reasons = [check.reason for check in stage.checks if check.name == 'angular_update']
     why = stage.note or (reasons[0] if reasons else 'too noisy to tell')
     return f'No verdict on {plural(len(layers), "layer")} in {name}: {why}.'
 
 
-_ADVICE = [
+# What to say of layers in some states, the most pressing first.
+_ADVICE: list[tuple[tuple[str, ...], Callable[[str, _Layers], str]]] = [
     ((checks.DIVERGED,), _first_note),
     ((checks.OFF,), _fails),
     ((checks.NOT_INVARIANT,), _first_note),

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from smd_mmdet import checks
-from smd_mmdet.report.figures import draw, save
+from smd_mmdet.report.canvas import save
+from smd_mmdet.report.figures import draw
 from smd_mmdet.report.words import CHECKS, plural
 
 from .markdown import METRICS, metrics_of, number, per_cent_of, score, spread, table

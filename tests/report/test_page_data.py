@@ -1,0 +1,82 @@
+"""The data of the page, against the records."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from runs import simulated, with_columns
+
+from smd_mmdet.report.page import render_page
+from smd_mmdet.report.page_data import page_data
+from smd_mmdet.report.run import run_of
+
+
+def decode(data, place):
+    """An array as plotly.js reads it."""
+    spec = data['arrays'][place]
+    return np.frombuffer(base64.b64decode(spec['bdata']), f'<{spec["dtype"]}')
+
+
+def test_page_data_are_the_records(run):
+    data = page_data(run)
+    layer, truth = data['layers'][1], run.layers[1]
+    for name in ('angle', 'ratio', 'norm', 'norm_eq', 'cosine'):
+        times, values = (decode(data, place) for place in layer['lines'][name])
+        assert times.tolist() == truth.iter.tolist()
+        np.testing.assert_allclose(values, getattr(truth, name), rtol=1e-6)
+    times, values = (decode(data, place) for place in layer['lines']['angle_eq'])
+    held = values[np.searchsorted(times, truth.iter, side='right') - 1]
+    np.testing.assert_allclose(held, truth.angle_eq, rtol=1e-6)
+    edges, ratios = run.heat()
+    assert data['heat']['edges'] == edges.tolist()
+    shown = np.array(data['heat']['rows'], float)
+    np.testing.assert_allclose(shown, ratios, rtol=5e-3)
+    found = run.report.layers[1].stages[-1].checks
+    assert [c[0] for c in layer['stages'][-1]['checks']] == [c.name for c in found]
+
+
+def test_axes_hold_what_they_show(run):
+    """All of each panel but the least of its values; of the distance all but 5 %."""
+    data = page_data(run)
+    for layer, truth in zip(data['layers'], run.layers, strict=True):
+        assert layer['ranges'].keys() == {'angle', 'unit', 'cosine', 'distance'}
+        for name, limits in layer['ranges'].items():
+            values = getattr(truth, name)
+            values = values[np.isfinite(values)]
+            # A logarithm is only for what is above 0 throughout.
+            assert (limits is None) == (values <= 0).any()
+            if limits is not None:
+                low, high = 10 ** np.array(limits)
+                outside = (values < low).mean()
+                assert outside <= (0.05 if name == 'distance' else 0.0)
+                assert values.max() < high < 10 * values.max()
+    greatest = max(np.nanmax(layer.angle_eq) for layer in run.layers)
+    assert data['ranges']['angle'][1] >= np.log10(greatest)
+    assert data['ranges']['ratio'][1] > 0
+
+
+def test_a_panel_with_values_below_zero_is_not_logarithmic():
+    records = simulated()
+    lowered = records.table['unit_h_mean'].to_numpy() - 1.0
+    layer = page_data(run_of(with_columns(records, unit_h_mean=lowered), 'below'))
+    assert layer['layers'][0]['ranges']['unit'] is None
+
+
+def test_a_long_run_is_thinned_to_what_the_page_can_hold(monkeypatch):
+    monkeypatch.setattr('smd_mmdet.report.page_data.MOST_POINTS', 4800)
+    run = run_of(simulated(window=1), 'long')
+    data = page_data(run)
+    for layer, truth in zip(data['layers'], run.layers, strict=True):
+        for name in ('angle', 'unit', 'cosine'):
+            _, values = (decode(data, place) for place in layer['lines'][name])
+            assert len(values) <= 2 * 4800 / (3 * 8 * 2) + 2
+            known = getattr(truth, name)
+            assert values.max() == pytest.approx(known.max(), rel=1e-6)
+            assert values.min() == pytest.approx(known.min(), rel=1e-6)
+
+
+def test_page_json_is_json(run):
+    page = render_page(run)
+    text = page.split('id="data">')[1].split('</script>')[0]
+    assert json.loads(text)['last'] == run.last_iter

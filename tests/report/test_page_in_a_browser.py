@@ -1,0 +1,310 @@
+"""The page in a real browser, without a network.
+
+Skipped where Chromium and its driver are missing; tools/run_tests.sh installs them
+where it can.
+"""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from runs import simulated
+
+from smd_mmdet.report.page import render_page
+from smd_mmdet.report.run import run_of
+
+webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is missing')
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+DRIVER = shutil.which('chromedriver')
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason='chromium or chromedriver is not installed'
+)
+
+EVIL = '</script><img src=x onerror=alert(1)>'
+NAMES = [
+    *('backbone.conv1.weight', 'backbone.layer1.0.conv2.weight'),
+    *('neck.fpn_convs.0.conv.weight', f'neck.{EVIL}', '<b>bold</b>&amp;{{data}}'),
+]
+FLAGS = (
+    *('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'),
+    *('--disable-background-networking', '--disable-component-update'),
+    *('--disable-default-apps', '--disable-sync', '--no-first-run'),
+    '--window-size=1280,900',
+)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability(
+        'goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'}
+    )
+    service = webdriver.chrome.service.Service(DRIVER)
+    found = webdriver.Chrome(options, service)
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope='module')
+def page(browser, tmp_path_factory):
+    """The loaded page, with what it logged and asked the network for."""
+    records = simulated(
+        NAMES, metadata={'config': f'x = "{EVIL}"', 'packages': {EVIL: EVIL}}
+    )
+    file = tmp_path_factory.mktemp('page') / 'report.html'
+    file.write_text(render_page(run_of(records, EVIL)), 'utf-8')
+    browser.get_log('browser'), browser.get_log('performance')
+    opened = open_page(browser, file)
+    opened.console = browser.get_log('browser')
+    opened.requests = [
+        message['params']['request']['url']
+        for entry in browser.get_log('performance')
+        if (message := json.loads(entry['message'])['message'])['method']
+        == 'Network.requestWillBeSent'
+    ]
+    return opened
+
+
+def open_page(browser, file):
+    browser.get(file.as_uri())
+    ready(browser)
+    return SimpleNamespace(
+        browser=browser, file=file, find=lambda i: browser.find_element(By.ID, i)
+    )
+
+
+def ready(browser):
+    WebDriverWait(browser, 20).until(
+        lambda b: b.execute_script('return window.smdReady')
+    )
+
+
+def wait(page, script, message):
+    WebDriverWait(page.browser, 10).until(
+        lambda b: b.execute_script(f'return {script}'), message
+    )
+
+
+def ask(page, script):
+    return page.browser.execute_script(f'return {script}')
+
+
+def rows(page, table):
+    return page.browser.find_elements(By.CSS_SELECTOR, f'#{table} tbody tr')
+
+
+def type_into(page, field, text):
+    page.find(field).clear()
+    page.find(field).send_keys(text)
+
+
+def test_it_loads_quietly_and_alone(page):
+    assert [entry for entry in page.console if entry['level'] != 'INFO'] == []
+    outside = [u for u in page.requests if not u.startswith(('data:', 'blob:'))]
+    assert outside == [page.file.as_uri()]
+
+
+def test_names_and_settings_are_only_text(page):
+    assert ask(page, "document.querySelectorAll('img[src=x]').length") == 0
+    assert EVIL in page.browser.title
+    assert EVIL in ask(page, "document.querySelector('pre').textContent")
+    Select(page.find('layer')).select_by_visible_text(f'neck.{EVIL}')
+    wait(page, f"document.getElementById('about').textContent.includes({EVIL!r})", '')
+    wait(page, "document.getElementById('one').data.length > 5", 'nothing is drawn')
+    labels = ask(page, "document.getElementById('heat').layout.yaxis.ticktext")
+    assert f'neck.{EVIL}'.replace('<', '&lt;').replace('>', '&gt;') in labels
+    drawn = ask(page, "document.querySelector('#heat .ytick:nth-child(4)').textContent")
+    assert drawn == f'neck.{EVIL}'
+    assert ask(page, "document.querySelectorAll('img[src=x]').length") == 0
+    levels = [entry['level'] for entry in page.browser.get_log('browser')]
+    assert 'SEVERE' not in levels
+
+
+def test_picking_a_layer_changes_the_figure(page):
+    Select(page.find('layer')).select_by_visible_text(NAMES[0])
+    norm = "document.getElementById('one')._fullData.find(t => t.name === '‖w‖').y[40]"
+    about = "document.getElementById('about').textContent"
+    wait(page, f'{about}.startsWith({NAMES[0]!r})', 'the text does not change')
+    first = ask(page, norm)
+    page.find('next').click()
+    wait(page, f'{about}.startsWith({NAMES[1]!r})', 'the text does not change')
+    wait(page, f'{norm} !== {first}', 'the figure does not change')
+    page.find('previous').click()
+    wait(page, f'{norm} === {first}', 'the figure does not change back')
+
+
+def test_zooming_zooms_all_figures(page):
+    for field, value in (('from', '300'), ('to', '600')):
+        type_into(page, field, value + Keys.TAB)
+    for graph in ('heat', 'all', 'one'):
+        range_of = f"document.getElementById('{graph}').layout.xaxis.range"
+        wait(page, f'{range_of}.map(Math.round).join() === "300,600"', graph)
+    page.find('reset').click()
+    wait(page, "document.getElementById('one').layout.xaxis.range[1] === 1500", 'reset')
+
+
+def test_another_quantity_is_drawn(page):
+    title = "document.getElementById('all').layout.yaxis.title.text"
+    for value, text in (('ratio', 'Δ/Δ*'), ('cosine', '|cosine(w, g)|')):
+        Select(page.find('scale')).select_by_value(value)
+        wait(page, f'{title} === {text!r}', text)
+
+
+def test_layers_are_filtered(page):
+    assert len(rows(page, 'layers')) == len(NAMES)
+    type_into(page, 'find-layer', 'BACKBONE')
+    assert len(rows(page, 'layers')) == 2
+    assert page.find('layers-count').text == '2 of 5 layers'
+    type_into(page, 'find-layer', 'nonsense')
+    assert rows(page, 'layers') == []
+    page.find('find-layer').send_keys(Keys.CONTROL, 'a', Keys.DELETE)
+    assert len(rows(page, 'layers')) == len(NAMES)
+
+
+def test_checks_are_filtered(page):
+    everything = len(rows(page, 'checks'))
+    Select(page.find('verdicts')).select_by_value('holds')
+    held = rows(page, 'checks')
+    assert 0 < len(held) < everything
+    assert all('✓ holds' in row.text for row in held)
+    Select(page.find('check')).select_by_value('transient_law')
+    assert len(rows(page, 'checks')) == len(NAMES)
+    type_into(page, 'find-check', 'fpn_convs')
+    assert len(rows(page, 'checks')) == 1
+    Select(page.find('verdicts')).select_by_value('fails')
+    assert rows(page, 'checks') == []
+
+
+def test_layers_are_sorted(page):
+    def column():
+        cells = page.browser.find_elements(
+            By.CSS_SELECTOR, '#layers tbody td:nth-child(3)'
+        )
+        return [float(cell.text) for cell in cells]
+
+    head = page.browser.find_element(By.CSS_SELECTOR, '#layers th:nth-child(3)')
+    assert column() == sorted(column())
+    assert head.get_attribute('aria-sort') == 'ascending'
+    head.find_element(By.TAG_NAME, 'button').click()
+    assert column() == sorted(column(), reverse=True)
+    assert head.get_attribute('aria-sort') == 'descending'
+
+
+def test_the_keyboard_reaches_every_control(page):
+    page.browser.execute_script("""
+        window.reached = [];
+        document.addEventListener('focusin', (event) =>
+          window.reached.push(event.target.id || event.target.textContent));
+        document.activeElement.blur();
+        document.body.tabIndex = -1;
+        document.body.focus()""")
+    ActionChains(page.browser).send_keys(Keys.TAB * 70).perform()
+    reached = set(ask(page, 'window.reached'))
+    wanted = {'scale', 'layer', 'previous', 'next', 'from', 'to', 'reset', 'stage'}
+    wanted |= {
+        'find-layer',
+        'state',
+        'find-check',
+        'check',
+        'verdicts',
+        'Δ/Δ*',
+        'margin',
+    }
+    assert wanted <= reached
+
+
+def test_enter_on_a_layer_shows_it(page):
+    button = page.browser.find_element(
+        By.XPATH, '//table[@id="layers"]//button[contains(., "fpn_convs")]'
+    )
+    button.send_keys(Keys.ENTER)
+    about = "document.getElementById('about').textContent"
+    wait(page, f"{about}.startsWith('neck.fpn_convs')", 'the layer is not shown')
+
+
+def test_everything_has_a_name(page):
+    nameless = ask(
+        page,
+        """[...document.querySelectorAll('select, input, button')].filter((e) =>
+             !e.textContent.trim() && !e.labels?.length && !e.ariaLabel).length""",
+    )
+    assert nameless == 0
+    assert (
+        'cloud' not in ask(page, 'document.body.innerHTML').split('<script')[0].lower()
+    )
+    labels = ask(
+        page,
+        "[...document.querySelectorAll('[role=img]')].map(e => e.ariaLabel)",
+    )
+    assert len(labels) == 3
+    assert all(labels)
+    assert ask(page, 'document.documentElement.lang') == 'en'
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_text_has_contrast(page, scheme):
+    features = [{'name': 'prefers-color-scheme', 'value': scheme}]
+    page.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': features})
+    script = """
+        const css = (name) => getComputedStyle(document.documentElement)
+          .getPropertyValue(name).trim();
+        return ['--paper', '--tint', '--ink', '--faint', '--accent', '--good', '--bad',
+          '--look'].map(css)"""
+    paper, tint, *inks = map(luminance, page.browser.execute_script(script))
+    for ink in inks:
+        for ground in (paper, tint):
+            low, high = sorted([ink, ground])
+            assert (high + 0.05) / (low + 0.05) >= 4.5
+    # The figures follow.
+    drawn = "document.getElementById('one').layout.paper_bgcolor"
+    paper = page.browser.execute_script(script)[0]
+    wait(page, f'{drawn} === {paper!r}', 'the figure keeps its colours')
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb, as WCAG defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize('width', [390, 768, 1280])
+def test_nothing_overflows(page, width):
+    page.browser.execute_cdp_cmd(
+        'Emulation.setDeviceMetricsOverride',
+        {'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': width == 390},
+    )
+    script = (
+        'document.documentElement.scrollWidth <= window.innerWidth'
+        f' && window.innerWidth === {width}'
+    )
+    wait(page, script, f'wider than {width} pixels')
+    for graph in ('heat', 'all', 'one'):
+        wait(
+            page,
+            f"document.querySelector('#{graph} .main-svg').clientWidth <= {width}",
+            '',
+        )
+    page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_warm_up_is_called_so(browser, tmp_path):
+    records = simulated(lr=np.linspace(1e-3, 0.05, 60))
+    file = tmp_path / 'report.html'
+    file.write_text(render_page(run_of(records, 'warm-up')), 'utf-8')
+    page = open_page(browser, file)
+    assert ' at the end of warm-up, ' in page.find('about').text
+    assert page.find('stage').text.strip() == 'warm-up'
+    assert 'stage -1' not in ask(page, 'document.body.innerText')
