@@ -88,7 +88,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _ConfigOptions(argparse.Action):
-    """Reads KEY=VALUE as MMEngine's ``DictAction``; a malformed one is a usage error."""
+    """Reads KEY=VALUE as MMEngine does; a malformed one is a usage error."""
 
     def __call__(
         self,
