@@ -91,7 +91,8 @@ print(*[name for name in sys.argv[1:] if find_spec(name) is None])' "${@:2}")
 
 # Readies an environment that is not ours: adds what is missing, replaces nothing.
 adopt() {
-    local python=$1 lacking names=(matplotlib numpy plotly pyarrow rich scipy) origin constraints
+    local python=$1 lacking origin constraints
+    local names=(jinja2 matplotlib numpy plotly pyarrow rich scipy wrapt)
     [[ -z $tests ]] || names+=(hypothesis mypy psutil pytest pytest_cov ruff)
     lacking=$(not_found "$python" "${names[@]}")
     if [[ -n $lacking ]]; then
@@ -150,7 +151,7 @@ torch_spec=${torch_spec:-torch==$(pinned torch)}
 mmcv=$(pinned mmcv)
 
 # A moved checkout counts as changed: the environment holds its path.
-state=$({ echo "$root $torch_spec" && cat "$root"/requirements/*.txt "$root/setup.py"; } | cksum)
+state=$({ echo "$root $torch_spec" && cat "$root"/requirements/*.txt "$root"/{setup.py,pyproject.toml}; } | cksum)
 
 if_ready_print_and_exit() {
     if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$state" && -x $venv/bin/python ]]; then

@@ -503,7 +503,8 @@ def test_setup_needs_a_compiler_and_the_right_python(tmp_path):
         (copy / part).mkdir(parents=True)
         for file in (ROOT / part).glob('*.*'):
             (copy / part / file.name).write_bytes(file.read_bytes())
-    (copy / 'setup.py').write_bytes((ROOT / 'setup.py').read_bytes())
+    for name in ('setup.py', 'pyproject.toml'):
+        (copy / name).write_bytes((ROOT / name).read_bytes())
     programs = tmp_path / 'bin'
     programs.mkdir()
     needed = 'bash cat cksum dirname flock grep head mkdir rm sed sleep tail uname'
@@ -526,7 +527,7 @@ def test_setup_needs_a_compiler_and_the_right_python(tmp_path):
 
 
 def test_pins_agree():
-    """setup.py's extra and requirements/stack.txt name the same stack."""
+    """The extra of pyproject.toml and requirements/stack.txt name the same stack."""
     stack = (ROOT / 'requirements/stack.txt').read_text()
     for pin in re.findall(r'^mm\w+==.+$', stack, re.MULTILINE):
-        assert f"'{pin}'" in (ROOT / 'setup.py').read_text()
+        assert f'"{pin}"' in (ROOT / 'pyproject.toml').read_text()
