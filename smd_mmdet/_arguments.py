@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from collections.abc import Collection
 from typing import Any
 
@@ -16,12 +17,22 @@ from numpy.typing import ArrayLike
 
 
 def whole_number(
-    value: Any, name: str, least: int = 1, error: type[ValueError] = ValueError
+    value: Any,
+    name: str,
+    least: int = 1,
+    error: type[ValueError] = ValueError,
+    *,
+    most: float = math.inf,
 ) -> int:
-    """An integer that is not below ``least``. True and False do not count as such."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise error(f'{name} must be an integer >= {least}, got {value!r:.80}')
-    return value
+    """An integer, or one of NumPy's, in these bounds; True and False are none."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not least <= number <= most:
+        bounds = f'>= {least}' if most == math.inf else f'from {least} to {most}'
+        raise error(f'{name} must be an integer {bounds}, got {value!r:.80}')
+    return number
 
 
 def real_number(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def run(*command, cwd, path='', check=True):
         capture_output=True,
         text=True,
         check=check,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -65,7 +66,8 @@ def site(sdist):
 def test_the_source_archive_holds_all_that_a_checkout_needs(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
-    for folder in ('benchmarks', 'configs', 'docs', 'requirements', 'tests', 'tools'):
+    folders = ('benchmarks', 'configs', 'docs', 'requirements', 'studies', 'tests')
+    for folder in (*folders, 'tools'):
         files = [file for file in (ROOT / folder).rglob('*') if file.is_file()]
         files = [file for file in files if '__pycache__' not in file.parts]
         assert {str(file.relative_to(ROOT)) for file in files} <= names
@@ -81,6 +83,55 @@ def test_the_wheel_carries_configs_and_launchers_for_mim(site):
         file.name for file in (home / 'tools').iterdir()
     }
     assert yaml.safe_load((home / 'model-index.yml').read_text()) == {'Import': []}
+
+
+def test_the_wheel_says_what_it_is_and_what_it_needs(site):
+    [found] = metadata.distributions(name='smd_mmdet', path=[str(site)])
+    about = found.metadata
+    assert found.version == smd_mmdet.__version__
+    assert about['License-Expression'] == 'Apache-2.0'
+    assert about['Requires-Python'] == '>=3.10'
+    assert about['Description-Content-Type'] == 'text/markdown'
+    always = {need.partition('>')[0] for need in found.requires if 'extra' not in need}
+    assert always == {'numpy', 'pyarrow', 'rich', 'scipy', 'wrapt'}
+    extras = {'torch', 'mmdet', 'mmpretrain', 'onedl', 'plot', 'test'}
+    assert set(about.get_all('Provides-Extra')) == extras
+    [command] = found.entry_points
+    assert (command.name, command.value) == ('smd', 'smd_mmdet.cli:main')
+
+
+def test_the_wheel_holds_what_runs_and_no_source_of_it(site):
+    names = {file.name for file in (site / 'smd_mmdet').rglob('*')}
+    assert 'py.typed' in names
+    assert not names & {'fused.c', 'setup.py'}
+
+
+@pytest.mark.skipif(shutil.which('cc') is None, reason='needs a C compiler')
+def test_the_installed_c_library_measures(site, tmp_path):
+    code = """
+import torch
+from smd_mmdet import SphericalMotionMonitor
+from smd_mmdet.monitor.kernels import cpu, plain
+
+def instead(*_):
+    raise AssertionError("torch's operations took the place of the C library")
+
+plain.write = instead
+w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+optimizer = torch.optim.SGD([w], lr=0.1)
+with SphericalMotionMonitor(optimizer, {'w': w}) as monitor:
+    w.grad = torch.tensor([-4.0, 3.0])
+    optimizer.step()
+    rows = monitor.collect()
+print(cpu._library()._name, *rows['weight_norm_mean'], *rows['cosine_mean'])
+"""
+    found = run(sys.executable, '-c', code, cwd=tmp_path, path=site).stdout.split()
+    library = Path(found[0])
+    assert library.parent == site / 'smd_mmdet' / 'monitor' / 'kernels'
+    assert library.name.startswith('_fused')
+    # w = (3, 4) and g = (-4, 3) are at a right angle.
+    assert float(found[1]) == pytest.approx(5)
+    assert float(found[2]) == pytest.approx(0, abs=1e-6)
 
 
 def test_an_installed_package_is_what_is_imported(site, tmp_path):

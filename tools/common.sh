@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions the scripts in this folder share; to be sourced.
+# Functions that the scripts in this folder share. This file is sourced, not run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
@@ -10,8 +10,9 @@ die() {
     exit 2
 }
 
-# The Python to launch with, without setting anything up: the named one, that of
-# the active environment, that of tools/setup_env.sh, or whichever comes first.
+# pick_python: prints the Python to launch with and sets nothing up. That is SMD_PYTHON,
+# or else the Python of the active environment, of the environment that
+# tools/setup_env.sh made, or the first on PATH.
 pick_python() {
     local env=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
     if [[ -n ${SMD_PYTHON:-} ]]; then
@@ -25,18 +26,20 @@ pick_python() {
     fi
 }
 
+# check_number NAME VALUE: ends with an error unless the value can be a count.
 check_number() {
     [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 must be a whole number above 0, got '$2'"
 }
 
-# launch_processes SCRIPT GPUS ARG...: torchrun with MMDetection's variables.
+# launch_processes SCRIPT GPUS ARG...: runs a script of this folder in so many processes,
+# by torchrun. NNODES, NODE_RANK, MASTER_ADDR and PORT are as in MMDetection.
 launch_processes() {
     local script=$1 processes=$2 python cores where
     shift 2
     check_number GPUS "$processes"
     python=$(pick_python) || exit
     if [[ -z ${PORT:-} && ${NNODES:-1} == 1 ]]; then
-        # A port of its own: several runs fit on one machine.
+        # torchrun takes a free port, so that several runs can share one machine.
         where=(--standalone --local-addr=127.0.0.1)
     else
         where=(--nnodes="${NNODES:-1}" --node-rank="${NODE_RANK:-0}"
@@ -51,7 +54,7 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
         fi
     fi
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-    # Without this, every process takes all cores.
+    # The processes share the cores. Without this, each would start a thread on every one.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -59,7 +62,8 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
         --nproc-per-node="$processes" "$root/tools/$script" "$@" --launcher pytorch
 }
 
-# launch_slurm SCRIPT PARTITION JOB_NAME ARG...: srun with MMDetection's variables.
+# launch_slurm SCRIPT PARTITION JOB_NAME ARG...: runs a script of this folder as a Slurm
+# job. GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS are as in MMDetection.
 launch_slurm() {
     local script=$1 partition=$2 job=$3 python status=0 per_node
     local gpus=${GPUS:-8} cores=${CPUS_PER_TASK:-5}
@@ -73,13 +77,13 @@ launch_slurm() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-    # shellcheck disable=SC2086  # SRUN_ARGS are words
+    # shellcheck disable=SC2086  # SRUN_ARGS is split into words on purpose
     srun --partition="$partition" --job-name="$job" --gres="gpu:$per_node" \
         --ntasks="$gpus" --ntasks-per-node="$per_node" --cpus-per-task="$cores" \
         --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
         "$python" -u "$root/tools/$script" "$@" --launcher slurm || status=$?
     case $status in
-        0 | 2) exit "$status" ;; # what is wrong with a setting has been told
+        0 | 2) exit "$status" ;; # 2: the processes have said which setting is wrong
     esac
     say "error: srun ended with status $status, as told above; what was written so far" \
         "is readable, and training goes on from the last checkpoint with --resume"

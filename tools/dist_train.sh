@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains with several processes, one for each GPU; on a machine without GPUs they
-# share the cores.
+# Trains with several processes, one for each GPU. On a machine without GPUs they share
+# the cores.
 #
 #   bash tools/dist_train.sh CONFIG GPUS [ARGUMENT OF train.py ...]
 #

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From a fresh clone to a verdict: sets up an environment, draws a data set, trains
-# a small Mask R-CNN with every scale-invariant layer measured, checks the theory.
+# From a fresh clone to a verdict: sets up an environment, draws a data set, trains a
+# small Mask R-CNN while every scale-invariant layer is measured, and checks the theory.
 #
 #   bash tools/quickstart.sh [--force]
 #
-# Done again, it does what is not done yet: interrupted training goes on from its
-# last checkpoint, finished training is only checked. --force trains anew and keeps
+# Called again, it does only what is not done yet: interrupted training goes on from its
+# last checkpoint, and finished training is only checked. --force trains anew and keeps
 # the old run beside the new one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -45,7 +45,7 @@ fi
 phase_done environment
 
 phase "2 of 4: data in $data"
-# Written last, so data that was interrupted is drawn again.
+# This file is written last: where drawing was interrupted, it is missing.
 if [[ "$(cat "$data/made" 2>/dev/null)" == "${data_options[*]}" ]]; then
     say 'already there'
 else

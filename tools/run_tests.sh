@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Sets up what is needed and runs the tests; arguments go to pytest. Without any, files of
-# tests run side by side, and the lines of smd_mmdet that ran are counted: fewer than
-# 90 % fail the run.
+# Sets up an environment and runs the tests in it:
 #
-# The page is tested in Chromium. Where it is missing and can be installed (as root,
-# on Debian) that is tried once; without it those tests are skipped and say so.
+#   bash tools/run_tests.sh [ARGUMENT OF pytest ...]
+#
+# Without arguments, all tests run, several files at a time, and it is counted which
+# lines of smd_mmdet were run: fewer than 90 % of them are a failure.
+#
+# The report's page is tested in Chromium. Where that is missing, its installation is
+# tried once (as root, on Debian); without Chromium those tests are skipped and say so.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -3,16 +3,17 @@
 #
 #   SMD_PYTHON=$(bash tools/setup_env.sh [--tests])
 #
-# or, sourced, exports SMD_PYTHON. Taken is, in this order:
-#   1. SMD_PYTHON, if it is set;
+# When it is sourced instead, it exports SMD_PYTHON. --tests adds what the tests need.
+# It takes the first of these that there is:
+#   1. the Python that SMD_PYTHON names;
 #   2. the active virtual or conda environment, if it imports mmdet and mmcv.ops;
-#   3. .venv in the repository, made by this script with Python 3.11 and the stack
-#      of requirements/. mmcv's ops are compiled once and kept as a wheel in the
+#   3. .venv in the repository. This script makes it, with Python 3.11 and the versions
+#      in requirements/. It compiles mmcv's ops once and keeps them as a wheel in the
 #      user's cache folder.
-# In 1 and 2 only packages that are missing are added, and none is replaced.
+# To 1 and 2 only packages that are missing are added, and none is replaced.
 #
-# SMD_TORCH_SPEC is the torch that 3 asks pip for, if not that of
-# requirements/stack.txt: torch==2.13.0+cpu, say.
+# For 3, SMD_TORCH_SPEC names another torch than requirements/stack.txt, such as
+# torch==2.13.0+cpu.
 
 if [[ ${BASH_SOURCE[0]} != "$0" ]]; then
     SMD_PYTHON=$(bash "${BASH_SOURCE[0]}") || return
@@ -36,10 +37,10 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/smd_mmdet
 stack=$root/requirements/stack.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# Prints why PYTHON cannot run the stack; nothing if it can.
+# why_not PYTHON: prints why this Python cannot run MMDetection; nothing if it can.
 why_not() {
     local said
-    # From another folder: the current one is on Python's path.
+    # The folder is changed because Python would import from the current one.
     said=$(cd / && "$1" -W ignore -c "$import_stack" 2>&1) ||
         said="it does not run: $(tail -n 1 <<<"$said")"
     echo "$said"
@@ -82,26 +83,28 @@ if other:
 PY
 )
 
-# Prints those NAMES that PYTHON cannot find.
+# not_found PYTHON NAME...: prints the modules that this Python cannot find.
 not_found() {
     (cd / && "$1" -c 'import sys
 from importlib.util import find_spec
 print(*[name for name in sys.argv[1:] if find_spec(name) is None])' "${@:2}")
 }
 
-# Readies an environment that is not ours: adds what is missing, replaces nothing.
+# adopt PYTHON: makes an environment that is not ours run smd_mmdet. It adds the
+# packages that are missing and replaces none.
 adopt() {
-    local python=$1 lacking names=(matplotlib numpy plotly pyarrow rich scipy) origin constraints
+    local python=$1 lacking origin constraints
+    local names=(jinja2 matplotlib numpy plotly pyarrow rich scipy wrapt)
     [[ -z $tests ]] || names+=(hypothesis mypy psutil pytest pytest_cov ruff)
     lacking=$(not_found "$python" "${names[@]}")
     if [[ -n $lacking ]]; then
         say "adding to the environment of $python: $lacking"
         constraints=$(mktemp)
-        # shellcheck disable=SC2064  # now: $constraints is local
+        # shellcheck disable=SC2064  # expanded now, because $constraints is local
         trap "rm -f '$constraints'" EXIT
         "$python" -m pip list --format=freeze >"$constraints" 2>/dev/null ||
             die "$python has no pip: install $lacking there yourself"
-        # shellcheck disable=SC2086  # a list of names
+        # shellcheck disable=SC2086  # split into names on purpose
         "$python" -m pip install -q -c "$constraints" $lacking >&2 ||
             die "could not add $lacking to the environment of $python"
     fi
@@ -144,13 +147,14 @@ fi
 
 pinned() { sed -n "s/^$1==//p" "$stack"; }
 
-# A torch that was asked for by name is kept without being named again.
+# A torch that was once asked for by SMD_TORCH_SPEC stays, also when that is not set.
 torch_spec=${SMD_TORCH_SPEC:-$(cat "$venv/torch-spec" 2>/dev/null || true)}
 torch_spec=${torch_spec:-torch==$(pinned torch)}
 mmcv=$(pinned mmcv)
 
-# A moved checkout counts as changed: the environment holds its path.
-state=$({ echo "$root $torch_spec" && cat "$root"/requirements/*.txt "$root/setup.py"; } | cksum)
+# What the environment was made from. It holds the path of the checkout, so one that
+# was moved counts as changed.
+state=$({ echo "$root $torch_spec" && cat "$root"/requirements/*.txt "$root"/{setup.py,pyproject.toml}; } | cksum)
 
 if_ready_print_and_exit() {
     if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$state" && -x $venv/bin/python ]]; then
@@ -159,7 +163,8 @@ if_ready_print_and_exit() {
     fi
 }
 
-# wait_for_lock FD WHAT; without flock two calls at once may do the work twice.
+# wait_for_lock FD WHAT: waits until no other call of this script does WHAT. Where there
+# is no flock, two calls at once may do the same work twice.
 wait_for_lock() {
     command -v flock >/dev/null || return 0
     flock -n "$1" && return
@@ -167,9 +172,9 @@ wait_for_lock() {
     flock "$1"
 }
 
-# Shows that WHAT goes on: one line that is kept up to date on a terminal, else a
-# line a minute. Counts compiled files when the log from line FROM on has ninja's
-# [3/80].
+# progress WHAT FROM: shows that WHAT goes on. On a terminal that is one line, kept up
+# to date; elsewhere a line a minute. Where the log, from line FROM on, has lines of
+# ninja such as [3/80], the compiled files are counted.
 progress() {
     local what=$1 from=$2 begin=$SECONDS shown=$SECONDS line count
     while sleep 1; do
@@ -188,7 +193,7 @@ progress() {
     done
 }
 
-# run WHAT COMMAND...: runs it with its output in the log.
+# run WHAT COMMAND...: runs a command with its output in the log, and shows progress.
 run() {
     local what=$1 begin=$SECONDS status=0 from monitor reason
     shift
@@ -232,11 +237,11 @@ make_venv() {
     base=$(python_311) || exit
     "$base" -c 'import ensurepip, venv' 2>/dev/null ||
         die "$base cannot make virtual environments (Debian: install python3.11-venv)"
-    # Better now than after a long download.
+    # That a compiler is missing is better said now than after a long download.
     compgen -G "$cache/wheels/mmcv-$mmcv-torch-*-cp311-$(uname -m)-*/*.whl" >/dev/null ||
         need_compiler "$base"
     say 'making an environment in .venv: some minutes, once'
-    # Without a stamp it is what an interrupted call left.
+    # A .venv without a stamp is what an interrupted call left.
     rm -rf "$venv"
     mkdir "$venv"
     touch "$venv/made-by-setup_env"
@@ -244,7 +249,7 @@ make_venv() {
     run 'making .venv' "$base" -m venv "$venv"
 }
 
-# Files are compiled side by side, each in up to 2 GB.
+# jobs_that_fit: prints how many files to compile at a time. Each takes up to 2 GB.
 jobs_that_fit() {
     local cores memory
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
@@ -253,23 +258,24 @@ jobs_that_fit() {
     echo $((memory < 1 ? 1 : memory < cores ? memory : cores))
 }
 
-# Leaves a wheel of mmcv in folder $1, for ops of kind $2 (cpu or cuda).
+# build_mmcv FOLDER OPS: puts a wheel of mmcv into a folder; OPS is cpu or cuda.
 build_mmcv() {
     local folder=$1 ops=$2 work options
     need_compiler "$venv/bin/python"
-    # Under the lock, what is left here is from a build that was ended.
+    # No other call builds now, as this one holds the lock: what lies here is left from a
+    # build that was interrupted.
     rm -rf "$cache"/wheels/build.*
     work=$(mktemp -d "$cache/wheels/build.XXXXXX")
-    # shellcheck disable=SC2064  # now: $work is local
+    # shellcheck disable=SC2064  # expanded now, because $work is local
     trap "rm -rf '$work'" EXIT
     mkdir "$work/tmp" "$work/wheel"
     options=(MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(jobs_that_fit)}" TMPDIR="$work/tmp"
         PATH="$venv/bin:$PATH")
     if [[ $ops == cuda ]]; then
-        # The headers that come with torch's own CUDA packages.
+        # CPATH: the headers that come with torch's own CUDA packages.
         options+=(FORCE_CUDA=1 CPATH="$(printf '%s:' "$venv"/lib/python*/site-packages/nvidia/cu*/include)${CPATH:-}")
     else
-        # mmcv builds for any GPU that torch sees.
+        # mmcv would build for any GPU that torch sees.
         options+=(FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=)
     fi
     say "building mmcv's ops once: about 10 minutes on 2 cores; the wheel is kept in $cache/wheels"
@@ -280,7 +286,8 @@ build_mmcv() {
     rm -rf "$work"
 }
 
-# Prints cpu, or cuda where torch sees a GPU and there is a toolkit to build with.
+# kind_of_ops: prints cuda where torch sees a GPU and there is a CUDA toolkit to build
+# with, and cpu elsewhere.
 kind_of_ops() {
     "$venv/bin/python" -W ignore -c 'import sys, torch
 if not torch.cuda.is_available():
@@ -314,7 +321,7 @@ exec 8<"$root"
 wait_for_lock 8 'works on this checkout'
 if_ready_print_and_exit
 if [[ -e $venv && ! -e $venv/made-by-setup_env ]]; then
-    # Empty or not, it may be someone's own.
+    # It may be someone's own, even if it is empty.
     die "$venv exists and was not made by this script: activate it, set SMD_PYTHON, or move it away"
 fi
 
@@ -334,6 +341,6 @@ install_mmcv
 run 'installing smd_mmdet' "${pip[@]}" --no-deps --no-build-isolation -e "$root"
 fault=$(why_not "$venv/bin/python")
 [[ -z $fault ]] || die "the new environment does not work: $fault; remove $venv and $cache/wheels and try again"
-# Last: an interrupted call leaves none.
+# The stamp comes last, so that an interrupted call leaves none.
 echo "$state" >"$venv/stamp"
 echo "$venv/bin/python"

@@ -3,8 +3,9 @@
 #
 #   GPUS=16 bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [ARGUMENT OF train.py ...]
 #
-# GPUS (default 8) is the number of processes, GPUS_PER_NODE those of a node (at most 8),
-# CPUS_PER_TASK (5) the cores of each; SRUN_ARGS are further arguments of srun.
+# GPUS (default 8) is the number of processes, GPUS_PER_NODE (default: GPUS, at most 8) the
+# number on each node, and CPUS_PER_TASK (default 5) the number of cores of each process.
+# SRUN_ARGS are further arguments of srun.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

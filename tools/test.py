@@ -11,8 +11,13 @@ from mmengine.config import ConfigDict
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.load import load_config
-from smd_mmdet.launch import runner as launch
-from smd_mmdet.launch.arguments import CONFIG_HELP, OneLineParser, path_argument
+from smd_mmdet.launch.arguments import (
+    CONFIG_HELP,
+    OneLineParser,
+    add_common_arguments,
+    path_argument,
+)
+from smd_mmdet.launch.runner import build_runner, check_checkpoint, one_line_errors
 
 
 def parse_args():
@@ -38,7 +43,7 @@ def parse_args():
         help='seconds that --show shows a picture for (default: 2)',
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    launch.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args()
 
 
@@ -83,17 +88,17 @@ def augment(cfg):
 
 def main():
     args = parse_args()
-    with launch.one_line_errors():
+    with one_line_errors():
         if args.out and not args.out.endswith(('.pkl', '.pickle')):
             raise SettingError(f'--out must end in .pkl or .pickle, got {args.out}')
-        launch.check_checkpoint(args.checkpoint)
+        check_checkpoint(args.checkpoint)
         cfg = load_config(args.config, args.cfg_options)
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
             show_predictions(args, cfg)
         if args.tta:
             augment(cfg)
-        runner = launch.build_runner(args, cfg, training=False)
+        runner = build_runner(args, cfg, training=False)
         if args.out:
             from mmdet.evaluation import DumpDetResults
 

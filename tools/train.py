@@ -8,8 +8,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.load import load_config
-from smd_mmdet.launch import runner as launch
-from smd_mmdet.launch.arguments import CONFIG_HELP, OneLineParser, path_argument
+from smd_mmdet.launch.arguments import (
+    CONFIG_HELP,
+    OneLineParser,
+    add_common_arguments,
+    path_argument,
+)
+from smd_mmdet.launch.runner import build_runner, check_checkpoint, one_line_errors
 
 
 def parse_args():
@@ -37,7 +42,7 @@ def parse_args():
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the latest one in the work dir',
     )
-    launch.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args()
 
 
@@ -59,15 +64,15 @@ def apply_args(args, cfg):
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from:
-            launch.check_checkpoint(cfg.load_from)
+            check_checkpoint(cfg.load_from)
 
 
 def main():
     args = parse_args()
-    with launch.one_line_errors():
+    with one_line_errors():
         cfg = load_config(args.config, args.cfg_options)
         apply_args(args, cfg)
-        launch.build_runner(args, cfg, training=True).train()
+        build_runner(args, cfg, training=True).train()
 
 
 if __name__ == '__main__':

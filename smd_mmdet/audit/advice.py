@@ -1,14 +1,25 @@
 """Config lines that would give a model scale-invariant weights, if it has none."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.registry import MODELS
 
+__all__ = ['advice']
+
 NORM = "dict(type='SyncBN', requires_grad=True)"
-
-
+# Norms that use statistics of the images at hand, as many as a detector is trained on.
+GOOD_NORMS = ('GN', 'SyncBN', 'MMSyncBN')
+# Parts of a detector that may take a norm_cfg, as paths in the config's model.
+PLACES = (
+    ('backbone',),
+    ('neck',),
+    ('bbox_head',),
+    ('mask_head',),
+    ('roi_head', 'bbox_head'),
+    ('roi_head', 'mask_head'),
+)
 COST = (
     'What it costs: SyncBN exchanges statistics between GPUs at every norm, and needs '
     'several GPUs or a large batch (16 images in all, say); on one GPU with few images '
@@ -21,74 +32,95 @@ COST = (
 )
 
 
-def advice(config: Config, parameters: list[dict]) -> list[str]:
-    """Config lines that would make the theory apply, if it applies to no weight."""
-    if any(p['invariant'] for p in parameters):
-        return []
-    parts = _parts(config['model'])
+@dataclass(frozen=True)
+class _Part:
+    """A part of a detector, and what to change in it."""
+
+    path: tuple[str, ...]
+    settings: list[str]  # new ones, as Python text
+    faults: list[str]  # what keeps its weights from being scale-invariant
+
+    def as_text(self) -> str:
+        """The settings within the dicts of the path: neck=dict(norm_cfg=norm_cfg)."""
+        text = ', '.join(self.settings)
+        for key in reversed(self.path):
+            text = f'{key}=dict({text})'
+        return text
+
+
+def advice(model: dict) -> list[str]:
+    """Config lines that would give a model its first scale-invariant weights.
+
+    Args:
+        model: ``model`` of a config, none of whose weights is scale-invariant.
+
+    Returns:
+        Lines of text: why there is none, the lines to add to the config, and what
+        these cost.
+    """
+    parts = _parts(model)
     if not parts:
         return [
             'No weight is scale-invariant: none is followed by a norm that uses the '
             'statistics of batch or sample, and no part of the model takes a norm_cfg.'
         ]
-    reasons = [reason for _, _, reason in parts if reason]
-    why = '; '.join(dict.fromkeys(reasons)) or 'no norm follows any convolution'
-    lines = [f'No weight is scale-invariant: {why}. To have some, add to the config:']
-    lines += [f'norm_cfg = {NORM}', 'model = dict(']
-    for path, settings, _ in parts:
-        lines.append(f'    {_nested(path, settings)},')
-    return [*lines, ')', *COST]
-
-
-def _parts(model: dict) -> list[tuple[tuple[str, ...], str, str]]:
-    """Parts of a detector that take a norm_cfg: path, new settings, what is wrong."""
-    places = [
-        ('backbone',),
-        ('neck',),
-        ('bbox_head',),
-        ('mask_head',),
-        ('roi_head', 'bbox_head'),
-        ('roi_head', 'mask_head'),
+    faults = [' and '.join(part.faults) for part in parts if part.faults]
+    why = '; '.join(dict.fromkeys(faults)) or 'no norm follows any convolution'
+    return [
+        f'No weight is scale-invariant: {why}. To have some, add to the config:',
+        f'norm_cfg = {NORM}',
+        'model = dict(',
+        *(f'    {part.as_text()},' for part in parts),
+        ')',
+        *COST,
     ]
+
+
+def _parts(model: dict) -> list[_Part]:
+    """Those parts of a detector in which something can be changed."""
+    # A semi-supervised model holds the detector it trains.
     prefix = ('detector',) if isinstance(model.get('detector'), dict) else ()
     found = []
-    for place in places:
-        path = prefix + place
-        part = model
-        for key in path:
-            part = part.get(key) if isinstance(part, dict) else None
-        if isinstance(part, dict):
-            settings, reason = _part(path[-1], part)
-            if settings:
-                found.append((path, settings, reason))
+    for place in PLACES:
+        node: Any = model
+        for key in (path := prefix + place):
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and (part := _part(path, node)).settings:
+            found.append(part)
     return found
 
 
-def _part(name: str, part: dict) -> tuple[str, str]:
-    options = _options(part.get('type'))
-    settings, wrong = [], []
-    if part.get('norm_eval', 'norm_eval' in options):
-        settings.append('norm_eval=False')
-        wrong.append(f'norm_eval=True fixes the statistics of the {name}')
+def _part(path: tuple[str, ...], config: dict) -> _Part:
+    name, kind = path[-1], config.get('type')
+    options = _options(kind)
+    part = _Part(path, [], [])
+    if config.get('norm_eval', 'norm_eval' in options):
+        part.settings.append('norm_eval=False')
+        part.faults.append(f'norm_eval=True fixes the statistics of the {name}')
     # EfficientNet counts its stages from the stem: 0 freezes none.
-    free = 0 if part.get('type') == 'EfficientNet' else -1
-    frozen = part.get('frozen_stages', free)
+    free = 0 if kind == 'EfficientNet' else -1
+    frozen = config.get('frozen_stages', free)
     if isinstance(frozen, int) and frozen > free:
-        settings.append(f'frozen_stages={free}')
-        wrong.append(f'frozen_stages={frozen} keeps its first stages from training')
-    # Heads of fully connected layers take a norm_cfg too and have nothing to norm.
-    useful = 'norm_cfg' in options and part.get('num_shared_convs', 1) != 0
-    if part.get('type') == 'Shared2FCBBoxHead':
-        useful = False
-    if useful and _kind(part) not in ('GN', 'SyncBN', 'MMSyncBN'):
-        settings.insert(0, 'norm_cfg=norm_cfg')
-    if useful and part.get('norm_cfg') is None and name != 'backbone':
-        wrong.append(f'the {name} has no norm')
-    return ', '.join(settings), ' and '.join(wrong)
+        part.settings.append(f'frozen_stages={free}')
+        part.faults.append(
+            f'frozen_stages={frozen} keeps its first stages from training'
+        )
+    if 'norm_cfg' in options and _has_convolutions(config):
+        if _norm(config) not in GOOD_NORMS:
+            part.settings.insert(0, 'norm_cfg=norm_cfg')
+        if config.get('norm_cfg') is None and name != 'backbone':
+            part.faults.append(f'the {name} has no norm')
+    return part
 
 
-def _kind(part: dict) -> str | None:
-    norm = part.get('norm_cfg')
+def _has_convolutions(config: dict) -> bool:
+    """Whether a norm_cfg does anything: heads of linear layers take one in vain."""
+    linear = config.get('type') == 'Shared2FCBBoxHead'
+    return not linear and config.get('num_shared_convs', 1) != 0
+
+
+def _norm(config: dict) -> str | None:
+    norm = config.get('norm_cfg')
     return norm.get('type') if isinstance(norm, dict) else None
 
 
@@ -101,10 +133,3 @@ def _options(kind: Any) -> set[str]:
         if '__init__' in vars(base):
             names |= set(inspect.signature(base.__init__).parameters)
     return names
-
-
-def _nested(path: tuple[str, ...], settings: str) -> str:
-    text = f'{path[-1]}=dict({settings})'
-    for key in reversed(path[:-1]):
-        text = f'{key}=dict({text})'
-    return text

@@ -1,4 +1,4 @@
-"""What `smd audit` knows: which weights of a config are scale-invariant, and why."""
+"""The audit of a config: which weights are scale-invariant, and why."""
 
 from typing import Any
 
@@ -17,9 +17,10 @@ from smd_mmdet.invariance import (
 from smd_mmdet.invariance.sample_inputs import model_loss, sample_inputs, sample_sizes
 
 from .advice import advice
+from .results import Audit, AuditedParameter
 from .untrained import build_untrained
 
-__all__ = ['audit', 'build_untrained']
+__all__ = ['audit']
 
 
 def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
@@ -29,21 +30,31 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
 
     Args:
         config: Path of a config, ``package::folder/name.py``, or a config.
-        verify: Prove or refute the answer by numbers, for every trainable tensor of
-            two dimensions or more.
+        verify: Whether to prove or refute the answer by numbers, for every trainable
+            tensor of two dimensions or more.
 
     Returns:
         Plain data: ``config``; ``parameters``, a list of dicts with ``name``,
-        ``invariant``, ``norm``, ``reason``, ``size`` (its count of numbers) and
-        ``trainable``, and with ``verify`` also ``proof`` (``verdict``, ``cosine``,
-        ``epsilon_cosine``, ``loss_change``, ``joint_change``, ``reason``; None
-        where nothing was proved); ``summary``, counts and shares; ``advice``, lines
-        of text, empty if a weight is invariant; ``contradictions``,
-        names for which structure and proof differ (empty without ``verify``).
+        ``invariant``, ``norm``, ``reason``, ``size`` (how many numbers it holds),
+        ``dimensions`` and ``trainable``, and with ``verify`` also ``proof``
+        (``verdict``, ``cosine``, ``epsilon_cosine``, ``loss_change``,
+        ``joint_change``, ``reason``; None where nothing was proved); ``summary``,
+        counts and shares; ``advice``, lines of text, empty if a weight is invariant;
+        ``contradictions``, names for which structure and proof differ (empty without
+        ``verify``).
 
     Raises:
         ValueError: If the config cannot be read, or its model not be built or run;
-            one line.
+            the message is one line.
+
+    Example:
+        >>> from mmengine.config import Config
+        >>> backbone = dict(type='mmdet.ResNet', depth=18, norm_eval=False)
+        >>> found = audit(Config(dict(model=backbone)))
+        >>> found['parameters'][0]['name'], found['parameters'][0]['norm']
+        ('conv1.weight', 'bn1')
+        >>> found['summary']['layers'], found['summary']['invariant_layers']
+        (20, 20)
     """
     loaded = load_config(config) if isinstance(config, str) else config
     name = config if isinstance(config, str) else (config.filename or 'the config')
@@ -53,118 +64,75 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
             entries = find_scale_invariant(model)
         except RuntimeError as error:
             raise ValueError(f'{name}: {one_line(error, 300)}') from error
-        proofs = _prove(model, entries, name) if verify else {}
-    parameters = _parameters(model, entries, proofs, verify)
-    return dict(
-        config=str(name),
-        parameters=parameters,
-        summary=_summary(parameters),
-        advice=advice(loaded, parameters),
-        contradictions=[p['name'] for p in parameters if _contradicted(p)],
-    )
+        proofs = _prove(model, entries, str(name)) if verify else {}
+    parameters = _parameters(model, entries, proofs)
+    some = any(parameter.invariant for parameter in parameters)
+    lines = [] if some else advice(loaded['model'])
+    return Audit(str(name), parameters, lines, verify).to_dict()
 
 
-# ------------------------------------------------------------------------- the proof
+def _parameters(
+    model: nn.Module, entries: list[ScaleInvariance], proofs: dict[str, ScaleProof]
+) -> list[AuditedParameter]:
+    tensors = dict(model.named_parameters())
+    return [
+        AuditedParameter(
+            name=entry.name,
+            invariant=entry.invariant,
+            norm=entry.norm,
+            reason=entry.reason,
+            size=tensors[entry.name].numel(),
+            dimensions=tensors[entry.name].dim(),
+            trainable=tensors[entry.name].requires_grad,
+            proof=proofs.get(entry.name),
+        )
+        for entry in entries
+    ]
 
 
 def _prove(
     model: nn.Module, entries: list[ScaleInvariance], name: str
 ) -> dict[str, ScaleProof]:
-    parameters = dict(model.named_parameters())
-    names = [
-        entry.name
-        for entry in entries
-        if parameters[entry.name].requires_grad
-        and (entry.invariant or parameters[entry.name].dim() > 1)
-    ]
-    found = {entry.name for entry in entries if entry.invariant}
-    error = None
+    """Verify by numbers, on images of the first size that the model takes."""
+    names = _to_be_proved(model, entries)
+    invariant = {entry.name for entry in entries if entry.invariant}
+    first_error = None
     for size in sample_sizes(model):
         try:
             proofs = _prove_on(model, names, size, batch_size=2)
-            open_ones = [n for n in names if n in found and proofs[n].verdict is None]
-            # A norm over one pixel of two images gives ±1 and no gradient.
-            return proofs | _prove_on(model, open_ones, size, batch_size=4)
-        except Exception as failure:  # whatever a foreign model may raise
-            error = error or failure
-    raise ValueError(f'{name}: the proof cannot run: {one_line(error, 300)}') from error
+            # Over one pixel of two images a batch norm gives ±1 whatever comes in: no
+            # gradient flows, and nothing is decided. With four images it does.
+            undecided = [n for n in names if n in invariant and not _decided(proofs[n])]
+            return proofs | _prove_on(model, undecided, size, batch_size=4)
+        except Exception as error:  # a foreign model may raise anything
+            first_error = first_error or error
+    raise ValueError(
+        f'{name}: the proof cannot run: {one_line(first_error, 300)}'
+    ) from first_error
+
+
+def _to_be_proved(model: nn.Module, entries: list[ScaleInvariance]) -> list[str]:
+    """Names of what is trained: all found invariant, and every other weight."""
+    tensors = dict(model.named_parameters())
+    return [
+        entry.name
+        for entry in entries
+        if tensors[entry.name].requires_grad
+        and (entry.invariant or tensors[entry.name].dim() > 1)
+    ]
+
+
+def _decided(proof: ScaleProof) -> bool:
+    return proof.verdict is not None
 
 
 def _prove_on(
     model: nn.Module, names: list[str], size: int, batch_size: int
 ) -> dict[str, ScaleProof]:
+    """Verify by numbers on random images of a height and width in pixels."""
     data = sample_inputs(model, size, batch_size)
 
     def loss(replica: nn.Module) -> Tensor:
         return model_loss(replica, data, economical=True)
 
     return verify_scale_invariance(model, loss, names, alone=False)
-
-
-def _contradicted(parameter: dict) -> bool:
-    proof = parameter.get('proof')
-    if proof is None or proof['verdict'] is None:
-        return False
-    return proof['verdict'] != parameter['invariant']
-
-
-# ------------------------------------------------------------------------- the data
-
-
-def _parameters(model, entries, proofs, verify: bool) -> list[dict]:
-    tensors = dict(model.named_parameters())
-    rows = []
-    for entry in entries:
-        tensor = tensors[entry.name]
-        row = dict(
-            name=entry.name,
-            invariant=entry.invariant,
-            norm=entry.norm,
-            reason=entry.reason,
-            size=tensor.numel(),
-            dimensions=tensor.dim(),
-            trainable=tensor.requires_grad,
-        )
-        if verify:
-            row['proof'] = _figures(proofs.get(entry.name))
-        rows.append(row)
-    return rows
-
-
-def _figures(proof: ScaleProof | None) -> dict | None:
-    if proof is None:
-        return None
-    # JSON knows no NaN: the cosine of a weight without gradient is null.
-    return dict(
-        verdict=proof.verdict,
-        cosine=_number(proof.cosine),
-        epsilon_cosine=_number(proof.epsilon_cosine),
-        loss_change=_number(proof.loss_change),
-        joint_change=_number(proof.joint_change),
-        reason=proof.reason,
-    )
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < float('inf') else None
-
-
-def _summary(parameters: list[dict]) -> dict:
-    """Counts; a layer is a trainable tensor of two dimensions or more."""
-    invariant = [p for p in parameters if p['invariant']]
-    layers = [p for p in parameters if p['trainable'] and p['dimensions'] > 1]
-    size = sum(p['size'] for p in parameters)
-    trainable = sum(p['size'] for p in parameters if p['trainable'])
-    invariant_size = sum(p['size'] for p in invariant)
-    invariant_layers = sum(p['invariant'] for p in layers)
-    return dict(
-        parameters=len(parameters),
-        invariant_parameters=len(invariant),
-        weights=size,
-        trainable_weights=trainable,
-        invariant_weights=invariant_size,
-        share_of_weights=invariant_size / size if size else 0.0,
-        layers=len(layers),
-        invariant_layers=invariant_layers,
-        share_of_layers=invariant_layers / len(layers) if layers else 0.0,
-    )

@@ -1,4 +1,4 @@
-"""Builds a config's model with random weights."""
+"""Builds the model of a config with random weights."""
 
 import contextlib
 import copy
@@ -15,9 +15,11 @@ from torch import nn
 from smd_mmdet._text import one_line
 from smd_mmdet.config.compat import allow_mmpretrain
 
+__all__ = ['build_untrained']
+
 
 def build_untrained(config: Config) -> nn.Module:
-    """Build a config's model with random weights, without any download.
+    """Build the model of a config with random weights, without any download.
 
     Args:
         config: A whole config; it is not changed.
@@ -26,14 +28,22 @@ def build_untrained(config: Config) -> nn.Module:
         The initialized model, in train mode as a training loop would set it.
 
     Raises:
-        ValueError: If it has no model, or the model cannot be built; one line.
+        ValueError: If the config has no model, or the model cannot be built; the
+            message is one line.
+
+    Example:
+        >>> from mmengine.config import Config
+        >>> backbone = dict(type='mmdet.ResNet', depth=18)
+        >>> model = build_untrained(Config(dict(model=backbone)))
+        >>> model.conv1.weight.shape
+        torch.Size([64, 3, 7, 7])
     """
     settings = config.get('model')
     if not isinstance(settings, dict) or 'type' not in settings:
         raise ValueError('the config has no model')
     settings = copy.deepcopy(settings)
     if (preprocessor := config.get('data_preprocessor')) is not None:
-        # As the Runner does.
+        # MMEngine's Runner does the same.
         settings.setdefault('data_preprocessor', copy.deepcopy(preprocessor))
     _forget_checkpoints(settings)
     allow_mmpretrain(config)
@@ -45,7 +55,7 @@ def build_untrained(config: Config) -> nn.Module:
             model = MODELS.build(settings)
             if hasattr(model, 'init_weights'):
                 model.init_weights()
-        except Exception as error:  # whatever a foreign model may raise
+        except Exception as error:  # a foreign model may raise anything
             raise ValueError(
                 f'the model cannot be built: {one_line(error, 300)}'
             ) from error
@@ -57,7 +67,8 @@ def _forget_checkpoints(node: Any) -> None:
     """Take out every reference to trained weights."""
     if isinstance(node, dict):
         if node.get('type') == 'Pretrained':
-            # Within a list of initializations one that does nothing must remain.
+            # It may stand in a list of initializations, which must keep its length:
+            # this one does nothing.
             node.clear()
             node.update(type='Constant', layer=[], val=0)
             return
@@ -77,7 +88,7 @@ def _forget_checkpoints(node: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what building a model prints away from the standard output."""
+    """Keep what building a model prints out of the standard output and the log."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

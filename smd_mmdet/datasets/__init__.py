@@ -1,6 +1,6 @@
-"""Data sets made on the spot.
+"""Data sets that are drawn on the spot, so that a first run needs no download.
 
-The names load on first use, so that importing the package needs no OpenCV.
+The names load on first use: importing the package needs no OpenCV.
 """
 
 __all__ = ['CLASSES', 'write_shapes']

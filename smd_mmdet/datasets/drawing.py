@@ -1,15 +1,15 @@
-"""Pictures of textured shapes on a cluttered background, with their masks.
+"""Draws textured shapes on a cluttered background, with their masks.
 
-Shapes are turned and scaled at random, later ones lie in front of earlier. Colour,
-texture, size and angle are drawn without regard to the class: only the outline tells
-it. A mask is what can be seen of a shape, so it may have holes or several pieces.
+Shapes are turned and scaled at random, and later ones lie in front of earlier ones.
+Colour, texture, size and angle are drawn without regard to the class: only the outline
+tells it. A mask is what can be seen of a shape, so it may have holes or several pieces.
 
-Picture i of a split depends on (seed, split, i, size) and nothing else: a smaller
-data set is the beginning of a larger one. To give the same pixels on every
-machine the code keeps to arithmetic that IEEE 754 or OpenCV's 8-bit routines fix
-exactly, draws its own polygons, since OpenCV's differ from version to version,
-and takes only uniform numbers from the bit generator. The bytes of the PNG files
-are those of the installed OpenCV's encoder.
+Picture i of a split depends on (seed, split, i, size) and nothing else: a smaller data
+set is the beginning of a larger one. The pixels are the same on every machine. To that
+end the code keeps to arithmetic whose results IEEE 754 or OpenCV's 8-bit routines fix
+exactly; it fills polygons itself, since OpenCV's differ from version to version; and it
+takes only uniform numbers from the random generator. The bytes of the PNG files are
+those of the installed OpenCV's encoder.
 """
 
 import math
@@ -24,20 +24,35 @@ CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 SPLITS = ('train', 'val')
 
 MAX_OBJECTS = 4
+# How often to try to place a shape in a scene.
 PLACEMENTS = 40
-# Of a shape's side, as shares of the picture's: in a scene, and alone.
-SIDES, SINGLE_SIDES = (0.2, 0.5), (0.45, 0.8)
+# Bounds of a shape's side as a share of the picture's: in a scene, and alone.
+SIDES = (0.2, 0.5)
+SINGLE_SIDES = (0.45, 0.8)
 MIN_SIDE_PIXELS = 14
-MIN_VISIBLE, MIN_VISIBLE_PIXELS = 0.4, 30
+# What must be seen of a shape: a share of its area, and a number of pixels.
+MIN_VISIBLE = 0.4
+MIN_VISIBLE_PIXELS = 30
+# A pixel is divided into this many cells in each direction, for smooth outlines.
 SUPERSAMPLING = 4
 
 
 @dataclass
 class Shape:
-    """A placed shape: how to draw it, and what is left to see of it.
+    """A placed shape: how to draw it, and what can be seen of it.
 
-    The core is the disc in the middle that is a ring's hole. With the core covered
-    a ring could be taken for a circle, and a star for loose triangles.
+    Every shape has a core, the disc in its middle that is the hole of a ring. It must
+    not be hidden either: a ring could then be taken for a circle, and a star for loose
+    triangles.
+
+    Args:
+        label: Place of the class in ``CLASSES``.
+        window: Rows and columns of the picture that hold the shape.
+        coverage: Share of each pixel in the window that the shape covers, from 0 to 1.
+        visible: Mask of the picture's size: where the shape can be seen.
+        core: Mask of the picture's size: where its core can be seen.
+        area: Area of the shape with nothing in front of it, pixels.
+        core_area: Area of the core, pixels.
     """
 
     label: int
@@ -49,6 +64,7 @@ class Shape:
     core_area: float
 
     def stays_clear(self, hidden: np.ndarray) -> bool:
+        """Whether the shape can still be told where a mask hides what is below it."""
         body = np.count_nonzero(self.visible & ~hidden)
         core = np.count_nonzero(self.core & ~hidden)
         return bool(
@@ -57,6 +73,7 @@ class Shape:
         )
 
     def hide(self, hidden: np.ndarray) -> None:
+        """Take what a mask hides out of what can be seen."""
         self.visible &= ~hidden
         self.core &= ~hidden
 
@@ -64,16 +81,24 @@ class Shape:
 def draw_scene(
     seed: int, split: str, index: int, size: int
 ) -> tuple[np.ndarray, list[Shape]]:
-    """One to four shapes on a background.
+    """Draw one to four shapes on a background.
 
     Args:
         seed: Seed of the data set.
         split: 'train' or 'val'.
-        index: Number of the picture in the split.
-        size: Height and width, pixels.
+        index: Number of the picture in the split, from 0.
+        size: Height and width of the picture, pixels.
 
     Returns:
-        The picture, (size, size, 3) bytes, and its shapes from back to front.
+        The picture, shape (size, size, 3) of bytes in OpenCV's order of colours, and
+        its shapes from back to front.
+
+    Example:
+        >>> picture, shapes = draw_scene(seed=0, split='train', index=0, size=64)
+        >>> picture.shape
+        (64, 64, 3)
+        >>> [CLASSES[shape.label] for shape in shapes]
+        ['ring', 'circle', 'ring']
     """
     rng = _generator(SPLITS.index(split), index, size, seed)
     objects = _place(rng, size)
@@ -81,17 +106,28 @@ def draw_scene(
 
 
 def draw_single(seed: int, split: str, index: int, size: int, label: int) -> np.ndarray:
-    """One shape on a background; arguments as for :func:`draw_scene`.
+    """Draw one shape on a background.
 
     Args:
-        label: The shape's place in ``CLASSES``.
+        seed: Seed of the data set.
+        split: 'train' or 'val'.
+        index: Number of the picture in the split, from 0.
+        size: Height and width of the picture, pixels.
+        label: Place of the shape's class in ``CLASSES``.
+
+    Returns:
+        The picture, shape (size, size, 3) of bytes in OpenCV's order of colours.
+
+    Example:
+        >>> draw_single(seed=0, split='val', index=0, size=32, label=3).shape
+        (32, 32, 3)
     """
     rng = _generator(len(SPLITS) + SPLITS.index(split), index, size, seed)
     return _painted(rng, size, [_random_shape(rng, size, label, SINGLE_SIDES)])
 
 
 def _generator(*entropy: int) -> np.random.Generator:
-    # The seed comes last: it alone may take several words of entropy.
+    # The seed comes last, as it alone may be above 2³² and so become several words.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
@@ -119,11 +155,15 @@ def _turn(rng: np.random.Generator) -> tuple[float, float]:
     return round(math.cos(angle), 9), round(math.sin(angle), 9)
 
 
-# Geometry
+# ------------------------------------------------------------------ geometry
 
 
 def _polygon(*radii: float, corners: int) -> np.ndarray:
-    """Corners at equal angles whose distances from the centre take turns."""
+    """Corners at equal angles; the radii are taken in turn, one per corner.
+
+    Returns:
+        Points (x, y) around the origin, shape (corners, 2).
+    """
     points = []
     for corner in range(corners):
         angle = 2 * math.pi * corner / corners
@@ -135,8 +175,9 @@ def _polygon(*radii: float, corners: int) -> np.ndarray:
 _CIRCLE = _polygon(1.0, corners=128)
 _RECTANGLE = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
-# Contours by class, filled by the even-odd rule, in units of half the side drawn.
-# The radii give the classes about the same width.
+# Contours of each class, filled by the even-odd rule: what two contours enclose is
+# outside. Lengths are in units of half the shape's side. The radii are such that all
+# classes are about equally wide.
 _CORE = [0.52 * _CIRCLE]
 _CONTOURS = {
     'circle': [_CIRCLE],
@@ -150,13 +191,13 @@ _CONTOURS = {
 def _place(rng: np.random.Generator, size: int) -> list[Shape]:
     """Choose shapes such that each can still be told when all are drawn.
 
-    A shape that would hide too much of another is left out of the picture, not of
-    the annotations alone, so nothing that is drawn goes without an annotation.
+    A shape that would hide too much of another is not drawn at all: everything in the
+    picture has an annotation.
     """
     wanted = 1 + _below(rng, MAX_OBJECTS)
     objects: list[Shape] = []
-    # The first placement always succeeds, since the bounds on side and position
-    # leave enough of it inside: no picture is empty.
+    # The first placement always succeeds, as the bounds on side and position leave
+    # enough of the shape inside. So no picture is empty.
     for _ in range(PLACEMENTS):
         if len(objects) == wanted:
             break
@@ -198,12 +239,16 @@ def _moved(
     turn: tuple[float, float],
     center: np.ndarray,
 ) -> np.ndarray:
+    """A contour that is scaled, then turned, then moved from the origin to a point."""
     (cos, sin), (x, y) = turn, (contour * scale).T
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + center
 
 
 def _area(contours: list[np.ndarray]) -> float:
-    """What the first contour encloses, less what the others do."""
+    """Area that the first contour encloses, less what the others do.
+
+    The shoelace formula: |Σ x_i y_{i+1} − y_i x_{i+1}| / 2.
+    """
     areas = []
     for x, y in (contour.T for contour in contours):
         areas.append(abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2)
@@ -213,11 +258,11 @@ def _area(contours: list[np.ndarray]) -> float:
 def _rasterize(
     contours: list[np.ndarray], size: int
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Draw contours, anti-aliased, filled by the even-odd rule.
+    """Fill contours by the even-odd rule, with smooth edges.
 
     Returns:
-        The window of the picture they fall in, and the share of each pixel in it
-        that they cover.
+        Rows and columns of the picture that hold the contours, and the share of each
+        pixel in there that they cover.
     """
     low = np.clip(np.floor(contours[0].min(axis=0)), 0, size).astype(int)
     high = np.clip(np.ceil(contours[0].max(axis=0)), 0, size).astype(int)
@@ -230,8 +275,11 @@ def _rasterize(
 
 
 def _fill(contours: list[np.ndarray], width: int, height: int) -> np.ndarray:
-    """One where the centre of a cell lies inside the contours, zero elsewhere."""
-    # The column more takes the crossings to the right of all centres.
+    """One where the centre of a cell lies inside the contours, zero elsewhere.
+
+    Along a row, every crossing of a contour flips inside and outside.
+    """
+    # The last column takes the crossings to the right of all centres.
     flips = np.zeros((height, width + 1), np.uint8)
     centers = np.arange(height)[:, None] + 0.5
     for contour in contours:
@@ -244,7 +292,7 @@ def _fill(contours: list[np.ndarray], width: int, height: int) -> np.ndarray:
     return np.bitwise_xor.accumulate(flips, axis=1)[:, :width]
 
 
-# Paint
+# ------------------------------------------------------------------ paint
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
@@ -256,7 +304,7 @@ def _shifted(rng: np.random.Generator, color: np.ndarray, by: float) -> np.ndarr
 
 
 def _distinct_color(rng: np.random.Generator, taken: list[np.ndarray]) -> np.ndarray:
-    """The one of a few random colours that differs most from those in use."""
+    """The colour, of a dozen random ones, that differs most from those in use."""
     candidates = [_color(rng) for _ in range(12)]
     return max(candidates, key=lambda color: _distance(color, taken))
 
@@ -271,7 +319,7 @@ def _background(rng: np.random.Generator, size: int, ground: np.ndarray) -> np.n
     picture = _to_bytes(ground * (1 - slope) + other * slope)
     for _ in range(3 + _below(rng, 5)):
         _blob(rng, picture, _shifted(rng, ground, 60))
-    # Long and soft, a blob cannot pass for a shape.
+    # Blobs are long and blurred, so that none can be taken for a shape.
     blur = 2 * (size // 32) + 1
     picture = cv2.GaussianBlur(picture, (blur, blur), 0)
     for _ in range(2 + _below(rng, 5)):
@@ -296,6 +344,7 @@ def _clutter(
     scale: tuple[float, float],
     color: np.ndarray,
 ) -> None:
+    """Paint a contour somewhere; the scale is a share of the picture's side."""
     size = len(picture)
     center = rng.random(2)
     placed = _moved(contour, scale, _turn(rng), center) * size
@@ -309,6 +358,7 @@ def _blend(
     coverage: np.ndarray,
     color: np.ndarray,
 ) -> None:
+    """Paint with a colour, or one per pixel, where there is coverage."""
     alpha = coverage[..., None]
     picture[window] = _to_bytes(picture[window] * (1 - alpha) + color * alpha)
 
@@ -319,6 +369,7 @@ def _paint(
     shape: Shape,
     taken: list[np.ndarray],
 ) -> None:
+    """Paint a shape with two shades of a colour that is not taken, in a pattern."""
     first = _distinct_color(rng, taken)
     shades = [first * 0.5, first * 0.5 + 127]
     second = max(shades, key=lambda shade: _distance(shade, taken))
@@ -340,12 +391,16 @@ def _noisy(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return _to_bytes(picture + grain * np.float32(strength))
 
 
-# Patterns give a number from 0 to 1 for each pixel of a window.
+# ------------------------------------------------------------------ patterns
+#
+# Each gives a number from 0 to 1 for every pixel of a window: how much there is of the
+# second colour.
 
 
 def _axes(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of every pixel along two axes that are turned at random."""
     cos, sin = _turn(rng)
     y, x = np.ogrid[:height, :width]
     return cos * x + sin * y, cos * y - sin * x
@@ -354,7 +409,11 @@ def _axes(
 def _cells(
     rng: np.random.Generator, height: int, width: int, size: int
 ) -> tuple[float, list[np.ndarray]]:
-    """A period in pixels, and for each axis the place in it, from -0.5 to 0.5."""
+    """A random period in pixels, and the place of every pixel within its period.
+
+    The places, one array for each of two axes, are shares of the period from -0.5 to
+    0.5.
+    """
     period = max(_between(rng, 0.05, 0.1) * size, 4)
     axes = _axes(rng, height, width)
     return period, [(axis / period + rng.random()) % 1 - 0.5 for axis in axes]

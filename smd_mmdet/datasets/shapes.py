@@ -1,11 +1,10 @@
-"""Procedural data sets of shapes: COCO's format, or a folder of pictures per class.
+"""Writes data sets of drawn shapes, in COCO's format or as a folder per class.
 
-The same arguments give the same bytes; a smaller data set is the beginning of a larger
-one.
+The same arguments give the same bytes, and a smaller data set is the beginning of a
+larger one. :mod:`.drawing` draws the pictures; here are the files around them.
 """
 
 import json
-import operator
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -16,18 +15,22 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from smd_mmdet._arguments import whole_number
+
 from .drawing import CLASSES, SPLITS, Shape, draw_scene, draw_single
 
 __all__ = ['CLASSES', 'write_shapes']
 
-# What the data are for, and the files that describe them.
+# What the data are for, and how the names of the files that describe them begin.
 KINDS = {'detection': 'instances', 'classification': 'classes'}
 
 # Raise it with every change that alters a picture or an annotation: a directory
 # written by another version then no longer counts as the same data set.
 VERSION = 1
 
-MIN_SIZE, MAX_SIZE = 32, 2048
+# Height and width of a picture, pixels.
+MIN_SIZE = 32
+MAX_SIZE = 2048
 
 
 def write_shapes(
@@ -39,14 +42,16 @@ def write_shapes(
     progress: Callable[..., Iterable] | None = None,
     kind: str = 'detection',
 ) -> None:
-    """Write a data set.
+    """Write a data set of textured shapes on cluttered backgrounds.
 
     For detection and instance segmentation the files are ``train/*.png``,
     ``val/*.png``, ``annotations/instances_train.json`` and
     ``annotations/instances_val.json``. For classification every picture holds one
-    shape, the files are ``train/CLASS/*.png`` and ``val/CLASS/*.png`` as in ImageNet,
-    each class as often as the others, and ``annotations/classes_*.json`` list them.
-    They are written next to ``directory`` and moved there when complete, so an
+    shape, and all classes have the same number of pictures, give or take one; the
+    files are ``train/CLASS/*.png`` and ``val/CLASS/*.png`` as in ImageNet, and
+    ``annotations/classes_*.json`` list them.
+
+    The files are written beside ``directory`` and moved there when complete, so an
     interrupted call leaves nothing under that name. Where the same data set is
     already complete, nothing is written and a line says so.
 
@@ -56,18 +61,29 @@ def write_shapes(
         val: Number of validation pictures, at least 1.
         size: Height and width of a picture in pixels, 32 to 2048.
         seed: Seed of all random choices, at least 0.
-        progress: Called as ``progress(items, total=..., description=...)`` once
-            per split, returns the items; ``rich.progress.track`` will do.
+        progress: Shows how far the drawing is: called once per split, as
+            ``progress(items, total=..., description=...)``, it returns the items.
+            ``rich.progress.track`` is such a function.
         kind: 'detection' or 'classification'.
 
     Raises:
         ValueError: If an argument is out of range, or if ``directory`` holds
             anything but this very data set.
         OSError: If ``directory`` cannot be written.
+
+    Example:
+        >>> write_shapes('shapes', train=3, val=2, size=64)
+        >>> import json
+        >>> with open('shapes/annotations/instances_train.json') as file:
+        ...     images = json.load(file)['images']
+        >>> images[0]
+        {'id': 1, 'file_name': '000000000001.png', 'height': 64, 'width': 64}
+        >>> len(images)
+        3
     """
-    counts = {'train': _integer('train', train, 1), 'val': _integer('val', val, 1)}
-    size = _integer('size', size, MIN_SIZE, MAX_SIZE)
-    seed = _integer('seed', seed, 0)
+    counts = {'train': whole_number(train, 'train'), 'val': whole_number(val, 'val')}
+    size = whole_number(size, 'size', MIN_SIZE, most=MAX_SIZE)
+    seed = whole_number(seed, 'seed', least=0)
     if kind not in KINDS:
         raise ValueError(f'kind must be one of {", ".join(KINDS)}, got {kind!r}')
     directory = _path(directory)
@@ -90,25 +106,11 @@ def write_shapes(
         print(f'{directory} already holds this data set, nothing to do')
 
 
-def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise ValueError(f'{name} must be an integer, got {value!r}')
-    if number < low:
-        raise ValueError(f'{name} must be >= {low}, got {number}')
-    if high is not None and number > high:
-        raise ValueError(f'{name} must be <= {high}, got {number}')
-    return number
-
-
 def _path(directory: str | os.PathLike) -> Path:
+    """The directory itself, where a link to it was given."""
     try:
         path = os.fsdecode(directory)
         if path:
-            # Through links, so that one to an empty directory works.
             return Path(os.path.realpath(path))
     except (TypeError, ValueError):
         pass
@@ -119,11 +121,15 @@ def _silent(items: Iterable, total: int, description: str) -> Iterable:
     return items
 
 
-# Files
+# ------------------------------------------------------------------ what is there
 
 
 def _is_written(directory: Path, parameters: dict) -> bool:
-    """Tell a complete data set from a place to write one; refuse all else."""
+    """Whether the directory holds this data set, complete.
+
+    Raises:
+        ValueError: If it holds anything else.
+    """
     if not directory.exists():
         return False
     if not directory.is_dir():
@@ -151,6 +157,7 @@ def _kind(parameters: dict) -> str:
 
 
 def _read_split(directory: Path, split: str, kind: str) -> tuple[dict, list[str]]:
+    """The parameters a split was written with, and the names of its pictures."""
     try:
         text = _annotations(directory, split, kind).read_text(encoding='utf-8')
         data = json.loads(text)
@@ -159,8 +166,7 @@ def _read_split(directory: Path, split: str, kind: str) -> tuple[dict, list[str]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f'directory {directory} is not empty and holds no shapes data set '
-            f'for {kind}: '
-            'choose another directory'
+            f'for {kind}: choose another directory'
         ) from None
 
 
@@ -176,9 +182,13 @@ def _annotations(directory: Path, split: str, kind: str) -> Path:
     return directory / 'annotations' / f'{KINDS[kind]}_{split}.json'
 
 
+# ------------------------------------------------------------------ what is written
+
+
 def _write(directory: Path, parameters: dict, progress: Callable) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    # One level below the temporary directory, whose mode is private.
+    # The data set lies one level below the temporary directory, which no other user
+    # may read.
     scratch = tempfile.TemporaryDirectory(prefix='.shapes-', dir=directory.parent)
     with scratch as name:
         complete = Path(name) / 'complete'
@@ -186,7 +196,7 @@ def _write(directory: Path, parameters: dict, progress: Callable) -> None:
         for split in SPLITS:
             _write_split(complete, split, parameters, progress)
         if directory.exists():
-            # Fails on anything but an empty directory.
+            # This fails on anything but an empty directory.
             directory.rmdir()
         complete.rename(directory)
 
@@ -241,7 +251,7 @@ def _write_picture(folder: Path, name: str, index: int, picture: np.ndarray) -> 
     _, png = cv2.imencode('.png', picture)
     (folder / name).write_bytes(png.tobytes())
     height, width = picture.shape[:2]
-    # COCO's evaluation takes an id of 0 for "no match".
+    # Ids begin at 1: COCO's evaluation reads an id of 0 as "no match".
     return {'id': index + 1, 'file_name': name, 'height': height, 'width': width}
 
 
@@ -252,7 +262,7 @@ _DESCRIPTIONS = {
 
 
 def _info(parameters: dict) -> dict:
-    # No date: it would make two runs differ.
+    # Without a date, which would make the bytes of two calls differ.
     return {
         'description': _DESCRIPTIONS[_kind(parameters)],
         'version': str(VERSION),

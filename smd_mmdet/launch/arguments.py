@@ -1,25 +1,109 @@
-"""What the command lines of this package have in common."""
+"""What the command lines of this package have in common.
+
+The ``smd`` command uses this module too and must start without MMEngine, which is
+therefore imported only where an argument needs it.
+"""
 
 import argparse
-from typing import NoReturn
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-__all__ = ['CONFIG_HELP', 'OneLineParser', 'path_argument']
+from smd_mmdet._text import first_line
+
+__all__ = ['CONFIG_HELP', 'OneLineParser', 'add_common_arguments', 'path_argument']
 
 CONFIG_HELP = 'file, or mmdet::folder/name.py, smd_mmdet::folder/name.py'
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage text before it."""
+    """A parser whose errors are one line on stderr, without the usage before it.
+
+    Example:
+        >>> parser = OneLineParser(prog='train.py')
+        >>> _ = parser.add_argument('--work-dir', type=path_argument)
+        >>> parser.parse_args(['--work-dir', 'runs/a']).work_dir
+        'runs/a'
+    """
 
     def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2."""
         self.exit(2, f'error: {message} (see {self.prog} --help)\n')
 
 
 def path_argument(text: str) -> str:
-    """A path on the command line; ``type`` of an argument of argparse.
+    """Take a path from the command line; for ``type`` of an argument of argparse.
 
-    An empty one, as from a variable that is not set, would mean the current folder.
+    Args:
+        text: What was given on the command line.
+
+    Returns:
+        The same text.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty. A shell variable that is not set
+            gives an empty path, which would mean the current folder.
+
+    Example:
+        >>> path_argument('work_dirs/run')
+        'work_dirs/run'
     """
     if not text.strip():
         raise argparse.ArgumentTypeError('the path is empty')
     return text
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that MMDetection's train.py and test.py have in common.
+
+    Args:
+        parser: The parser that gets ``--cfg-options``, ``--launcher`` and
+            ``--local_rank``.
+
+    Example:
+        >>> parser = OneLineParser(prog='train.py')
+        >>> add_common_arguments(parser)
+        >>> parser.parse_args(['--launcher', 'slurm']).launcher
+        'slurm'
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_ConfigOptions,
+        metavar='KEY=VALUE',
+        help='settings to change in the config, such as optim_wrapper.optimizer.lr='
+        '0.01; lists as KEY="[a,b]" or KEY=a,b, nested ones as KEY="[(a,b),(c,d)]", '
+        'quoted and without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run (default: none)',
+    )
+    # torch's former launcher passes it; torchrun sets LOCAL_RANK instead.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+class _ConfigOptions(argparse.Action):
+    """Reads KEY=VALUE as MMEngine does; a malformed one is a usage error."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from mmengine.config import DictAction
+
+        for pair in values or ():
+            if not re.fullmatch(r'[^=\s]+=.*', pair, re.DOTALL):
+                parser.error(f'{option_string}: expected KEY=VALUE, got {pair!r}')
+        read = DictAction(self.option_strings, self.dest, nargs=self.nargs)
+        try:
+            read(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            parser.error(f'{option_string}: {first_line(error)}')

@@ -1,4 +1,8 @@
-"""Whether the files of a data set are there, told before a run is built."""
+"""Refuses a run whose data are not there, before anything is built.
+
+The data sets of MMDetection and MMPretrain would fail with a traceback, after the model
+was built.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +16,40 @@ from smd_mmdet.config.errors import SettingError
 
 __all__ = ['check_data_files']
 
-# Of what other packages' classes do with a path nothing is known.
+# Only of these packages do we know what a data set or metric does with a path.
 _PACKAGES = ('mmdet', 'mmengine', 'mmpretrain')
-# Without an annotation file they go through the folders.
+# MMPretrain's data sets that read a folder per class, where no annotation file is set.
 _OF_FOLDERS = ('CustomDataset', 'ImageNet')
+# The data that the configs in configs/ expect to be drawn, and how they are drawn.
+_DRAWN = {
+    'data/shapes': '--train 500 --val 60',
+    'data/shapes_cls': '--train 2000 --val 1000 --size 32 --kind classification',
+}
 
 
 def check_data_files(cfg: Config, training: bool) -> None:
-    """Raise SettingError if a file that a run reads its data from is not there.
+    """Raise SettingError if a file or folder that a run reads is not there.
 
-    Only local files are judged, and only of data sets and metrics whose way to read
-    them is known; for all others building the run tells.
+    Only local paths are judged, and only those of data sets and metrics from packages
+    whose way to read them is known. Whether the others work shows when the run is
+    built.
 
     Args:
         cfg: A whole config; it is not changed.
-        training: Whether the run trains, else it tests.
+        training: Whether the run trains; otherwise it tests.
+
+    Raises:
+        SettingError: Names the path, the key in the config, and what to do.
     """
     for key, settings, path in _paths(cfg, training):
         if not path.exists():
             kind = 'file' if path.suffix else 'folder'
-            hint = _hint(cfg, key, settings, path)
+            hint = _hint(cfg, key, settings)
             raise SettingError(f'no such {kind}: {path} ({key}); {hint}')
 
 
 def _paths(cfg: Config, training: bool) -> Iterator[tuple[str, dict, Path]]:
-    """Key, settings and path of each local file or folder."""
+    """Give each local path that is read: its key in the config, settings, the path."""
     validates = cfg.get('val_cfg') is not None
     parts = ['train', *(['val'] if validates else [])] if training else ['test']
     for part in parts:
@@ -53,7 +66,7 @@ def _paths(cfg: Config, training: bool) -> Iterator[tuple[str, dict, Path]]:
 
 
 def _nested(key: str, node: Any) -> Iterator[tuple[str, dict]]:
-    """Every data set or metric within wrappers and lists."""
+    """Give every data set or metric within wrappers and lists: its key, settings."""
     if isinstance(node, (list, tuple)):
         for index, child in enumerate(node):
             yield from _nested(f'{key}.{index}', child)
@@ -64,7 +77,7 @@ def _nested(key: str, node: Any) -> Iterator[tuple[str, dict]]:
 
 
 def _is_known(registry: Any, cfg: Config, settings: dict) -> bool:
-    """Whether it reads local files, by code of a package we know."""
+    """Whether a data set or metric reads local files, by code of a known package."""
     for name in ('backend_args', 'file_client_args'):
         arguments = settings.get(name)
         if arguments and arguments.get('backend') not in (None, 'disk', 'local'):
@@ -74,7 +87,7 @@ def _is_known(registry: Any, cfg: Config, settings: dict) -> bool:
         with registry.switch_scope_and_registry(cfg.get('default_scope')) as found:
             try:
                 kind = found.get(kind)
-            except Exception:  # building it gives the message
+            except Exception:  # importing its package fails; building it will tell
                 return False
     methods = (getattr(kind, name, kind) for name in ('__init__', 'load_data_list'))
     origins = {str(getattr(m, '__module__', '')).partition('.')[0] for m in methods}
@@ -82,6 +95,7 @@ def _is_known(registry: Any, cfg: Config, settings: dict) -> bool:
 
 
 def _of_dataset(settings: dict) -> Path | None:
+    """The annotation file or folder that a data set reads first."""
     root, file = settings.get('data_root') or '', settings.get('ann_file')
     if not file and str(settings.get('type')).endswith(_OF_FOLDERS):
         file = settings.get('data_prefix') or '.'
@@ -96,17 +110,15 @@ def _of_metric(settings: dict) -> Path | None:
 
 
 def _local(path: str) -> Path | None:
+    """The path, unless it is an address such as s3://bucket/file."""
     return None if '://' in path or not path else Path(path)
 
 
-def _hint(cfg: Config, key: str, settings: dict, path: Path) -> str:
+def _hint(cfg: Config, key: str, settings: dict) -> str:
     """What to do about a path that is not there."""
-    root = str(settings.get('data_root') or path.parent.parent).rstrip('/')
-    if Path(root).name == 'shapes':
-        return f'draw them: smd shapes {root} --train 500 --val 60'
-    if Path(root).name == 'shapes_cls':
-        options = '--train 2000 --val 1000 --size 32 --kind classification'
-        return f'draw them: smd shapes {root} {options}'
+    root = str(settings.get('data_root') or '').rstrip('/')
+    if root in _DRAWN:
+        return f'draw them: smd shapes {root} {_DRAWN[root]}'
     name = 'data_root' if 'data_root' in settings else 'ann_file'
     by_variable = ', or the environment variable COCO_ROOT'
     return f'set {key}.{name}' + (by_variable if 'COCO_ROOT' in cfg.text else '')

@@ -1,4 +1,8 @@
-"""Readies a config for the machine it runs on."""
+"""Makes a config ready for the machine it runs on, or refuses it.
+
+MMEngine starts the processes of a distributed run on GPUs only. Here they run on a
+machine without GPUs too, over gloo, which is what the tests and a first try need.
+"""
 
 import datetime
 import os
@@ -21,15 +25,15 @@ SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBatchNorm')
 
 
 def prepare(cfg: Config, training: bool = True) -> None:
-    """Ready a config for this machine; call before building the Runner.
+    """Make a config ready for this machine; call it before building the runner.
 
-    On a machine without an accelerator it creates the process group of a
-    distributed run, which MMEngine can only do with GPUs, and sets
-    ``cfg.model_wrapper_cfg`` so that the model is wrapped for the CPU.
+    On a machine without an accelerator this creates the process group of a
+    distributed run, which MMEngine does on GPUs only, and sets
+    ``cfg.model_wrapper_cfg`` such that the model is wrapped for the CPU.
 
     Args:
-        cfg: The whole config; ``launcher`` tells how processes were started.
-        training: Whether the run trains: some settings matter only then.
+        cfg: The whole config; its ``launcher`` says what started the processes.
+        training: Whether the run trains; mixed precision and SyncBN matter only then.
 
     Raises:
         SettingError: If the config cannot run on this machine.
@@ -51,15 +55,16 @@ def prepare(cfg: Config, training: bool = True) -> None:
 
 
 def _choose_port(env: MutableMapping[str, str]) -> None:
-    """The same in all processes of a Slurm step, another one in other steps."""
+    """Set a port that all processes of a Slurm step share and other steps do not."""
     try:
         step = 100 * int(env['SLURM_JOB_ID']) + int(env.get('SLURM_STEP_ID', 0))
     except (KeyError, ValueError):
-        return  # MMEngine's, 29500
+        return  # MMEngine takes 29500
     env.setdefault('MASTER_PORT', str(20000 + step % 10000))
 
 
 def _check_gpus(launcher: str) -> None:
+    """Refuse more processes than GPUs, for which torch has only 'invalid ordinal'."""
     variable = {'pytorch': 'LOCAL_RANK', 'slurm': 'SLURM_LOCALID'}.get(launcher)
     if variable is None or not torch.cuda.is_available():
         return
@@ -72,6 +77,7 @@ def _check_gpus(launcher: str) -> None:
 
 
 def _refuse_amp(cfg: Config) -> None:
+    """Refuse mixed precision, which MMEngine has on accelerators only."""
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
         raise SettingError(
@@ -81,6 +87,7 @@ def _refuse_amp(cfg: Config) -> None:
 
 
 def _refuse_sync_norm(cfg: Config) -> None:
+    """Refuse norms in train mode that exchange statistics, which only GPUs can."""
     if cfg.get('sync_bn'):
         raise SettingError(
             f'sync_bn={cfg.sync_bn!r} turns BN into SyncBN, which needs GPUs: leave '
@@ -96,11 +103,12 @@ def _refuse_sync_norm(cfg: Config) -> None:
 
 
 def _sync_norms(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Give the path and type of every such norm below a node of the config."""
     if isinstance(node, Mapping):
         name = node.get('type')
         if isinstance(name, str) and name.split('.')[-1] in SYNC_NORMS:
             yield path, name
-        # In evaluation mode it normalizes by stored statistics, on any device.
+        # A norm in evaluation mode uses stored statistics, and works on any device.
         if node.get('norm_eval'):
             return
         for key, value in node.items():
@@ -111,24 +119,11 @@ def _sync_norms(node: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _init_cpu_processes(cfg: Config, launcher: str) -> None:
+    """Create the process group, over gloo."""
     if dist.is_initialized():
         return
-    env = os.environ
     try:
-        if launcher == 'slurm':
-            nodes = env['SLURM_NODELIST']
-            env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
-            env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
-            if 'MASTER_ADDR' not in env:
-                env['MASTER_ADDR'] = _first_host(nodes)
-        elif launcher == 'mpi':
-            env['RANK'] = env['OMPI_COMM_WORLD_RANK']
-            env['WORLD_SIZE'] = env['OMPI_COMM_WORLD_SIZE']
-            env['LOCAL_RANK'] = env['OMPI_COMM_WORLD_LOCAL_RANK']
-        if launcher != 'pytorch':
-            env.setdefault('MASTER_PORT', '29500')
-        for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
-            env[name]
+        _set_ranks(os.environ, launcher)
     except KeyError as error:
         raise SettingError(
             f'--launcher {launcher}: the environment variable {error.args[0]} is '
@@ -141,7 +136,30 @@ def _init_cpu_processes(cfg: Config, launcher: str) -> None:
     dist.init_process_group('gloo', **options)
 
 
+def _set_ranks(env: MutableMapping[str, str], launcher: str) -> None:
+    """Set the variables that torch reads, from those of Slurm or MPI.
+
+    Raises:
+        KeyError: With the name of a variable that is missing.
+    """
+    if launcher == 'slurm':
+        nodes = env['SLURM_NODELIST']
+        env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
+        env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
+        if 'MASTER_ADDR' not in env:
+            env['MASTER_ADDR'] = _first_host(nodes)
+    elif launcher == 'mpi':
+        env['RANK'] = env['OMPI_COMM_WORLD_RANK']
+        env['WORLD_SIZE'] = env['OMPI_COMM_WORLD_SIZE']
+        env['LOCAL_RANK'] = env['OMPI_COMM_WORLD_LOCAL_RANK']
+    if launcher != 'pytorch':
+        env.setdefault('MASTER_PORT', '29500')
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        env[name]
+
+
 def _first_host(nodes: str) -> str:
+    """The first name in Slurm's list of nodes, such as node[01-04]."""
     command = ['scontrol', 'show', 'hostnames', nodes]
     try:
         return subprocess.check_output(command, text=True).split()[0]
@@ -153,9 +171,10 @@ def _first_host(nodes: str) -> str:
 
 
 def _wrap_for_cpu(cfg: Config) -> None:
+    """Let the wrapper for distributed training leave the model on the CPU."""
     wrapper = cfg.get('model_wrapper_cfg')
     if wrapper is None:
-        # What Runner.wrap_model uses when it is given nothing.
+        # MMEngine's Runner.wrap_model takes these where the config says nothing.
         wrapper = dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
@@ -165,6 +184,6 @@ def _wrap_for_cpu(cfg: Config) -> None:
     if isinstance(kind, str):
         kind = MODEL_WRAPPERS.get(kind)
     if isinstance(kind, type) and issubclass(kind, DistributedDataParallel):
-        # Otherwise the Runner fills in LOCAL_RANK, as a GPU.
+        # Without this, MMEngine's Runner sets the GPU of number LOCAL_RANK.
         wrapper['device_ids'] = None
     cfg.model_wrapper_cfg = wrapper

@@ -1,4 +1,7 @@
-"""What tools/train.py and tools/test.py share: arguments, config, clean errors."""
+"""Builds the runner of a training or test run, and tells of errors.
+
+Shared by tools/train.py and tools/test.py.
+"""
 
 import argparse
 import ctypes
@@ -7,68 +10,47 @@ import pickle
 import re
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from smd_mmdet._text import first_line
+from smd_mmdet._text import first_line, one_line
 from smd_mmdet.config.errors import SettingError
 
 from . import machine
 from .data_files import check_data_files
 
-__all__ = ['add_common_arguments', 'build_runner', 'one_line_errors']
+__all__ = ['build_runner', 'check_checkpoint', 'one_line_errors']
 
-# MMEngine's own use of it: nothing that a user can change, and much to read.
+# MMEngine causes these warnings itself: a user can do nothing about them.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated')
 
 
-class _Options(DictAction):
-    """``DictAction`` that calls a malformed KEY=VALUE a usage error."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        for pair in values:
-            if not re.fullmatch(r'[^=\s]+=.*', pair, re.DOTALL):
-                parser.error(f'{option_string}: expected KEY=VALUE, got {pair!r}')
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError) as error:
-            parser.error(f'{option_string}: {first_line(error)}')
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that MMDetection's train.py and test.py have in common."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Options,
-        metavar='KEY=VALUE',
-        help='settings to change in the config, such as optim_wrapper.optimizer.lr='
-        '0.01; lists as KEY="[a,b]" or KEY=a,b, nested ones as KEY="[(a,b),(c,d)]", '
-        'quoted and without spaces',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed run (default: none)',
-    )
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
-
-
 def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runner:
-    """Finish a loaded config by the common arguments and build its runner."""
-    if args.launcher in ('none', 'pytorch'):  # the others have their own
+    """Finish a loaded config by the command line, check it, and build its runner.
+
+    Args:
+        args: Arguments of the command line: ``config``, ``work_dir`` and those of
+            :func:`.arguments.add_common_arguments`.
+        cfg: The whole config; ``launcher``, ``work_dir`` and what the machine needs
+            are set in it.
+        training: Whether the run trains; otherwise it tests.
+
+    Returns:
+        A runner, ready for ``train()`` or ``test()``.
+
+    Raises:
+        SettingError: If data are missing, or the config cannot run on this machine.
+    """
+    if args.launcher in ('none', 'pytorch'):  # Slurm and MPI number their processes
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.launcher == 'pytorch':
         _end_with_parent()
@@ -77,79 +59,79 @@ def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runne
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
-    limit = os.environ.get('DYNAMO_CACHE_SIZE_LIMIT')
-    if limit:
-        import torch._dynamo
-
-        torch._dynamo.config.cache_size_limit = int(limit)
     check_data_files(cfg, training)
     machine.prepare(cfg, training=training)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def _end_with_parent() -> None:
-    """Let no process go on alone when what launched it is killed (Linux)."""
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError, TypeError):
-        return
-
-
 def check_checkpoint(path: str) -> None:
-    """Raise SettingError if path is a local file that is not there."""
+    """Raise SettingError if a path is a local file that is not there.
+
+    Args:
+        path: A file, or an address such as ``https://...`` or ``torchvision://...``,
+            which is left to MMEngine.
+    """
     if '://' not in path and not Path(path).is_file():
         raise SettingError(f'no such checkpoint: {path}')
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one line and status 2 on a wrong setting.
+    """End the process on an error: with one line and status 2 on a wrong setting.
 
     A checkpoint that torch refuses to load, because it would run code, is such a
-    setting. Where another process of the run is gone, which is no fault of this one, it
-    is one line and status 1. Any other exception keeps its traceback.
+    setting. Any other exception keeps its traceback and gives status 1.
+
+    Under torchrun the error is handed over instead of printed. When a process fails,
+    all others fail too, as their connection to it breaks: only torchrun knows which
+    error came first and is the cause. tools/processes.py prints that one.
     """
-    status = 2
+    try:
+        with _refused_checkpoint_is_a_setting():
+            yield
+    except Exception as error:
+        wrong_setting = isinstance(error, SettingError)
+        if 'TORCHELASTIC_ERROR_FILE' in os.environ:
+            _hand_over(error)
+        elif wrong_setting:
+            print('error:', one_line(error), file=sys.stderr, flush=True)
+        else:
+            raise
+        sys.exit(2 if wrong_setting else 1)
+    if dist.is_available() and dist.is_initialized():
+        # Left to the end of the interpreter, the threads of a process group can end
+        # the process with an error after all is done.
+        dist.destroy_process_group()
+
+
+def _hand_over(error: Exception) -> None:
+    """Write an error to the file from which torchrun reads it."""
+    # Where another process failed first, torchrun ends this one at any moment, and
+    # half a file would be an error of torchrun's own.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    get_error_handler().record_exception(error)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _refused_checkpoint_is_a_setting() -> Iterator[None]:
     try:
         yield
-    except SettingError as error:
-        message = str(error)
-    except RuntimeError as error:
-        if not _LOST_PEER.search(str(error)):
-            raise
-        what = first_line(error).split('. This is typically')[0]
-        message, status = f'another process is gone: {what}', 1
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         why = f'it would load {refused[1]}' if refused else first_line(error)
-        message = (
+        raise SettingError(
             'the checkpoint is refused: only weights and plain values are loaded, '
             f'and {why}'
-        )
-    else:
-        if dist.is_available() and dist.is_initialized():
-            # At the end of the interpreter its threads could end the process by force.
-            dist.destroy_process_group()
-        return
-    if status == 1 or _position() != '0':
-        # The launcher ends all processes with the first that fails, which says why:
-        # where all fail alike that of rank 0, else the one that is gone.
-        time.sleep(10)
-    print('error:', ' '.join(message.split()), file=sys.stderr, flush=True)
-    sys.exit(status)
+        ) from error
 
 
-# What gloo and NCCL say of a connection that the other side has closed.
-_LOST_PEER = re.compile(
-    r'Connection (closed|reset) by peer|Broken pipe|Socket (closed|timeout)'
-    r'|NCCL.*remote process exited|failed to recv, got 0 bytes',
-    re.IGNORECASE,
-)
+def _end_with_parent() -> None:
+    """Let this process end when its launcher does.
 
-
-def _position() -> str:
-    """Of this process among those of the run."""
-    for name in ('LOCAL_RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        if name in os.environ:
-            return os.environ[name]
-    return '0'
+    A launcher that is killed cannot end its processes, and they would hold the GPUs
+    and train on. Only Linux can do this.
+    """
+    if sys.platform == 'linux':
+        set_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)

@@ -1,0 +1,86 @@
+"""Which checkpoints are loaded, and which are refused because they would run code."""
+
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from launching import one_error
+from mmengine.logging import HistoryBuffer
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.path}',)
+
+
+def test_checkpoint_that_runs_code_is_refused(tiny, capsys):
+    checkpoint = tiny / 'evil.pth'
+    hub = dict(log_scalars={'loss': HistoryBuffer([1.0], [1])}, evil=Evil(tiny / 'ran'))
+    torch.save(dict(state_dict={}, message_hub=hub), checkpoint)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(checkpoint, weights_only=True)
+    sys.path.insert(0, str(tiny))
+    try:
+        error = one_error(
+            capsys, 'test.py', tiny / 'config.py', checkpoint, '--work-dir', tiny / 'w'
+        )
+    finally:
+        sys.path.remove(str(tiny))
+    assert 'refused' in error and 'system' in error
+    assert not (tiny / 'ran').exists()
+
+    torch.save(np.array([Evil(tiny / 'ran')], dtype=object), checkpoint)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(checkpoint, weights_only=True)
+    assert not (tiny / 'ran').exists()
+
+
+class Getattr:
+    """Pickled as getattr(owner, name)."""
+
+    def __init__(self, owner, name):
+        self.args = owner, name
+
+    def __reduce__(self):
+        return getattr, self.args
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        Getattr(HistoryBuffer, '__init__'),
+        Getattr(HistoryBuffer, '_set_default_statistics'),
+        Getattr(HistoryBuffer, 'register_statistics'),
+        Getattr(np.ndarray, 'tofile'),
+        Getattr(torch.Tensor, 'numpy'),
+    ],
+)
+def test_checkpoint_reaches_nothing_by_getattr(tmp_path, content):
+    torch.save({'x': content}, tmp_path / 'x.pt')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'x.pt', weights_only=True)
+
+
+@pytest.mark.parametrize(
+    'value', [np.float64(0.5), np.float32(2), np.int64(7), np.bool_(True),
+              np.arange(3), np.zeros((2, 2), np.float32)],
+)  # fmt: skip
+def test_plain_numbers_load(tmp_path, value):
+    torch.save({'value': value}, tmp_path / 'x.pt')
+    loaded = torch.load(tmp_path / 'x.pt', weights_only=True)['value']
+    assert loaded.dtype == value.dtype and np.array_equal(loaded, value)
+
+
+def test_what_is_allowed_outlives_a_load_that_takes_its_own_list_back(tmp_path):
+    torch.save({'history': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pt')
+    # As the maintained fork of MMEngine does around every load.
+    with torch.serialization.safe_globals([HistoryBuffer, np.ndarray, np.dtype]):
+        pass
+    history = torch.load(tmp_path / 'x.pt', weights_only=True)['history']
+    assert history.current() == 1.0
