@@ -29,7 +29,10 @@ def real_number(
 ) -> float:
     """A finite number that is not below ``least``, or that is above ``above``."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    number = float(value) if real else math.nan
+    try:
+        number = float(value) if real else math.nan
+    except OverflowError:  # an integer beyond every float
+        number = math.nan
     if above is not None:
         fits, bound = above < number < math.inf, f'> {above:g}'
     else:

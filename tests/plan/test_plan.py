@@ -228,9 +228,8 @@ def test_an_angular_update_is_the_same_whatever_the_multipliers():
     config = config_of(
         [], constructor='SMDOptimWrapperConstructor', paramwise_cfg=paramwise
     )
-    assumptions: list[str] = []
-    planned = read_optimizer(config, assumptions)
-    assert assumptions == []
+    planned = read_optimizer(config)
+    assert planned.assumptions == ()
     layers = [m for _ in '012' for m in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))]
     model = nn.ModuleDict({f'{i // 2}{"cn"[i % 2]}': m for i, m in enumerate(layers)})
     built = SMDOptimWrapperConstructor(
