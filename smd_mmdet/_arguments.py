@@ -36,7 +36,8 @@ def real_number(
     if above is not None:
         fits, bound = above < number < math.inf, f'> {above:g}'
     else:
-        fits, bound = least <= number < math.inf, f'a number >= {least:g}'
+        fits = least <= number < math.inf
+        bound = 'a number' + (f' >= {least:g}' if least > -math.inf else '')
     if not fits:
         raise error(f'{name} must be {bound}, got {value!r:.80}')
     return number

@@ -22,7 +22,8 @@ __all__ = ['Optimizer', 'build_optimizer', 'optimizer_settings', 'read_optimizer
 
 _HERE = 'optim_wrapper.optimizer'
 _PARAMWISE = 'optim_wrapper.paramwise_cfg'
-_DEFAULT, _OURS = 'DefaultOptimWrapperConstructor', 'SMDOptimWrapperConstructor'
+_DEFAULT = 'DefaultOptimWrapperConstructor'
+_OURS = 'SMDOptimWrapperConstructor'
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from smd_mmdet._text import one_line
 from smd_mmdet.monitor.readers import settings_of
 
 from .errors import SettingError
-from .settings import class_name, flag, number
+from .settings import flag, number
 
 __all__ = ['drive', 'scheduler_configs']
 
@@ -112,7 +112,7 @@ def _build(
     iters_per_epoch: int | None,
 ) -> _ParamScheduler:
     settings = copy.deepcopy(dict(config))
-    name = f'param_scheduler {class_name(settings.get("type"))!r}'
+    name = f'param_scheduler {settings.get("type")!r}'
     by_epoch = flag(settings.get('by_epoch', True), f'{name}: by_epoch')
     settings.setdefault('end', ends[by_epoch])
     defaults = {'optimizer': optimizer, 'epoch_length': iters_per_epoch}
@@ -128,12 +128,12 @@ def _build(
 
 def _check(scheduler: _ParamScheduler, name: str) -> None:
     """Refuse settings that a scheduler takes but that :func:`_idle_steps` cannot."""
-    number(scheduler.begin, f'{name}: begin', -INF)
-    number(min(scheduler.end, INF), f'{name}: end', -INF)
+    number(scheduler.begin, f'{name}: begin', -math.inf)
+    number(min(scheduler.end, INF), f'{name}: end', -math.inf)
     rule = type(scheduler)._get_value
     if rule is MultiStepParamScheduler._get_value:
         for milestone in scheduler.milestones:
-            number(milestone, f'{name}: each of milestones', -INF)
+            number(milestone, f'{name}: each of milestones', -math.inf)
     if rule is StepParamScheduler._get_value:
         real_number(
             scheduler.step_size, f'{name}: step_size', above=0, error=SettingError
@@ -155,8 +155,9 @@ def _step(scheduler: _ParamScheduler) -> None:
 
 def _check_value(scheduler: _ParamScheduler) -> None:
     """Refuse a scheduler that sets anything but a number."""
+    # float first: it is nearly always one, and numbers.Real is slow to ask.
     value = scheduler.optimizer.param_groups[0][scheduler.param_name]
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, (float, numbers.Real)):
         raise SettingError(
             f'param_scheduler {type(scheduler).__name__!r} sets {scheduler.param_name} '
             f'to {value!r:.80}, which is no number'

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from smd_mmdet._arguments import real_number, true_or_false, whole_number
 from smd_mmdet._text import did_you_mean
 
@@ -208,7 +210,7 @@ def check_patterns(key: str, patterns: object) -> list[str]:
         return []
     if isinstance(patterns, str):
         return [patterns]
-    if isinstance(patterns, Iterable):
+    if isinstance(patterns, Iterable) and not isinstance(patterns, np.ndarray):
         patterns = list(patterns)
         if all(isinstance(pattern, str) for pattern in patterns):
             return patterns

@@ -67,8 +67,9 @@ def read_training(
         ((100,), 1)
     """
     optimizer = read_optimizer(config)
+    key = 'convert_to_iter_based'
     counts_epochs = any(
-        flag(scheduler.get('convert_to_iter_based'), 'convert_to_iter_based')
+        flag(scheduler.get(key), f'param_scheduler: {key}')
         for scheduler in scheduler_configs(config)
     )
     length = read_length(config, iters_per_epoch, gpus, counts_epochs)
