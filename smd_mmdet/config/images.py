@@ -103,7 +103,7 @@ def count_images(dataset: Any, path: str = 'train_dataloader.dataset') -> Images
 
 
 def _concatenated(datasets: Any, path: str) -> Images:
-    if not isinstance(datasets, Sequence) or isinstance(datasets, str):
+    if not isinstance(datasets, (list, tuple)):
         raise SettingError(f'{path} must be a list of dicts, got {datasets!r:.80}')
     parts = [count_images(part, f'{path}[{i}]') for i, part in enumerate(datasets)]
     said = tuple(line for part in parts for line in part.assumptions)
@@ -111,7 +111,7 @@ def _concatenated(datasets: Any, path: str) -> Images:
 
 
 def _count_indices(indices: Any, path: str) -> int:
-    if isinstance(indices, Sequence) and not isinstance(indices, str):
+    if isinstance(indices, Sequence) and not isinstance(indices, (str, bytes)):
         return len(indices)
     return whole(indices, path)
 

@@ -176,9 +176,12 @@ def _check(course: Course) -> None:
             f'param_scheduler: the momentum is {momentum[t]:g} at iteration {t + 1:,}; '
             'it must be in [0, 1)'
         )
+    # A step leaves this share less of a weight, see :func:`smd_mmdet.forecast.forecast`.
     lost = optimizer.weight_decay * lr / (1 - momentum)
     if optimizer.comes_to_equilibrium and lost.max() >= 1:
+        t = int(np.argmax(lost))
         raise SettingError(
-            f'optim_wrapper.optimizer: lr and weight_decay are too large; lr × '
-            f'weight_decay / (1 − momentum) comes to {lost.max():.3g}, and must be < 1'
+            'optim_wrapper.optimizer, param_scheduler: weight_decay * lr / (1 - '
+            f'momentum) is {lost[t]:.3g} at iteration {t + 1:,}; it must be < 1, or '
+            'decay leaves nothing of a weight'
         )
