@@ -176,7 +176,7 @@ def _check(course: Course) -> None:
             f'param_scheduler: the momentum is {momentum[t]:g} at iteration {t + 1:,}; '
             'it must be in [0, 1)'
         )
-    # A step leaves this share less of a weight, see :func:`smd_mmdet.forecast.forecast`.
+    # The share of a weight that decay takes in one step, which forecast() bounds.
     lost = optimizer.weight_decay * lr / (1 - momentum)
     if optimizer.comes_to_equilibrium and lost.max() >= 1:
         t = int(np.argmax(lost))
