@@ -44,11 +44,15 @@ def real_number(
 ) -> float:
     """A finite number, not below ``least``; or if ``above`` is given, above that."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    number = float(value) if real else math.nan
+    try:
+        number = float(value) if real else math.nan
+    except OverflowError:  # an integer beyond every float
+        number = math.nan
     if above is not None:
         fits, bound = above < number < math.inf, f'> {above:g} and finite'
     else:
-        fits, bound = least <= number < math.inf, f'a number >= {least:g}'
+        fits = least <= number < math.inf
+        bound = 'a number' + (f' >= {least:g}' if least > -math.inf else '')
     if not fits:
         raise error(f'{name} must be {bound}, got {value!r:.80}')
     return number

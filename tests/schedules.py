@@ -3,6 +3,7 @@
 from mmengine.config import Config
 
 STEP = dict(type='MultiStepLR', by_epoch=True, milestones=[2, 3], gamma=0.1)
+COSINE = dict(type='CosineAnnealingLR', by_epoch=False, begin=0, eta_min=1e-3)
 WARM = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7)
 
 
@@ -23,4 +24,11 @@ def config_by_iteration(schedulers, iters) -> Config:
     """A config by iteration."""
     config = config_of(schedulers)
     config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters)
+    return config
+
+
+def rescaled_config(schedulers, iters: int, **hook) -> Config:
+    """A config by iteration with an SMDRescaleHook."""
+    config = config_by_iteration(schedulers, iters)
+    config.custom_hooks = [dict(type='SMDRescaleHook', **hook)]
     return config

@@ -85,7 +85,7 @@ def allow_mmpretrain(cfg: Config) -> None:
 
 
 class _NoTransform:
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise ImportError(f'{type(self).__name__} needs torchvision')
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mmengine.config import Config
+
 from smd_mmdet._arguments import real_number, true_or_false
 
 from .errors import SettingError
-from .settings import check_patterns, unknown_setting, whole
+from .settings import check_patterns, type_name, unknown_setting, whole
 
-__all__ = ['RescaleSettings', 'StartSettings']
+__all__ = ['RescaleSettings', 'StartSettings', 'read_rescaling']
 
 _HOOK = 'SMDRescaleHook'
 _KEY = f'{_HOOK}: start_at_equilibrium'
+# Keys of a hook in a config that MMEngine keeps to itself.
+_OF_MMENGINE = ('type', 'priority', '_scope_')
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,11 @@ class StartSettings:
         begin: Iterations before the first measuring phase; None for the end of the
             warm-up, the first iteration at which no learning rate rises.
         measure: Iterations of a measuring phase.
-        repeats: Most rescalings. There are fewer where all layers are found at their
-            equilibrium already.
-        max_factor: Bounds a factor to [1/max_factor, max_factor].
-        tolerance: A factor this close to 1 is none.
+        repeats: Largest number of rescalings. There are fewer where all layers are
+            found at their equilibrium already.
+        max_factor: Bound of a factor, which lies in [1/max_factor, max_factor].
+        tolerance: Distance from 1 up to which a factor is not applied, because the
+            layer is at its equilibrium already.
     """
 
     begin: int | None = None
@@ -38,10 +43,16 @@ class StartSettings:
 
     @classmethod
     def of(cls, setting: object) -> StartSettings | None:
-        """Settings from what a config says; None for False.
+        """Read ``start_at_equilibrium``.
+
+        Args:
+            setting: What a config says: True, False, or a dict of settings.
+
+        Returns:
+            The settings; None for False.
 
         Raises:
-            SettingError: If a value cannot be.
+            SettingError: If a setting is unknown, or its value cannot be.
         """
         if isinstance(setting, bool):
             return cls() if setting else None
@@ -70,8 +81,8 @@ class RescaleSettings:
     """When SMDRescaleHook rescales, and what it leaves alone.
 
     Args:
-        at_lr_drops: Whether it rescales where a learning rate drops in a step.
-        continuous: Whether it rescales at every other change of a rate as well.
+        at_lr_drops: Whether the hook rescales where a learning rate drops in a step.
+        continuous: Whether the hook rescales at every other change of a rate as well.
         start: When and how far layers are put at their equilibrium after the warm-up;
             None if they are not.
         exclude: Names or patterns of weights that are left alone.
@@ -91,10 +102,20 @@ class RescaleSettings:
         exclude: object = None,
         **unknown: object,
     ) -> RescaleSettings:
-        """Settings from the arguments of the hook, as a config has them.
+        """Read the arguments of the hook.
+
+        Args:
+            at_lr_drops: Whether to rescale at steps of the rate.
+            continuous: Whether to rescale at every other change of a rate as well.
+            start_at_equilibrium: True, False or a dict, as :class:`StartSettings` has.
+            exclude: Names or patterns of weights to leave alone.
+            unknown: Any other setting, which is refused.
+
+        Returns:
+            The settings.
 
         Raises:
-            SettingError: On an unknown setting or a value that cannot be.
+            SettingError: If a setting is unknown, or its value cannot be.
         """
         known = ('at_lr_drops', 'continuous', 'start_at_equilibrium', 'exclude')
         for key in unknown:
@@ -113,3 +134,34 @@ class RescaleSettings:
                 'leave nothing to do; set one of them, or leave the hook out'
             )
         return settings
+
+
+def read_rescaling(config: Config) -> tuple[RescaleSettings, ...]:
+    """Read the settings of every SMDRescaleHook of a config.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The settings, in the order of ``custom_hooks``.
+
+    Raises:
+        SettingError: If ``custom_hooks`` is no list, or a setting cannot be.
+
+    Example:
+        >>> config = Config(dict(custom_hooks=[dict(type='SMDRescaleHook')]))
+        >>> [hook.at_lr_drops for hook in read_rescaling(config)]
+        [True]
+    """
+    hooks = config.get('custom_hooks')
+    if hooks is None:
+        return ()
+    if not isinstance(hooks, (list, tuple)):
+        raise SettingError(f'custom_hooks must be a list of dicts, got {hooks!r:.80}')
+    return tuple(
+        RescaleSettings.of(
+            **{str(key): hook[key] for key in hook if key not in _OF_MMENGINE}
+        )
+        for hook in hooks
+        if isinstance(hook, Mapping) and type_name(hook) == _HOOK
+    )

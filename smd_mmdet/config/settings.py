@@ -1,10 +1,14 @@
-"""Reading settings from a config that may hold anything."""
+"""Checks of what a config says: each gives the value back, or an error with its key."""
 
-import math
+from __future__ import annotations
+
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smd_mmdet._arguments import whole_number
+import numpy as np
+
+from smd_mmdet._arguments import real_number, true_or_false, whole_number
 from smd_mmdet._text import did_you_mean
 
 from .errors import SettingError
@@ -12,18 +16,36 @@ from .errors import SettingError
 __all__ = [
     'check_angular_update',
     'check_patterns',
+    'class_name',
+    'flag',
     'number',
     'section',
+    'text',
+    'type_name',
     'unknown_setting',
     'whole',
 ]
 
+# No count is as large, and up to here a float holds every integer.
+_MOST = 2**53
+
 
 def section(settings: Mapping, path: str) -> Mapping:
-    """The dict under the last name of a dotted path; an empty one for none.
+    """A section of a config, as a dict.
+
+    Args:
+        settings: The dict that the section is in, or the whole config.
+        path: Dotted name of the section; its last part is the key in ``settings``.
+
+    Returns:
+        The section, or an empty dict if it is missing or None.
 
     Raises:
-        SettingError: If there is something else.
+        SettingError: If something else than a dict stands there.
+
+    Example:
+        >>> section({'model': {'backbone': {'depth': 50}}}['model'], 'model.backbone')
+        {'depth': 50}
     """
     found = settings.get(path.rpartition('.')[2])
     if found is None:
@@ -33,41 +55,127 @@ def section(settings: Mapping, path: str) -> Mapping:
     return found
 
 
-def check_angular_update(theory_name: str) -> None:
-    """Raise SettingError if ``angular_update`` is not derived for an optimizer.
+def number(value: Any, path: str, least: float = 0.0) -> float:
+    """A finite number that is not below ``least``.
 
     Args:
-        theory_name: Of the optimizer, or 'none'.
+        value: What the config says.
+        path: Dotted name of the setting.
+        least: The smallest value that is taken.
+
+    Returns:
+        The value as a float.
+
+    Raises:
+        SettingError: If the value is anything else.
+
+    Example:
+        >>> number('fast', 'optim_wrapper.optimizer.lr')
+        Traceback (most recent call last):
+        smd_mmdet.config.errors.SettingError: optim_wrapper.optimizer.lr must be a
+        number >= 0, got 'fast'
+    """
+    return real_number(value, path, least, error=SettingError)
+
+
+def whole(value: Any, path: str, least: int = 1) -> int:
+    """A whole number that is not below ``least``.
+
+    Args:
+        value: What the config says.
+        path: Dotted name of the setting.
+        least: The smallest value that is taken.
+
+    Returns:
+        The value.
+
+    Raises:
+        SettingError: If the value is anything else, or too large for any count.
+    """
+    found = whole_number(value, path, least, SettingError)
+    if found > _MOST:
+        raise SettingError(f'{path} must be an integer <= {_MOST}, got {found!r:.80}')
+    return found
+
+
+def flag(value: Any, path: str) -> bool:
+    """True or False; 1, 0 and None count as such, as they do in MMEngine.
+
+    Args:
+        value: What the config says.
+        path: Dotted name of the setting.
+
+    Returns:
+        The value as a bool.
+
+    Raises:
+        SettingError: If the value is anything else.
+    """
+    if value is None:
+        return False
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    return true_or_false(value, path, SettingError)
+
+
+def text(value: Any, path: str) -> str:
+    """A text or a path; None counts as an empty text.
+
+    Args:
+        value: What the config says.
+        path: Dotted name of the setting.
+
+    Returns:
+        The text.
+
+    Raises:
+        SettingError: If the value is anything else.
+    """
+    if value is None:
+        return ''
+    if not isinstance(value, (str, os.PathLike)):
+        raise SettingError(f'{path} must be a text, got {value!r:.80}')
+    return str(value)
+
+
+def class_name(kind: Any) -> str:
+    """The name of a class, which a config may give as its name or as the class itself.
+
+    Args:
+        kind: What the config says.
+
+    Returns:
+        The name.
+    """
+    return str(getattr(kind, '__name__', kind))
+
+
+def type_name(settings: Mapping) -> str:
+    """The name under ``type``, of the class that a section asks for.
+
+    Args:
+        settings: A section of a config.
+
+    Returns:
+        The name; 'None' if the section has no ``type``.
+    """
+    return class_name(settings.get('type'))
+
+
+def check_angular_update(theory_name: str) -> None:
+    """Refuse ``angular_update`` for an optimizer that it is not derived for.
+
+    Args:
+        theory_name: Name of the theory that holds under the optimizer, or 'none'.
+
+    Raises:
+        SettingError: If it is not SGD's.
     """
     if theory_name != 'sgd':
         raise SettingError(
             'paramwise_cfg.angular_update is derived for SGD without nesterov and '
             'dampening; choose that optimizer, or leave the key out'
         )
-
-
-def number(value: Any, path: str, least: float = 0.0) -> float:
-    """A finite number that is not below ``least``.
-
-    Raises:
-        SettingError: If it is anything else.
-    """
-    try:
-        found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if isinstance(value, str) or not least <= found < math.inf:
-        raise SettingError(f'{path} must be a number >= {least:g}, got {value!r:.80}')
-    return found
-
-
-def whole(value: Any, path: str, least: int = 1) -> int:
-    """A whole number that is not below ``least``.
-
-    Raises:
-        SettingError: If it is anything else.
-    """
-    return whole_number(value, path, least, SettingError)
 
 
 def unknown_setting(owner: str, key: str, known: Sequence[str]) -> str:
@@ -77,13 +185,23 @@ def unknown_setting(owner: str, key: str, known: Sequence[str]) -> str:
         owner: Name of the hook.
         key: The setting it was given.
         known: The settings it has.
+
+    Returns:
+        One sentence, with the setting that may have been meant.
     """
     hint = did_you_mean(key, known) or f'it has {", ".join(known)}'
     return f'{owner} has no setting {key!r}; {hint}'
 
 
 def check_patterns(key: str, patterns: object) -> list[str]:
-    """A list of patterns, from one or several.
+    """A list of names or patterns, from one or several.
+
+    Args:
+        key: Name of the setting.
+        patterns: What the config says: None, a text, or several texts.
+
+    Returns:
+        The patterns; an empty list for None.
 
     Raises:
         SettingError: If it is anything else.
@@ -92,7 +210,7 @@ def check_patterns(key: str, patterns: object) -> list[str]:
         return []
     if isinstance(patterns, str):
         return [patterns]
-    if isinstance(patterns, Iterable):
+    if isinstance(patterns, Iterable) and not isinstance(patterns, np.ndarray):
         patterns = list(patterns)
         if all(isinstance(pattern, str) for pattern in patterns):
             return patterns

@@ -1,26 +1,71 @@
 """What a schedule leads to, before it is trained: `smd plan`.
 
-Without measurements the plan is relative to equilibrium, which needs no norm:
-Δ/Δ* = (w*/‖w‖)², and w*⁴ ∝ η.
+A config is read once (:func:`.training.read_training`); then
+
+- ``rescaling`` finds where SMDRescaleHook will rescale,
+- ``course`` forecasts what the schedule does to a layer,
+- ``stages`` judges every stage by it, relative to equilibrium,
+- ``measured`` does so for the layers of a run, in real units,
+- ``warnings`` says it in words.
 """
 
-from typing import Any
+from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
+import numpy as np
 from mmengine.config import Config
 
 from smd_mmdet.config.errors import SettingError
-from smd_mmdet.config.length import run_length
 from smd_mmdet.config.load import load_config
-from smd_mmdet.config.optimizer import read_optimizer
-from smd_mmdet.config.schedule import learning_rates, spans
-from smd_mmdet.config.settings import whole
+from smd_mmdet.config.training import Training, read_training
 
 from .course import Course
-from .measured import layers_ahead
+from .measured import LayerPlan, Measured, plan_layers
 from .rescaling import rescaling_of
-from .warnings import verdict, warnings
+from .stages import StagePlan, plan_stages, start_assumptions
+from .warnings import verdict, warnings, with_warnings
 
 __all__ = ['plan']
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a schedule leads to.
+
+    Args:
+        config: Name of the config, if it has one.
+        optimizer: Name of the optimizer.
+        theory: Name of the theory that holds under it, or 'none'.
+        lr: Learning rate.
+        weight_decay: Weight decay of scale-invariant weights.
+        momentum: Momentum; β₁ of Adam's kind.
+        iterations: Number of steps of the optimizer.
+        iters_per_epoch: Iterations of an epoch; None where nothing asks for them.
+        rescales: Whether stages are judged by the forecast with rescaling.
+        stages: The stages in their order.
+        layers: The layers of a measured run.
+        assumptions: What the plan rests on, a sentence each.
+        warnings: What stands in the way of equilibrium, and the remedy.
+        verdict: The plan in one sentence.
+        exit_code: 1 if a stage cannot reach equilibrium, else 0.
+    """
+
+    config: str | None
+    optimizer: str
+    theory: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    iterations: int
+    iters_per_epoch: int | None
+    rescales: bool
+    stages: list[StagePlan]
+    layers: list[LayerPlan]
+    assumptions: list[str]
+    warnings: list[str]
+    verdict: str
+    exit_code: int
 
 
 def plan(
@@ -36,7 +81,7 @@ def plan(
         iters_per_epoch: Training iterations per epoch; None takes them from the
             data set.
         work_dir: A run of the same model that was measured, if only for some
-            hundred iterations: adds a forecast per layer from its ‖w‖ and L.
+            hundred iterations. It adds a forecast per layer from its ‖w‖ and L.
         gpus: Training processes; None takes the config's base batch size on COCO,
             else 1.
 
@@ -48,78 +93,95 @@ def plan(
     Raises:
         SettingError: If the config cannot be planned, with the setting to change.
         RecordsError: If ``work_dir`` has no records.
+
+    Example:
+        >>> from mmengine.config import Config
+        >>> config = Config(dict(
+        ...     optim_wrapper=dict(optimizer=dict(
+        ...         type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)),
+        ...     param_scheduler=dict(
+        ...         type='MultiStepLR', by_epoch=False, milestones=[60_000]),
+        ...     train_cfg=dict(type='IterBasedTrainLoop', max_iters=90_000)))
+        >>> found = plan(config)
+        >>> found['verdict']
+        '1 of 2 stages cannot reach equilibrium without rescaling: stage 1'
+        >>> stage = found['stages'][1]
+        >>> round(stage['plain']['start_ratio'], 3)
+        0.316
+        >>> f'{stage["angular_update_eq"]:.2e}'
+        '4.59e-04'
     """
     name = config if isinstance(config, str) else None
-    if isinstance(config, str):
-        config = load_config(config)
-    try:
-        return _plan(name, config, iters_per_epoch, work_dir, gpus)
-    except (
-        *(TypeError, AttributeError, LookupError),
-        *(ArithmeticError, MemoryError),
-    ) as fault:
-        # What a config may hold has no end; what is common is checked where it is read.
+    found = load_config(config) if isinstance(config, str) else config
+    training = read_training(found, iters_per_epoch, gpus)
+    return asdict(_plan(name, training, work_dir))
+
+
+def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
+    optimizer, every = training.optimizer, training.accumulation
+    rescaling = rescaling_of(training.rescaling, training.schedule.lr, every)
+    course = Course(training.schedule.every(every), optimizer, rescaling)
+    _check(course)
+    stages = with_warnings(plan_stages(course), rescaling)
+    measured = plan_layers(course, work_dir) if work_dir else Measured([], [])
+    return Plan(
+        config=name,
+        optimizer=optimizer.name,
+        theory=optimizer.theory,
+        lr=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        iterations=len(course.schedule.lr),
+        iters_per_epoch=training.length.per_epoch,
+        rescales=rescaling.kind == 'rescaled',
+        stages=stages,
+        layers=measured.layers,
+        assumptions=[
+            *training.assumptions,
+            *rescaling.assumptions,
+            *start_assumptions(course),
+            *measured.assumptions,
+        ],
+        warnings=warnings(
+            optimizer, training.norms_frozen, stages, measured.layers, rescaling.kind
+        ),
+        verdict=verdict(stages, optimizer, rescaling),
+        exit_code=int(any(stage.reaches is False for stage in stages)),
+    )
+
+
+def _check(course: Course) -> None:
+    """Refuse a schedule that is out of the theory's range.
+
+    Raises:
+        SettingError: If so, with the setting and the first such iteration.
+    """
+    lr, momentum = course.schedule.lr, course.schedule.momentum
+    optimizer = course.optimizer
+    wrong = ~np.isfinite(lr)
+    if optimizer.comes_to_equilibrium:
+        wrong |= lr < 0
+    if wrong.any():
+        t = int(np.argmax(wrong))
         raise SettingError(
-            f'{name or "the config"} cannot be planned: {type(fault).__name__}: {fault}'
-        ) from fault
-
-
-def _plan(
-    name: str | None,
-    config: Config,
-    iters_per_epoch: int | None,
-    work_dir: str | None,
-    gpus: int | None,
-) -> dict:
-    assumptions: list[str] = []
-    optimizer = read_optimizer(config, assumptions)
-    length = run_length(config, iters_per_epoch, gpus, optimizer, assumptions)
-    lr, momentum = learning_rates(
-        config, length.iterations, length.per_epoch, length.by_epoch, optimizer.lr
-    )
-    every = _accumulated(config, len(lr), assumptions)
-    rescaling = rescaling_of(config, lr, every, assumptions)
-    lr, momentum = lr[every - 1 :: every], momentum[every - 1 :: every]
-    course = Course(lr, momentum, optimizer, spans(lr, momentum), rescaling)
-    result: dict[str, Any] = {
-        'config': name,
-        'optimizer': optimizer.name,
-        'theory': optimizer.theory,
-        'lr': optimizer.lr,
-        'weight_decay': optimizer.weight_decay,
-        'momentum': optimizer.momentum,
-        'iterations': len(lr),
-        'iters_per_epoch': length.per_epoch,
-        'rescales': rescaling.kind == 'rescaled',
-    }
-    result['stages'] = course.stages(assumptions)
-    result['layers'] = []
-    if work_dir:
-        result['layers'] = layers_ahead(course, work_dir, assumptions)
-    result['assumptions'] = assumptions
-    result['warnings'] = warnings(
-        config, result['stages'], result['layers'], optimizer, rescaling
-    )
-    unreached = [s['stage'] for s in result['stages'] if s['reaches'] is False]
-    result['verdict'] = verdict(result['stages'], unreached, optimizer, rescaling)
-    result['exit_code'] = int(bool(unreached))
-    return result
-
-
-def _accumulated(config: Config, iterations: int, assumptions: list[str]) -> int:
-    """Iterations whose gradients make one step of the optimizer."""
-    every = whole(
-        config.optim_wrapper.get('accumulative_counts', 1),
-        'optim_wrapper.accumulative_counts',
-    )
-    if every > iterations:
+            f'param_scheduler: the learning rate is {lr[t]:g} at iteration {t + 1:,}; '
+            'it must be finite and >= 0'
+        )
+    if optimizer.known is None:
+        return
+    wrong = ~((momentum >= 0) & (momentum < 1))
+    if wrong.any():
+        t = int(np.argmax(wrong))
         raise SettingError(
-            f'optim_wrapper.accumulative_counts={every}: the training has only '
-            f'{iterations} iterations'
+            f'param_scheduler: the momentum is {momentum[t]:g} at iteration {t + 1:,}; '
+            'it must be in [0, 1)'
         )
-    if every > 1:
-        assumptions.append(
-            f'gradients accumulate over {every} iterations: iterations below are '
-            'optimizer steps'
+    # The share of a weight that decay takes in one step, which forecast() bounds.
+    lost = optimizer.weight_decay * lr / (1 - momentum)
+    if optimizer.comes_to_equilibrium and lost.max() >= 1:
+        t = int(np.argmax(lost))
+        raise SettingError(
+            'optim_wrapper.optimizer, param_scheduler: weight_decay * lr / (1 - '
+            f'momentum) is {lost[t]:.3g} at iteration {t + 1:,}; it must be < 1, or '
+            'decay leaves nothing of a weight'
         )
-    return every

@@ -1,57 +1,151 @@
-"""What a schedule does to layers that were measured, in real units."""
+"""What a measured run adds to a plan: a forecast for each of its layers, in real units.
+
+A run of some hundred iterations tells ‖w‖ and L of every layer, and with them the
+forecast begins where the layer really is.
+"""
+
+from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from smd_mmdet.records import Records, read_records
+from smd_mmdet.config.optimizer import Optimizer
+from smd_mmdet.records import Records, RecordsError, read_records
 
-from .course import TOLERANCE, Course
+from .course import KINDS, Course
+from .stages import TOLERANCE
+
+__all__ = ['LayerEnds', 'LayerPlan', 'LayerStage', 'Measured', 'plan_layers']
 
 
-def layers_ahead(course: Course, work_dir: str, assumptions: list[str]) -> list[dict]:
-    """A forecast for every measured scale-invariant layer, in real units.
+@dataclass(frozen=True)
+class LayerEnds:
+    """How a layer goes through a stage.
 
     Args:
-        course: The schedule.
-        work_dir: The run that was measured.
-        assumptions: Gets a line on what of it is not used.
+        start_norm: ‖w‖ at the first step.
+        end_norm: ‖w‖ at the last step.
+        start_ratio: Δ/Δ* at the first step.
+        end_ratio: Δ/Δ* at the last step.
+        start: Δ at the first step, in rad/step.
+        end: Δ at the last step, in rad/step.
+    """
+
+    start_norm: float
+    end_norm: float
+    start_ratio: float
+    end_ratio: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class LayerStage:
+    """What a stage leads to in a layer.
+
+    Args:
+        stage: Number of the stage; −1 for the warm-up.
+        plain: The forecast without rescaling.
+        rescaled: The forecast with SMDRescaleHook.
+        reaches: Whether the layer is in equilibrium at the end of the stage, by the
+            config's own forecast.
+    """
+
+    stage: int
+    plain: LayerEnds
+    rescaled: LayerEnds
+    reaches: bool
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A layer that was measured, and what the schedule does to it.
+
+    Args:
+        layer: Name of the parameter.
+        weight_norm: Its ‖w‖ in the first window.
+        unit_grad_sq: Its L, from the last third of the windows.
+        stages: What every stage leads to.
+    """
+
+    layer: str
+    weight_norm: float
+    unit_grad_sq: float
+    stages: list[LayerStage]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measured run adds to a plan.
+
+    Args:
+        layers: The layers.
+        assumptions: What of the run is not used, a sentence each.
+    """
+
+    layers: list[LayerPlan]
+    assumptions: list[str]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer as it was measured."""
+
+    name: str
+    norm: float
+    unit_grad_sq: float
+
+
+def plan_layers(course: Course, work_dir: str) -> Measured:
+    """Forecast every scale-invariant layer that a run measured.
+
+    Args:
+        course: The schedule, the optimizer, and where weights are rescaled.
+        work_dir: Folder of the run.
+
+    Returns:
+        The layers in the order of the records, and what is not used.
 
     Raises:
-        RecordsError: If it has no records.
+        RecordsError: If there are no records, or they lack what is needed.
     """
     optimizer = course.optimizer
     records = read_records(work_dir)
     if not optimizer.comes_to_equilibrium:
-        assumptions.append(
+        unused = (
             f'the records of {work_dir} are not used: no way to an equilibrium is '
             f'known under {optimizer.name} with weight decay '
             f'{optimizer.weight_decay:g}'
         )
-        return []
+        return Measured([], [unused])
     measured = _measured(records)
-    layers = [f for f in measured if all(optimizer.multipliers(f['layer']))]
+    layers = [layer for layer in measured if all(optimizer.multipliers(layer.name))]
+    said = []
     if len(layers) < len(measured):
-        assumptions.append(
+        said.append(
             f'{len(measured) - len(layers)} of {len(measured)} measured layers are '
             'left out: without rate or weight decay there is no equilibrium'
         )
-    alike: dict[tuple[float, float], list[dict]] = {}
-    for layer in layers:
-        alike.setdefault(optimizer.multipliers(layer['layer']), []).append(layer)
-    for multipliers, members in alike.items():
-        _forecast_layers(course, members, *multipliers)
-    return layers
+    planned: dict[str, LayerPlan] = {}
+    for multipliers, members in _alike(optimizer, layers).items():
+        for plan in _forecast(course, members, *multipliers):
+            planned[plan.layer] = plan
+    return Measured([planned[layer.name] for layer in layers], said)
 
 
-def _measured(records: Records) -> list[dict]:
-    """‖w‖ of the first window and L of the last third, per layer that has them."""
+def _measured(records: Records) -> list[_Layer]:
+    """The scale-invariant layers of which ‖w‖ and L are known."""
     records.require(('unit_h_mean', 'weight_norm_mean'))
     facts = records.metadata.get('layers') or {}
+    if not isinstance(facts, Mapping):
+        raise RecordsError(f'metadata: layers must be a dict, got {facts!r:.80}')
     layers = []
     for name, columns in records.by_layer():
-        if (facts.get(name) or {}).get('invariant') is False:
+        fact = facts.get(name)
+        if isinstance(fact, Mapping) and fact.get('invariant') is False:
             continue
         h, count = columns['unit_h_mean'], columns['count']
         late = np.arange(len(h)) >= len(h) * 2 // 3
@@ -59,45 +153,74 @@ def _measured(records: Records) -> list[dict]:
         norms = columns['weight_norm_mean'][count > 0]
         unit = float(np.average(h[late], weights=count[late])) if late.any() else 0.0
         if unit > 0 and len(norms):
-            layers.append(
-                {'layer': name, 'weight_norm': float(norms[0]), 'unit_grad_sq': unit}
-            )
+            layers.append(_Layer(name, float(norms[0]), unit))
     return layers
 
 
-def _forecast_layers(
-    course: Course, layers: list[dict], rate: float, decay: float
-) -> None:
-    """Add the stages to layers with the same multipliers of rate and decay."""
-    edges = [t for span in course.spans for t in (span.start, span.end - 1)]
-    norms, ratios = {}, {}
-    for kind in ('plain', 'rescaled'):
-        norms[kind], ratios[kind] = course.ahead(
+def _alike(
+    optimizer: Optimizer, layers: Sequence[_Layer]
+) -> dict[tuple[float, float], list[_Layer]]:
+    """The layers by their multipliers: those of one kind are forecast together."""
+    alike: dict[tuple[float, float], list[_Layer]] = {}
+    for layer in layers:
+        alike.setdefault(optimizer.multipliers(layer.name), []).append(layer)
+    return alike
+
+
+def _forecast(
+    course: Course, layers: Sequence[_Layer], rate: float, decay: float
+) -> list[LayerPlan]:
+    """Forecast layers that have the same multipliers of rate and decay."""
+    edges = np.array([t for s in course.spans for t in (s.start, s.end - 1)])
+    # Δ* goes with the root of the product of rate and decay.
+    scale = math.sqrt(rate * decay)
+    angles = np.array([scale * course.angle(t) for t in edges])
+    ends = {}
+    for kind in KINDS:
+        norms, ratios = course.ahead(
             kind,
-            np.array([layer['weight_norm'] for layer in layers]),
-            np.array([layer['unit_grad_sq'] for layer in layers]),
-            at=np.array(edges),
+            np.array([layer.norm for layer in layers]),
+            np.array([layer.unit_grad_sq for layer in layers]),
+            at=edges,
             rate=rate,
             decay=decay,
         )
-    angles = [
-        math.sqrt(rate * decay) * course.angle(course.lr[t], course.momentum[t])
-        for t in edges
+        ends[kind] = [
+            _ends(norms[:, column], ratios[:, column], angles)
+            for column in range(len(layers))
+        ]
+    numbers = [span.stage.number for span in course.spans]
+    return [
+        LayerPlan(
+            layer.name,
+            layer.norm,
+            layer.unit_grad_sq,
+            [
+                LayerStage(*both, reaches=_reaches(course, *both[1:]))
+                for both in zip(
+                    numbers, ends['plain'][i], ends['rescaled'][i], strict=True
+                )
+            ],
+        )
+        for i, layer in enumerate(layers)
     ]
-    for column, layer in enumerate(layers):
-        layer['stages'] = []
-        for i, span in enumerate(course.spans):
-            stage: dict[str, Any] = {'stage': span.stage.number}
-            for kind in ('plain', 'rescaled'):
-                start, end = ratios[kind][2 * i : 2 * i + 2, column].tolist()
-                first, last = norms[kind][2 * i : 2 * i + 2, column].tolist()
-                stage[kind] = {
-                    'start_norm': first,
-                    'end_norm': last,
-                    'start_ratio': start,
-                    'end_ratio': end,
-                    'start': start * angles[2 * i],
-                    'end': end * angles[2 * i + 1],
-                }
-            stage['reaches'] = abs(stage[course.kind]['end_ratio'] - 1) <= TOLERANCE
-            layer['stages'].append(stage)
+
+
+def _ends(norms: np.ndarray, ratios: np.ndarray, angles: np.ndarray) -> list[LayerEnds]:
+    """How one layer goes through the stages.
+
+    Args:
+        norms: ‖w‖ at the first and the last step of every stage, shape (2 · stages,).
+        ratios: Δ/Δ* at these steps.
+        angles: Δ* at these steps.
+    """
+    moves = ratios * angles
+    return [
+        LayerEnds(*map(float, (*norms[pair], *ratios[pair], *moves[pair])))
+        for pair in (slice(i, i + 2) for i in range(0, len(norms), 2))
+    ]
+
+
+def _reaches(course: Course, plain: LayerEnds, rescaled: LayerEnds) -> bool:
+    own = plain if course.kind == 'plain' else rescaled
+    return abs(own.end_ratio - 1) <= TOLERANCE

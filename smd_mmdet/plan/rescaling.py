@@ -1,16 +1,16 @@
-"""Where SMDRescaleHook of a config will rescale, before it is trained."""
+"""Where SMDRescaleHook will rescale, before the training."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mmengine.config import Config
 
 from smd_mmdet.config.rescaling import RescaleSettings, StartSettings
-from smd_mmdet.config.schedule import followed, type_name
+from smd_mmdet.config.schedule import followed
 
-# Keys that MMEngine takes out of a hook's settings.
-_NOT_ITS_OWN = ('type', 'priority', '_scope_')
+__all__ = ['Rescaling', 'rescaling_of']
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Rescaling:
 
     Args:
         changes: The changes of the rate that are followed: 'none', 'steps' or 'all'.
-        followed: By step of the optimizer, whether its change of the rate is; for
-            'none' as the hook would follow it if it were there.
-        starts: Steps in front of which layers are put at their equilibrium.
-        max_factor: Bounds one such factor; 1 where no hook does so.
+        followed: Whether the weights are rescaled in front of a step of the optimizer
+            because the rate changes there, shape (steps,). If ``changes`` is 'none',
+            where a hook with default settings would rescale them.
+        starts: The steps in front of which layers are put at their equilibrium.
+        max_factor: Bound of the factor of one such move; 1 if no hook makes them.
     """
 
     changes: str
@@ -35,40 +36,40 @@ class Rescaling:
         """Which of the two forecasts of a stage is the config's own."""
         return 'plain' if self.changes == 'none' else 'rescaled'
 
+    @property
+    def assumptions(self) -> list[str]:
+        """On what changes of the rate the forecast with rescaling rests."""
+        told = {
+            'none': [],
+            'steps': [
+                'SMDRescaleHook rescales where the rate drops in a step, held still '
+                'before it and after it, and at no other change'
+            ],
+            'all': [
+                'SMDRescaleHook(continuous=True) rescales at every change of the rate'
+            ],
+        }
+        return [
+            f'{line}: stages are judged by the forecast with rescaling'
+            for line in told[self.changes]
+        ]
+
 
 def rescaling_of(
-    config: Config, lr: np.ndarray, every: int, assumptions: list[str]
+    hooks: Sequence[RescaleSettings], lr: np.ndarray, every: int
 ) -> Rescaling:
-    """What the hooks of a config do to its weights.
+    """What the hooks of a config will do to its weights.
 
     Args:
-        config: The config.
-        lr: Learning rate of every iteration.
+        hooks: Settings of every SMDRescaleHook.
+        lr: Learning rate of every iteration, shape (iterations,).
         every: Iterations that make a step of the optimizer.
-        assumptions: Gets a line on the changes that are followed.
 
-    Raises:
-        SettingError: If a hook has a bad setting.
+    Returns:
+        Where they rescale.
     """
-    hooks = [
-        RescaleSettings.of(
-            **{key: found[key] for key in found if key not in _NOT_ITS_OWN}
-        )
-        for found in config.get('custom_hooks') or []
-        if isinstance(found, dict) and type_name(found) == 'SMDRescaleHook'
-    ]
     following = [hook for hook in hooks if hook.at_lr_drops]
     continuous = any(hook.continuous for hook in following)
-    if following:
-        assumptions.append(
-            (
-                'SMDRescaleHook(continuous=True) rescales at every change of the rate'
-                if continuous
-                else 'SMDRescaleHook rescales where the rate drops in a step, held '
-                'still before it and after it, and at no other change'
-            )
-            + ': stages are judged by the forecast with rescaling'
-        )
     steps = len(lr) // every
     by_step = followed(lr, continuous)[: steps * every].reshape(steps, every)
     start = next((hook.start for hook in hooks if hook.start), None)
@@ -84,7 +85,7 @@ def _phase_ends(start: StartSettings, lr: np.ndarray) -> range:
     """Iterations in front of which a measuring phase ends."""
     begin = start.begin
     if begin is None:
-        # The first at which the rate does not rise; there is none before the second.
+        # The first iteration whose rate is not above that of the iteration before.
         still = np.flatnonzero(np.diff(lr) <= 0)
         begin = int(still[0]) + 1 if len(still) else len(lr)
     first = begin + start.measure

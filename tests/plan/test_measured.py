@@ -1,0 +1,169 @@
+"""Plans of a run that was measured, against walks and against a run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from schedules import config_by_iteration, config_of, rescaled_config
+from simulation import Walk, records_of
+
+from smd_mmdet.checks import check
+from smd_mmdet.datasets import write_shapes
+from smd_mmdet.plan import plan
+from smd_mmdet.records import FOLDER, RecordsError, RecordWriter, read_records
+from smd_mmdet.theory import equilibrium_norm
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_layers_are_forecast_from_a_probe_run(tmp_path):
+    lr = np.repeat([0.05, 0.005], [1500, 700])
+    settings = dict(weight_decay=5e-3, momentum=0.9, norm=6.0, layers=2, size=64)
+    probe = records_of(Walk(lr=lr[:200], **settings), window=20)
+    writer = RecordWriter(tmp_path, probe.metadata)
+    writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
+    assert (tmp_path / FOLDER).is_dir()
+
+    config = config_by_iteration(
+        [dict(type='MultiStepLR', by_epoch=False, milestones=[1500], gamma=0.1)], 2200
+    )
+    found = plan(config, work_dir=str(tmp_path))
+    truth = check(records_of(Walk(lr=lr, **settings)))
+    assert [layer['layer'] for layer in found['layers']] == ['layer0', 'layer1']
+    for ahead, layer in zip(found['layers'], truth.layers, strict=True):
+        for stage, seen in zip(ahead['stages'], layer.stages, strict=True):
+            mean = (stage['plain']['start_ratio'] + stage['plain']['end_ratio']) / 2
+            expected = stage['plain']['end_ratio'] if seen.stage == 0 else mean
+            assert seen.angular_update_ratio == pytest.approx(expected, rel=0.1)
+    assert any('measured: 2 of 2 layers' in line for line in found['warnings'])
+    json.dumps(found, allow_nan=False)
+
+
+def _probe(folder: Path) -> None:
+    lr = np.full(200, 0.05)
+    walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, norm=6.0, layers=2, size=64)
+    probe = records_of(walk, window=20)
+    writer = RecordWriter(folder, probe.metadata)
+    writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
+
+
+def test_measured_layers_without_an_equilibrium_are_left_out(tmp_path):
+    _probe(tmp_path)
+    for key in ('decay_mult', 'lr_mult'):
+        keys = dict(layer0={key: 0.0})
+        config = config_of([], paramwise_cfg=dict(custom_keys=keys))
+        found = plan(config, iters_per_epoch=100, work_dir=str(tmp_path))
+        assert [layer['layer'] for layer in found['layers']] == ['layer1']
+        assert any('1 of 2 measured layers' in line for line in found['assumptions'])
+        json.dumps(found, allow_nan=False)
+
+
+def test_measured_layers_are_put_at_equilibrium_too(tmp_path):
+    _probe(tmp_path)
+    config = rescaled_config([], 150, start_at_equilibrium=True, at_lr_drops=False)
+    for layer in plan(config, work_dir=str(tmp_path))['layers']:
+        [stage] = layer['stages']
+        # Twice the norm at the start; at the end its own w*.
+        norm = equilibrium_norm(0.05, 5e-3, layer['unit_grad_sq'], 0.9)
+        assert stage['plain']['start_norm'] == pytest.approx(6.0, rel=0.05)
+        assert stage['plain']['end_norm'] == pytest.approx(norm, rel=1e-2)
+        assert stage['reaches']
+
+
+def test_records_that_are_not_used_are_read_and_told(tmp_path):
+    config = config_of([], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+    with pytest.raises(RecordsError):
+        plan(config, iters_per_epoch=100, work_dir=str(tmp_path / 'nowhere'))
+    _probe(tmp_path)
+    found = plan(config, iters_per_epoch=100, work_dir=str(tmp_path))
+    assert found['layers'] == []
+    assert any('are not used' in line for line in found['assumptions'])
+
+
+SHAPES = f"""
+_base_ = ['{ROOT}/configs/shapes/mask-rcnn_r18_fpn_shapes.py']
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
+    dict(type='MultiStepLR', by_epoch=False, milestones=[700], gamma=0.1, end=1000),
+]
+train_cfg = dict(max_iters=1000, val_interval=1000)
+default_hooks = dict(checkpoint=dict(interval=400))
+image_scale = (64, 64)
+val_cfg = val_dataloader = val_evaluator = None
+test_cfg = test_dataloader = test_evaluator = None
+"""
+
+
+def _train_shapes(config: Path, data: Path, *arguments: str | Path) -> None:
+    command = ['tools/train.py', config, '--work-dir', config.parent / 'run']
+    options = [f'train_dataloader.dataset.data_root={data}/', 'image_scale=(64,64)']
+    done = subprocess.run(
+        [sys.executable, *command, *arguments, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _measured(columns: dict, first: int, last: int) -> np.ndarray:
+    """‖w‖, the root mean square of Δ, and L over some iterations."""
+    chosen = (columns['iter'] > first) & (columns['iter'] <= last)
+    mean, var = (columns[f'angular_update_{s}'] for s in ('mean', 'var'))
+    values = columns['weight_norm_mean'], mean**2 + var, columns['unit_h_mean']
+    weights = columns['count'][chosen]
+    norm, angle_sq, unit = (np.average(v[chosen], weights=weights) for v in values)
+    return np.array([norm, np.sqrt(angle_sq), unit])
+
+
+def _errors(ahead: dict, seen: dict, stage: int, span: tuple, share: float) -> tuple:
+    """Relative errors over layers of ‖w‖, of Δ, and of ‖w‖ had L been as measured."""
+    found = []
+    for layer in ahead['layers']:
+        told = layer['stages'][stage]['plain']
+        norm, angle = (
+            told[f'start{name}'] * (1 - share) + told[f'end{name}'] * share
+            for name in ('_norm', '')
+        )
+        measured = _measured(seen[layer['layer']], *span)
+        drift = (measured[2] / layer['unit_grad_sq']) ** 0.25
+        found.append(np.array([norm, angle, norm * drift]) / measured[[0, 1, 0]] - 1)
+    errors = np.abs(found)
+    names = 'norm', 'angle', 'norm at L'
+    for name, column in zip(names, np.transpose(found), strict=True):
+        low, middle, high = np.quantile(column, [0.1, 0.5, 0.9])
+        print(f'{name} in {span}: {low:+.1%} {middle:+.1%} {high:+.1%} of layers')
+    return np.median(errors, axis=0), np.quantile(errors, 0.9, axis=0)
+
+
+@pytest.mark.slow
+def test_a_plan_from_a_probe_meets_what_training_on_measures(tmp_path):
+    """Mask R-CNN on shapes: 400 iterations foretell the 600 after them.
+
+    Measured when this was written, as the median error over 27 layers: at the end of
+    the first stage 3 % in Δ and 11 % in ‖w‖, all of it because L moved on, by 40 %:
+    with the L of then it is 1 %. After the cut 18 % in Δ, as L changes with the rate;
+    Δ* would be off by 140 %. The tolerances are of that same run. An earlier probe
+    foretells less: from 300 iterations at a third of the decay, while L still fell to
+    half, Δ was off by 19 to 27 %.
+    """
+    write_shapes(tmp_path / 'shapes', train=200, val=4, size=64)
+    config, run = tmp_path / 'config.py', tmp_path / 'run'
+    config.write_text(SHAPES)
+    length = ['--cfg-options', 'train_cfg.max_iters=400']
+    _train_shapes(config, tmp_path / 'shapes', *length)
+    ahead = plan(str(config), work_dir=str(run))
+    assert [s['last_iter'] for s in ahead['stages']] == [49, 700, 1000]
+
+    resume = ['--resume', run / 'iter_400.pth', '--cfg-options']
+    _train_shapes(config, tmp_path / 'shapes', *resume)
+    seen = dict(read_records(run).by_layer())
+    median, most = _errors(ahead, seen, 1, (600, 700), share=1)
+    assert (median < [0.25, 0.06, 0.03]).all(), median
+    assert (most < [0.8, 0.15, 0.1]).all(), most
+    median, most = _errors(ahead, seen, 2, (700, 1000), share=0.5)
+    assert (median[:2] < [0.25, 0.35]).all(), median
+    assert (most[:2] < [0.8, 0.7]).all(), most
