@@ -3,14 +3,14 @@
 Every study is a module, started with ``python -m`` in the root folder of a checkout:
 
 ``python -m studies.reproduction``
-    The paper's claims on small models, docs/reproduction.md; an hour and a half.
+    The paper's claims on small models, docs/reproduction.md.
     ``bash tools/reproduce.sh`` starts it in an environment that it sets up first.
 ``python -m studies.zoo``
-    MMDetection's shipped configs, audited, docs/zoo.md; hours.
+    MMDetection's shipped configs, audited, docs/zoo.md.
 ``python -m studies.check_power``
-    What ``smd check`` finds on walks whose truth is known, docs/checks_power.md; an hour.
+    What ``smd check`` finds on walks whose truth is known, docs/checks_power.md.
 ``python -m studies.reliability``
-    What befalls runs, and what they survive, docs/reliability.md; minutes.
+    What befalls runs, and what they survive, docs/reliability.md.
 
 Each has ``--help``.
 """
