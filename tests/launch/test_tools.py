@@ -385,10 +385,6 @@ def test_files_that_are_there_and_loops_that_do_not_run_are_fine(tmp_path):
         check_data_files(cfg, training=True)
 
 
-def test_the_audit_of_the_zoo_refuses_unknown_options_in_one_line(capsys):
-    assert '--bad' in one_error(capsys, 'audit_zoo.py', '--bad')
-
-
 def test_empty_paths_are_refused(tiny, capsys):
     config = tiny / 'config.py'
     assert 'empty' in one_error(capsys, 'train.py', '')
