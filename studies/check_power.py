@@ -13,14 +13,12 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from simulation import BROKEN, OBEYING, Scenario, simulate
 
 from smd_mmdet import checks
 
 from . import ROOT
 from .markdown import row, table
-
-# isort: split
-from simulation import BROKEN, OBEYING, Scenario, simulate
 
 INTRODUCTION = """\
 # Detection power and false alarms of `smd check`
@@ -81,7 +79,7 @@ def count(task: tuple[Scenario, int, int]) -> Tally:
             right &= stage.state == scenario.state
         tally.layers += 1
         tally.named += right
-        tally.assumptions.update(failing)
+        tally.assumptions.update(sorted(failing))
         tally.states[stage.state] += 1
         tally.angle[stage.verdict_of('angular_update')] += 1
     return tally
