@@ -22,11 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 # The packages of this checkout: smd_mmdet, and studies for the tables.
 sys.path.insert(0, str(ROOT))
 
+from studies.markdown import table  # noqa: E402
 
 __all__ = [
-    *('ROOT', 'Layers', 'arguments', 'interleaved', 'machine', 'median_interval'),
-    *('milliseconds', 'plain_read', 'quickstart_shapes', 'random_layers'),
-    *('resnet50_shapes', 'synchronize', 'table', 'timed'),
+    'ROOT',
+    'Layers',
+    'arguments',
+    'interleaved',
+    'machine',
+    'median_interval',
+    'milliseconds',
+    'plain_read',
+    'quickstart_shapes',
+    'random_layers',
+    'resnet50_shapes',
+    'synchronize',
+    'table',
+    'timed',
 ]
 
 Layers = list[tuple[Tensor, Tensor, Tensor]]
