@@ -1,8 +1,13 @@
-"""What the benchmarks share: layers, interleaved timing, tables, the machine."""
+"""What the benchmarks share: layers, interleaved timing, tables, the machine.
+
+Benchmarks are scripts, started as ``python benchmarks/NAME.py``; they import this file
+by its bare name.
+"""
 
 import argparse
 import platform
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +19,27 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
+# The packages of this checkout: smd_mmdet, and studies for the tables.
+sys.path.insert(0, str(ROOT))
+
+from studies.markdown import table  # noqa: E402
+
+__all__ = [
+    'ROOT',
+    'Layers',
+    'arguments',
+    'interleaved',
+    'machine',
+    'median_interval',
+    'milliseconds',
+    'plain_read',
+    'quickstart_shapes',
+    'random_layers',
+    'resnet50_shapes',
+    'synchronize',
+    'table',
+    'timed',
+]
 
 Layers = list[tuple[Tensor, Tensor, Tensor]]
 
@@ -52,7 +78,7 @@ def random_layers(
     device: str = 'cpu',
     dtype: torch.dtype = torch.float32,
 ) -> Layers:
-    """(w, g, v) of every shape."""
+    """A weight, its gradient and its momentum buffer (w, g, v) of every shape."""
     return [
         tuple(torch.randn(shape, device=device, dtype=dtype) * 0.1 for _ in range(3))
         for shape in shapes
@@ -60,9 +86,10 @@ def random_layers(
 
 
 def plain_read(layers: Layers) -> Callable[[], object]:
-    """Reads every element once and does next to nothing with it.
+    """A function that reads every element once and does next to nothing with it.
 
-    On a GPU from one tensor: with a call for each layer the calls would be timed.
+    On a GPU it reads one tensor that holds all layers: with a call for each layer the
+    calls would be timed.
     """
     if layers[0][0].is_cuda:
         return torch.cat([t.reshape(-1) for layer in layers for t in layer]).sum
@@ -79,8 +106,8 @@ def arguments(doc: str, rounds: int) -> argparse.ArgumentParser:
     """A parser of what most benchmarks take.
 
     Args:
-        doc: Of the script; its first line describes it.
-        rounds: By default.
+        doc: Docstring of the script; its first line describes it.
+        rounds: Rounds of measurement by default.
     """
     parser = argparse.ArgumentParser(description=doc.split('\n')[0])
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
@@ -129,14 +156,8 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(values)), *np.percentile(samples, [2.5, 97.5]).tolist()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
-
-
 def milliseconds(seconds: float) -> str:
-    """As text."""
+    """Seconds as text in milliseconds."""
     return f'{seconds * 1e3:.3g}'
 
 

@@ -10,5 +10,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SMD_PYTHON=$(bash "$root/tools/setup_env.sh")
-export SMD_PYTHON
-exec "$SMD_PYTHON" -W ignore "$root/tools/reproduce.py" "$@"
+export SMD_PYTHON PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+exec "$SMD_PYTHON" -W ignore -m studies.reproduction "$@"

@@ -1,4 +1,4 @@
-"""What the theorems say of walks, beside what the walks do."""
+"""What the theorems say of random walks, beside what the walks do."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,24 @@ import numpy as np
 
 from smd_mmdet import theory
 
-from .walks import Walks
+from .walks import Walks, relaxation_time
 
-MOMENTS = (0, 0.5, 1, 2, 4, 8)  # of a course, in relaxation times
-FOLDS = 12  # length of a walk, in relaxation times of the mean of ‖w‖⁴
-TOLERANCE = 0.1  # of ‖w‖⁴, within which a new equilibrium counts as reached
-DROP = 10.0  # what the rate is divided by
+__all__ = [
+    *('CASES', 'DROPS', 'MOMENTS', 'Drop', 'Equilibrium'),
+    *('bound', 'drops', 'equilibria'),
+]
 
-# Settings of walks by what they show; λη/(1−α) is 1e-3 in all of them.
+# Times at which a walk is compared with its bound, in relaxation times of the mean of
+# ‖w‖⁴, (1−α)/(4λη) iterations.
+MOMENTS = (0, 0.5, 1, 2, 4, 8)
+# Length of a walk to equilibrium, in the same unit.
+FOLDS = 12
+# A new equilibrium counts as reached where ‖w‖⁴ is within this share of w*⁴.
+TOLERANCE = 0.1
+# What the learning rate is divided by where it drops.
+DROP = 10.0
+
+# Settings of walks by the name of the case; λη/(1−α) is 1e-3 in all of them.
 _SGD = dict(lr=0.5, weight_decay=2e-3)
 _MOMENTUM = dict(lr=0.05, weight_decay=2e-3, momentum=0.9)
 CASES = {
@@ -32,25 +42,26 @@ class Equilibrium:
     """A case at rest and on its way there (Theorems 1, 2, 3).
 
     Args:
-        name: Of the case.
-        mean: L.
-        noise: V/L².
+        name: Name of the case.
+        mean: L, the mean of h̃.
+        noise: V/L², the variance of h̃ over the square of its mean.
         norm: ‖w‖/w* at the end, from the mean of ‖w‖⁴.
         angle: Δ_rms/Δ* at the end.
-        rate: At which the mean of ‖w‖⁴ nears w*⁴, over 4λη/(1−α).
-        spread_rate: At which E(‖w‖² − w*²)² shrinks on the way, over the 2λη/(1−α)
-            that the theorem guarantees.
-        spread: E(‖w‖² − w*²)²/w*⁴ that remains.
-        constant: C(α) for which C(α)·Vη²/l is just that much.
+        rate: Rate at which the mean of ‖w‖⁴ nears w*⁴, over 4λη/(1−α).
+        spread_rate: Rate at which E(‖w‖² − w*²)² shrinks on the way, over the
+            2λη/(1−α) that the theorem guarantees.
+        spread: E(‖w‖² − w*²)²/w*⁴ that remains at rest.
+        constant: C(α) for which the bound at rest, C(α)·Vη²/l, is just what remains.
         exceeded: Iterations at which E(‖w‖² − w*²)² exceeds Theorem 1's bound; None
-            with momentum, whose constant is not stated.
-        closest: The most that it was of that bound, after one relaxation time.
+            with momentum, where Theorem 2 holds and its constant is not stated.
+        closest: Largest share of Theorem 1's bound that E(‖w‖² − w*²)² came to, after
+            one relaxation time; None with momentum.
         off: Share of iterations with |Δ/Δ* − 1| beyond Theorem 3's tolerance.
-        allowed: (V/(Ll))^(1/3), the tolerance, and the most that share may be.
-        usual: What |Δ/Δ* − 1| exceeds in 1 % of iterations only.
-        least: l/L.
+        allowed: (V/(Ll))^(1/3), which is both this tolerance and the bound on ``off``.
+        usual: 99 % quantile of |Δ/Δ* − 1|.
+        least: l/L, the lowest h̃ over its mean.
         least_allowed: What assumption 4 says l/L must exceed.
-        course: Relaxation times since the start, E(‖w‖² − w*²)²/w*⁴ then, and the
+        course: For each of :data:`MOMENTS` the moment, E(‖w‖² − w*²)²/w*⁴ then, and the
             theorem's bound on it; with momentum the bound has the constant above.
     """
 
@@ -78,13 +89,13 @@ class Drop:
     """A rate divided by :data:`DROP` at equilibrium (Corollary 3.1, rescaling).
 
     Args:
-        name: Of the case.
-        rescaled: Whether the weights were.
+        name: Name of the case.
+        rescaled: Whether the weights were rescaled at the drop.
         first: Δ_rms/Δ* of the new rate in the first iteration.
         after_fold: The same after one relaxation time of the new rate.
         needed: Iterations until ‖w‖⁴ stays within 10 % of its new equilibrium.
-        corollary: The fewest that Corollary 3.1 allows.
-        decay_alone: Those that decay takes without any gradient.
+        corollary: The fewest iterations that Corollary 3.1 allows.
+        decay_alone: Iterations that the same takes by decay alone, without gradients.
     """
 
     name: str
@@ -97,17 +108,22 @@ class Drop:
 
 
 def equilibria(number: int = 400, folds: float = FOLDS) -> list[Equilibrium]:
-    """All cases of :data:`CASES`.
+    """What became of all cases of :data:`CASES`.
 
     Args:
-        number: Walks in each.
+        number: Walks in each case.
         folds: Length of a walk in relaxation times.
     """
     return [_equilibrium(n, s, number, folds) for n, s in CASES.items()]
 
 
 def drops(number: int = 400, folds: float = 6.0) -> list[Drop]:
-    """Each case of :data:`DROPS`, plain and rescaled; arguments as above."""
+    """What became of each case of :data:`DROPS`, plain and rescaled.
+
+    Args:
+        number: Walks in each case.
+        folds: Length of a walk after the drop, in relaxation times of the new rate.
+    """
     return [
         _drop(name, settings, rescaled, number, folds)
         for name, settings in DROPS.items()
@@ -119,8 +135,8 @@ def bound(walks: Walks, constant: float | None = None) -> np.ndarray:
     """The theorem's bound on E(‖w‖² − w*²)² at each iteration.
 
     Args:
-        walks: At one rate.
-        constant: C(α) of Theorem 2; None for Theorem 1, which has its own.
+        walks: Walks at one learning rate.
+        constant: C(α) of Theorem 2; None for Theorem 1, which states its constant.
     """
     settings = walks.lr[0], walks.weight_decay
     rate = theory.relaxation_rate(*settings, walks.momentum)
@@ -172,7 +188,7 @@ def _equilibrium(name: str, settings: dict, number: int, folds: float) -> Equili
 
 
 def _rate(distance: np.ndarray, fold: float) -> float:
-    """Rate of exponential decay, from one relaxation time to the fourth."""
+    """Rate of exponential decay, fitted from one relaxation time to the fourth."""
     part = np.arange(int(fold), int(4 * fold))
     return float(-np.polyfit(part, np.log(distance[part]), 1)[0])
 
@@ -186,7 +202,6 @@ def _drop(name: str, settings: dict, rescaled: bool, number: int, folds: float) 
     near = np.abs(walks.norm4_ratio[before:] - 1) < TOLERANCE
     away = np.flatnonzero(~near)
     after = walks.lr[-1], walks.weight_decay
-    shrink = 4 * walks.weight_decay * walks.lr[-1] / (1 - walks.momentum)
     return Drop(
         name=name,
         rescaled=rescaled,
@@ -194,12 +209,14 @@ def _drop(name: str, settings: dict, rescaled: bool, number: int, folds: float) 
         after_fold=float(walks.angle_ratio[before + int(walks.fold)]),
         needed=int(away[-1] + 1) if len(away) else 0,
         corollary=theory.iterations_to_equilibrium(*after, DROP, walks.momentum),
-        decay_alone=int(np.log(DROP / (1 + TOLERANCE)) / shrink),
+        # By decay alone ‖w‖⁴ shrinks by 1/e in one relaxation time.
+        decay_alone=int(np.log(DROP / (1 + TOLERANCE)) * walks.fold),
     )
 
 
 def _walks(settings: dict, number: int, folds: float) -> Walks:
-    rate = 4 * settings['lr'] * settings['weight_decay']
-    steps = int(folds * (1 - settings.get('momentum', 0.0)) / rate)
+    """Walks at one rate, so many relaxation times long."""
+    lr, decay = settings['lr'], settings['weight_decay']
+    steps = int(folds * relaxation_time(lr, decay, settings.get('momentum', 0.0)))
     rest = {k: v for k, v in settings.items() if k != 'lr'}
-    return Walks(np.full(steps, settings['lr']), number=number, **rest)
+    return Walks(np.full(steps, lr), number=number, **rest)

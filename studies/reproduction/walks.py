@@ -1,10 +1,12 @@
 """The theorems against random walks of a scale-invariant weight.
 
-The loss depends on the direction of w only: its gradient is tangential, of a size
-whose law is set, in a direction drawn at random. Of such a walk nothing matters but
-the inner products ⟨w, w⟩, ⟨w, v⟩, ⟨v, v⟩, and the cosine between the gradient and
-the tangential part of v, which in d dimensions is that of a random direction. So
-three numbers a walk, in float64, are the d-dimensional walk, exactly.
+The loss depends on the direction of w only, so its gradient g is tangential to the
+sphere; its length is drawn from a law that is set, and its direction at random. Norms
+and angles of such a walk depend on nothing but the inner products ⟨w, w⟩, ⟨w, v⟩ and
+⟨v, v⟩ (v is the momentum buffer) and, in each step, on the cosine between g and the
+tangential part of v. In d dimensions that cosine is the one of a random direction,
+which can be drawn by itself. So three numbers in float64 stand for a walk in d
+dimensions, without approximation.
 """
 
 from dataclasses import dataclass, field
@@ -14,23 +16,26 @@ import numpy as np
 
 from smd_mmdet import theory
 
+__all__ = ['Walks', 'advance', 'relaxation_time']
+
 
 @dataclass
 class Walks:
     """Random walks under SGD, as torch writes it: v ← αv + g + λw, w ← w − ηv.
 
     Args:
-        lr: One rate per iteration.
-        weight_decay: λ.
-        momentum: α.
+        lr: Learning rate η, one per iteration.
+        weight_decay: Weight decay λ.
+        momentum: Momentum α.
         start: ‖w‖⁴ at the start, as a multiple of w*⁴ of the first rate.
-        spread: ‖g̃‖² is drawn evenly from 1 ± spread, so E‖g̃‖² = 1.
-        correlation: Of the gradient's direction with the momentum buffer's.
+        spread: Half the width of the law of ‖g̃‖², which is drawn evenly from
+            1 ± spread; so E‖g̃‖² = 1.
+        correlation: Cosine of the gradient and the tangential part of v, on average.
         rescale: Multiply weights by k^(−1/4), and v by its inverse, where the rate is
             divided by k.
-        number: Walks.
-        size: d, numbers in a weight.
-        seed: Of the random numbers.
+        number: How many walks.
+        size: Dimension d, the numbers in a weight.
+        seed: Seed of the random numbers.
     """
 
     lr: np.ndarray
@@ -68,7 +73,7 @@ class Walks:
             )
 
     def _cosine(self, rng: np.random.Generator) -> np.ndarray:
-        """Cosine of the gradient and the tangential part of v."""
+        """Cosine of the gradient and the tangential part of v, drawn for each walk."""
         along = rng.standard_normal(self.number)
         across = rng.chisquare(self.size - 2, self.number)
         share = self.correlation
@@ -81,16 +86,17 @@ class Walks:
 
     @cached_property
     def variance(self) -> float:
-        """V, its variance."""
+        """V, the variance of h̃."""
         return float(self._settled.var())
 
     @cached_property
     def least(self) -> float:
-        """l, the lowest it ever was."""
+        """l, the lowest h̃ that ever was."""
         return float(self._settled.min())
 
     @property
     def _settled(self) -> np.ndarray:
+        """h̃ once v has filled, ten of its time constants after the start."""
         return self.unit_h[int(10 / (1 - self.momentum)) :]
 
     @cached_property
@@ -121,8 +127,17 @@ class Walks:
 
     @property
     def fold(self) -> float:
-        """Iterations in which the mean of ‖w‖⁴ relaxes by 1/e, at the last rate."""
-        return (1 - self.momentum) / (4 * self.weight_decay * self.lr[-1])
+        """The relaxation time of the last rate."""
+        return relaxation_time(self.lr[-1], self.weight_decay, self.momentum)
+
+
+def relaxation_time(lr: float, weight_decay: float, momentum: float = 0.0) -> float:
+    """Iterations in which the mean of ‖w‖⁴ nears w*⁴ by a factor 1/e.
+
+    That mean relaxes at 4λη/(1−α), twice the rate that the theorems guarantee for
+    E(‖w‖² − w*²)².
+    """
+    return float(1 / (2 * theory.relaxation_rate(lr, weight_decay, momentum)))
 
 
 def advance(
@@ -136,15 +151,16 @@ def advance(
     """One step of SGD in inner products.
 
     Args:
-        state: ⟨w, w⟩, ⟨w, v⟩, ⟨v, v⟩ before it.
-        unit_grad_sq: ‖g̃‖².
-        cosine: Of g and the part of v that is tangential to w.
-        lr: η.
-        weight_decay: λ.
-        momentum: α.
+        state: ⟨w, w⟩, ⟨w, v⟩ and ⟨v, v⟩ before the step, one of each per walk.
+        unit_grad_sq: ‖g̃‖² = ‖g‖²‖w‖² of the unit gradient.
+        cosine: Cosine of g and the part of v that is tangential to w.
+        lr: Learning rate η.
+        weight_decay: Weight decay λ.
+        momentum: Momentum α.
 
     Returns:
-        The state after it, Δ in radians, and h̃.
+        The state after the step, the angular update Δ in radians, and
+        h̃ = (‖g‖² + 2α⟨g, v⟩)‖w‖².
     """
     ww, wv, vv = state
     gg = unit_grad_sq / ww

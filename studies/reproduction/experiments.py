@@ -1,7 +1,9 @@
-"""What is trained: a list. Another model is another entry, nothing else."""
+"""The list of what is trained. Another model is another entry in it, nothing else."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+__all__ = ['DATA', 'EXPERIMENTS', 'Data', 'Experiment']
 
 
 @dataclass(frozen=True)
@@ -9,17 +11,19 @@ class Experiment:
     """Runs of one config that differ by their seed.
 
     Args:
-        name: Of the folders, WORK_DIR/NAME-seedK.
-        config: Its path in the repository.
-        group: The model; its experiments stand together on the page.
-        title: What is done to it, in a phrase.
-        rank: Lower ones are trained first, within one rank seed by seed.
-        seeds: How many runs.
-        data: Which of :data:`DATA` it needs; '' for none.
-        options: What ``--cfg-options`` change, besides the seed.
-        against: Name of the experiment it is compared with, seed by seed.
+        name: Name of the experiment. Its runs lie in WORK_DIR/NAME-seedK.
+        config: Path of the config in the repository.
+        group: Name of the model; its experiments stand together on the page.
+        title: What is done to the model, in a phrase.
+        rank: Place in the order of training: lower ranks go first, and within one
+            rank the first seed of every experiment goes before the second.
+        seeds: How many runs there are, with seeds from 0.
+        data: Key in :data:`DATA` of the data set it needs; '' for none.
+        options: Settings of the config to change by ``--cfg-options``, besides the
+            seed.
+        against: Name of the experiment it is compared with, seed by seed; '' for none.
         quick: Whether ``--quick`` trains it, with the first seed.
-        figures: Drawn of the first seed; names as in ``smd report``.
+        figures: Names of the figures of the first seed, as in ``smd report``.
     """
 
     name: str
@@ -40,9 +44,10 @@ class Data:
     """A data set that is drawn once.
 
     Args:
-        folder: Its path in the repository.
+        folder: Path of its folder in the repository.
         program: Arguments that make Python draw it; folder and options follow.
-        options: How large, and the like. ``FOLDER/made`` holds them once it is whole.
+        options: Options that say how large it is, and the like. Once the data set is
+            complete, they are written to ``FOLDER/made``.
     """
 
     folder: str
@@ -61,6 +66,7 @@ DATA = {
     ),
 }
 
+# The figures that the paper shows of a run.
 _PAPER = ('angular_update', 'weight_norm')
 
 
@@ -81,10 +87,10 @@ def _detectors(prefix: str, rank: int, seeds: int = 1, **rest) -> list[Experimen
     """The runs of the paper with one detector.
 
     Args:
-        prefix: Of its names.
-        rank: Of its pair of plain and rescaled runs.
-        seeds: Of that pair.
-        rest: Settings of that pair.
+        prefix: Beginning of their names, the detector and its norm.
+        rank: Rank of the pair of plain and rescaled runs; the others are five later.
+        seeds: Seeds of that pair.
+        rest: Other fields of :class:`Experiment` for that pair.
     """
     return [
         _detector(prefix, '3stage', 'three stages, plain', rank, seeds=seeds, **rest),

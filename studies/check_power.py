@@ -1,31 +1,47 @@
 """Detection power and false alarms of `smd check`, on walks whose truth is known.
 
-    PYTHONPATH=. python benchmarks/check_power.py [--seeds 200] [--layers 5]
+    python -m studies.check_power [--seeds 200] [--layers 5]
 
-writes docs/checks_power.md. Every figure in it is counted here; a seed is one run
-whose report holds all layers, as a user's would.
+writes docs/checks_power.md. Every figure in it is counted here. Each seed makes one
+run, whose report covers all of its layers, as that of a user's run would.
 """
 
 import argparse
-import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from simulation import BROKEN, OBEYING, Scenario, simulate
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from smd_mmdet import checks
 
-from simulation import BROKEN, OBEYING, Scenario, simulate  # noqa: E402
+from . import ROOT
+from .markdown import row, table
 
-from smd_mmdet import checks  # noqa: E402
+INTRODUCTION = """\
+# Detection power and false alarms of `smd check`
+
+Counted by `python -m studies.check_power` on float64 random walks of scale-invariant \
+weights (`tests/simulation.py`), recorded in windows of 50 iterations: {seeds} runs of \
+{layers} layers each. A family-wise level of {level:.0%} per report is what the checks \
+claim."""
 
 
 @dataclass
 class Tally:
-    """Counts over runs of one scenario."""
+    """Counts over runs of one scenario.
+
+    Args:
+        runs: How many runs were made.
+        failing_runs: Runs in which a conclusion fails, so that the exit code is 1.
+        layers: Layers in all runs.
+        named: Layers whose fault is named, and nothing else.
+        assumptions: How often each assumption fails.
+        states: How often a layer ends in each state.
+        angle: How often Δ* comes to each verdict.
+    """
 
     runs: int = 0
     failing_runs: int = 0
@@ -41,7 +57,11 @@ class Tally:
 
 
 def count(task: tuple[Scenario, int, int]) -> Tally:
-    """One run."""
+    """Simulate and check one run.
+
+    Args:
+        task: Scenario, number of layers, and seed.
+    """
     scenario, layers, seed = task
     report = checks.check(simulate(scenario, layers, seed))
     tally = Tally(runs=1, failing_runs=report.exit_code)
@@ -59,14 +79,14 @@ def count(task: tuple[Scenario, int, int]) -> Tally:
             right &= stage.state == scenario.state
         tally.layers += 1
         tally.named += right
-        tally.assumptions.update(failing)
+        tally.assumptions.update(sorted(failing))
         tally.states[stage.state] += 1
         tally.angle[stage.verdict_of('angular_update')] += 1
     return tally
 
 
 def measure(pool: Pool, scenario: Scenario, seeds: int, layers: int) -> Tally:
-    """All runs of a scenario."""
+    """Simulate and check a run of a scenario for each seed."""
     total = Tally()
     tasks = [(scenario, layers, seed) for seed in range(seeds)]
     for tally in pool.imap_unordered(count, tasks, chunksize=4):
@@ -99,62 +119,78 @@ def weaker() -> dict[str, Scenario]:
 
 
 def share(part: int, whole: int) -> str:
+    """A share in per cent."""
     return f'{part / whole:.1%}' if whole else '–'
 
 
 def commonest(counter: Counter, whole: int) -> str:
+    """What was counted most often, up to three entries, with their shares."""
     return ', '.join(f'{k} {v / whole:.0%}' for k, v in counter.most_common(3)) or '–'
 
 
-def page(seeds: int, layers: int, pool: Pool) -> str:
-    """The document."""
-    lines = [
-        '# Detection power and false alarms of `smd check`',
-        '',
-        'Counted by `benchmarks/check_power.py` on float64 random walks of '
-        'scale-invariant weights (`tests/simulation.py`), recorded in windows of 50 '
-        f'iterations: {seeds} runs of {layers} layers each. A family-wise level of '
-        f'{checks.LEVEL:.0%} per report is what the checks claim.',
-        '',
-        '## Walks that obey the theory',
-        '',
-        '| walk | runs with a false alarm | states of the layers | `angular_update` |',
-        '|---|---|---|---|',
-    ]
+def obeying_table(pool: Pool, seeds: int, layers: int) -> str:
+    """What is said of walks that obey the theory, each row printed as it is counted."""
+    head = ('walk', 'runs with a false alarm', 'states of the layers')
+    rows = []
     for name, scenario in OBEYING.items():
         tally = measure(pool, scenario, seeds, layers)
-        lines.append(
-            f'| {name} | {tally.failing_runs} of {tally.runs} '
-            f'| {commonest(tally.states, tally.layers)} '
-            f'| {commonest(tally.angle, tally.layers)} |'
+        cells = (
+            name,
+            f'{tally.failing_runs} of {tally.runs}',
+            commonest(tally.states, tally.layers),
+            commonest(tally.angle, tally.layers),
         )
-        print(lines[-1], flush=True)
-    head = [
-        '| walk | named, nothing else | exit code 1 | failing assumptions | states |',
-        '|---|---|---|---|---|',
+        print(row(cells), flush=True)
+        rows.append(cells)
+    return table((*head, '`angular_update`'), rows, dashes='---')
+
+
+def breaking_table(
+    pool: Pool, scenarios: dict[str, Scenario], seeds: int, layers: int
+) -> str:
+    """What is said of walks that break one thing; arguments as above."""
+    head = ('walk', 'named, nothing else', 'exit code 1', 'failing assumptions')
+    rows = []
+    for name, scenario in scenarios.items():
+        tally = measure(pool, scenario, seeds, layers)
+        cells = (
+            name,
+            f'{share(tally.named, tally.layers)} of layers',
+            f'{share(tally.failing_runs, tally.runs)} of runs',
+            commonest(tally.assumptions, tally.layers),
+            commonest(tally.states, tally.layers),
+        )
+        print(row(cells), flush=True)
+        rows.append(cells)
+    return table((*head, 'states'), rows, dashes='---')
+
+
+def page(seeds: int, layers: int, pool: Pool) -> str:
+    """The document.
+
+    Args:
+        seeds: Runs of each walk; smaller faults get a quarter, as their share in the
+            hundredths does not matter.
+        layers: Layers of each run.
+        pool: Processes that make the runs.
+    """
+    fewer = max(1, seeds // 4)
+    parts = [
+        INTRODUCTION.format(seeds=seeds, layers=layers, level=checks.LEVEL),
+        '## Walks that obey the theory',
+        obeying_table(pool, seeds, layers),
+        f'## Walks that break one thing ({seeds} runs each)',
+        breaking_table(pool, BROKEN, seeds, layers),
+        f'## Smaller faults, shorter runs ({fewer} runs each)',
+        breaking_table(pool, weaker(), fewer, layers),
     ]
-    parts = {
-        '## Walks that break one thing': BROKEN,
-        '## Smaller faults, shorter runs': weaker(),
-    }
-    for title, scenarios in parts.items():
-        # A curve needs no rare events.
-        number = seeds if scenarios is BROKEN else max(1, seeds // 4)
-        lines += ['', f'{title} ({number} runs each)', '', *head]
-        for name, scenario in scenarios.items():
-            tally = measure(pool, scenario, number, layers)
-            lines.append(
-                f'| {name} | {share(tally.named, tally.layers)} of layers '
-                f'| {share(tally.failing_runs, tally.runs)} of runs '
-                f'| {commonest(tally.assumptions, tally.layers)} '
-                f'| {commonest(tally.states, tally.layers)} |'
-            )
-            print(lines[-1], flush=True)
-    return '\n'.join(lines) + '\n'
+    return '\n\n'.join(parts) + '\n'
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='python -m studies.check_power', description=__doc__
+    )
     parser.add_argument('--seeds', type=int, default=200)
     parser.add_argument('--layers', type=int, default=5)
     parser.add_argument('--processes', type=int, default=2)

@@ -9,11 +9,14 @@ from smd_mmdet import checks
 from smd_mmdet.report import write_files
 from smd_mmdet.report.words import plural
 
+from ..markdown import table
 from . import theorems
+from .cells import METRICS, metrics_of, per_cent_of, spread
+from .comparison import Paired, compared_with, paired
 from .experiments import EXPERIMENTS, Experiment
-from .markdown import METRICS, metrics_of, per_cent_of, spread, table
 from .model_section import IMAGES, model_section
-from .results import Paired, Results, Spread, compared_with, paired, read_results
+from .results import Results, read_results
+from .spread import Spread
 from .theorem_section import theorem_section
 
 __all__ = ['write_page']
@@ -55,8 +58,8 @@ def write_page(
 
     Args:
         root: Folder of the runs.
-        out: The page; figures go to images/reproduction beside it.
-        experiments: That belong on it.
+        out: File of the page; figures go to images/reproduction beside it.
+        experiments: Experiments that belong on the page.
         walks: Random walks in each row of the theorems' tables; 0 leaves them out.
 
     Raises:
@@ -73,7 +76,9 @@ def write_page(
     images: dict[str, bytes] = {}
     for name, members in groups.items():
         if any(each.runs for each in members):
-            parts += [f'## {name}', *model_section(members, images)]
+            section = model_section(members)
+            parts += [f'## {name}', *section.paragraphs]
+            images.update(section.images)
     if walks:
         found, dropped = theorems.equilibria(walks), theorems.drops(walks)
         parts += theorem_section(found, dropped, walks)
@@ -82,7 +87,7 @@ def write_page(
 
 
 def _done(results: Sequence[Results]) -> str:
-    """What the page rests on, and what is not done."""
+    """Which runs the page rests on, and which are not done."""
     wanted = sum(each.experiment.seeds for each in results)
     done = sum(len(each.runs) for each in results)
     rows = [
@@ -101,7 +106,7 @@ def _done(results: Sequence[Results]) -> str:
 
 
 def _in_short(results: Sequence[Results]) -> str:
-    """One item per model and comparison."""
+    """A list of what the comparisons and the first stages came to."""
     items = []
     for each in results:
         other = compared_with(each, results)
@@ -112,6 +117,7 @@ def _in_short(results: Sequence[Results]) -> str:
 
 
 def _reached(results: Results) -> str:
+    """A sentence on an experiment's first stage, and on the theory over all stages."""
     first = results.stage_numbers[0] if results.stage_numbers else 0
     reports = [report for _, report in results.stages(first)]
     there = sum(report.state == checks.IN_EQUILIBRIUM for report in reports)

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from .. import ROOT
 from .experiments import DATA, Experiment
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ['Task', 'Training', 'draw_data', 'tasks_of', 'train_all']
+
+# A file in the folder of a run that has come to its end.
 FINISHED = 'finished'
+# What a run under way writes to its terminal.
 OUTPUT = 'output.log'
 
 
@@ -23,8 +27,8 @@ class Task:
     """One run.
 
     Args:
-        experiment: What it is a run of.
-        seed: Of its random numbers.
+        experiment: Experiment that it is a run of.
+        seed: Seed of its random numbers.
         root: Folder of all runs.
     """
 
@@ -48,7 +52,7 @@ class Task:
         return 'interrupted' if self.folder.exists() else 'not done'
 
     def command(self) -> list[str]:
-        """Trains the run, from its last checkpoint if there is one."""
+        """The command that trains it, from its last checkpoint if there is one."""
         options = {'randomness.seed': self.seed} | self.experiment.options
         return [
             *(sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'train.py')),
@@ -59,7 +63,11 @@ class Task:
         ]
 
     def _checkpoint(self) -> list[str]:
-        """The last one, here: what MMEngine noted is wrong once a folder was moved."""
+        """The last checkpoint, if there is one, as arguments of ``--resume``.
+
+        It is looked for in this folder: the path that MMEngine noted is wrong once the
+        folder was moved.
+        """
         try:
             noted = (self.folder / 'last_checkpoint').read_text().strip()
         except OSError:
@@ -74,7 +82,7 @@ def tasks_of(
     """Runs in the order of their importance.
 
     Args:
-        experiments: To take them from.
+        experiments: Experiments to take the runs from.
         root: Folder of all runs.
         only: Pattern that the name of the run or its experiment must match.
         quick: Take the first seed of the experiments marked so.
@@ -103,7 +111,7 @@ def draw_data(tasks: Sequence[Task], say: Callable[[str], None]) -> None:
         if not name:
             continue
         data = DATA[name]
-        # Written last, so a set that was interrupted is drawn again.
+        # This file is written last, so a set that was interrupted is drawn again.
         mark = ROOT / data.folder / 'made'
         if mark.is_file() and mark.read_text().strip() == data.options:
             continue
@@ -128,16 +136,16 @@ class Training:
 
     Args:
         task: The run.
-        threads: It may use.
-        lock: On its folder. The process inherits it and holds it for as long as it
-            lives, also when whoever started it was killed: a run is never trained
-            twice at once.
+        threads: How many threads it may use.
+        lock: File descriptor of the lock on its folder. The process inherits the lock
+            and holds it for as long as it lives, also when whoever started it was
+            killed: a run is never trained twice at once.
     """
 
     def __init__(self, task: Task, threads: int, lock: int) -> None:
         self.task, self._lock = task, lock
         environment = {
-            # The same result with and without a GPU at hand.
+            # So that the result is the same with and without a GPU at hand.
             'CUDA_VISIBLE_DEVICES': '-1',
             'OMP_NUM_THREADS': str(threads),
         }
@@ -186,7 +194,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _tidy(folder: Path) -> None:
-    """Leave records, scores and the log; the rest is large and not needed."""
+    """Leave records, scores and the log; checkpoints are large and not needed."""
     for path in [*folder.glob('*.pth'), folder / 'last_checkpoint', folder / OUTPUT]:
         path.unlink(missing_ok=True)
 
@@ -195,9 +203,9 @@ def train_all(tasks: Sequence[Task], jobs: int, say: Callable[[str], None]) -> i
     """Train all tasks that are not finished, some at a time.
 
     Args:
-        tasks: In their order.
-        jobs: Trainings at a time.
-        say: Told of every beginning, and of what fails.
+        tasks: Runs, in the order in which to train them.
+        jobs: How many are trained at a time.
+        say: Function that is told of every run that begins or fails, in a line.
 
     Returns:
         How many failed.
@@ -222,10 +230,8 @@ def train_all(tasks: Sequence[Task], jobs: int, say: Callable[[str], None]) -> i
                 running.remove(training)
                 if status:
                     failed += 1
-                    say(
-                        f'{training.task.name}: failed with exit status {status}: '
-                        f'{training.why()}'
-                    )
+                    name = training.task.name
+                    say(f'{name}: failed with exit status {status}: {training.why()}')
     finally:
         for training in running:
             training.stop()

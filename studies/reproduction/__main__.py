@@ -1,18 +1,21 @@
-#!/usr/bin/env python
-"""Train the reproduction's runs and write its page; started by tools/reproduce.sh."""
+"""Trains the reproduction's runs and writes its page.
+
+    bash tools/reproduce.sh [--quick] [--jobs N] [--only PATTERN] [--page] [--list]
+
+sets up the environment, then starts this as ``python -m studies.reproduction``.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+from smd_mmdet._text import one_line
+from smd_mmdet.launch.arguments import OneLineParser
 
-from reproduction import training  # noqa: E402
-from reproduction.experiments import EXPERIMENTS  # noqa: E402
-
-from smd_mmdet.launch.arguments import OneLineParser  # noqa: E402
+from .. import ROOT
+from . import training
+from .experiments import EXPERIMENTS
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train and write.
 
     Args:
-        arguments: Without the program's name; None takes the process's.
+        arguments: Arguments without the program's name; None takes those that the
+            process was started with.
 
     Returns:
         The exit code: 0, 1 (a run failed; the page says which are missing), or 2.
@@ -87,14 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.page:
             training.draw_data(args.tasks, say)
             failed = training.train_all(args.tasks, args.jobs, say)
-        from reproduction.page import write_page
+        # Only now: what draws the figures takes long to import.
+        from .page import write_page
 
         write_page(args.work_dir, args.out)
     except KeyboardInterrupt:
         say('interrupted; the same command goes on')
         return 130
     except (OSError, ValueError) as error:
-        say(f'error: {" ".join(str(error).split())}')
+        say(f'error: {one_line(error)}')
         return 2
     say(f'wrote {args.out}')
     if failed:

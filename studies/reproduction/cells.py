@@ -1,36 +1,30 @@
-"""Numbers and tables in Markdown."""
+"""Numbers, spreads and scores as cells of the page's tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from .results import Results, Spread
+from .results import Results
+from .spread import Spread
 
-# Headline scores, in the order they are shown.
+__all__ = ['METRICS', 'metrics_of', 'number', 'per_cent_of', 'score', 'spread']
+
+# The scores that the page shows, in its order; the logs hold many more.
 METRICS = {
     'coco/bbox_mAP': 'box AP',
     'coco/segm_mAP': 'mask AP',
     'accuracy/top1': 'top-1 accuracy',
 }
-# Those that are percentages; the others are shares of 1.
+# Scores that are logged in per cent; the others are logged as shares of 1.
 PERCENT = ('accuracy/top1',)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; '' for no rows."""
-    lines = [list(row) for row in rows]
-    if not lines:
-        return ''
-    ruled = [list(head), ['---'] * len(head), *lines]
-    return '\n'.join(f'| {" | ".join(_cell(c) for c in row)} |' for row in ruled)
-
-
-def _cell(text: str) -> str:
-    return ' '.join(str(text).replace('|', '\\|').split())
-
-
 def number(value: float | None, digits: int = 3) -> str:
-    """Three digits that count; '–' for nothing."""
+    """A number to three significant digits, or so many.
+
+    Whole numbers from 1,000 on keep all their digits. What is not known (None or NaN)
+    is '–', and what is infinite is '∞'.
+    """
     if value is None or not np.isfinite(value):
         return '–' if value is None or np.isnan(value) else '∞'
     if value and not 1e-3 <= abs(value) < 1e5:
@@ -39,7 +33,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def spread(found: Spread) -> str:
-    """Median and range."""
+    """The median, and the range in brackets where there is more than one value."""
     if not found.number:
         return '–'
     text = number(found.median)
@@ -49,7 +43,12 @@ def spread(found: Spread) -> str:
 
 
 def score(metric: str, values: Sequence[float]) -> str:
-    """Mean ± standard deviation, in per cent."""
+    """Mean ± standard deviation of a score over seeds, in per cent.
+
+    Args:
+        metric: Name of the score, as it is logged.
+        values: The score of each seed.
+    """
     shown = np.array(values) * per_cent_of(metric)
     if len(shown) == 1:
         return f'{shown[0]:.1f}'
@@ -57,9 +56,11 @@ def score(metric: str, values: Sequence[float]) -> str:
 
 
 def per_cent_of(metric: str) -> float:
+    """What a logged score is multiplied by to be in per cent."""
     return 1.0 if metric in PERCENT else 100.0
 
 
 def metrics_of(results: Results) -> list[str]:
+    """The scores among :data:`METRICS` that an experiment has."""
     found = results.scores()
     return [metric for metric in METRICS if metric in found]

@@ -1,0 +1,1 @@
+"""What runs survive: kills, full disks, damaged files, odd weights, hostile names."""

@@ -1,0 +1,1 @@
+"""MMDetection's shipped configs, audited: does structure find what numbers prove?"""
