@@ -45,7 +45,7 @@ class Strike(Hook):
             raise KeyError('a bug of the user')
         if what == 'break':
             [hook] = [h for h in runner.hooks if type(h).__name__ == 'SMDHook']
-            hook._reading._reader.tensors = out_of_luck
+            hook._share._reader.tensors = out_of_luck
 
     def after_train(self, runner):
         state = runner.model.module if runner.distributed else runner.model

@@ -272,14 +272,14 @@ def test_gradual_changes_are_left_alone_unless_asked_for(tmp_path, schedulers):
 
 
 def test_a_fault_changes_nothing_and_training_goes_on(tmp_path, monkeypatch):
-    from smd_mmdet.engine import rescale_hook
+    from smd_mmdet.engine import rescaling
 
     plain = everything(train(tiny_config(tmp_path / 'plain', max_iters=43)))
 
     def broken(*args):
         raise RuntimeError('no way')
 
-    monkeypatch.setattr(rescale_hook, 'plan', broken)
+    monkeypatch.setattr(rescaling, 'plan', broken)
     runner = train(rescaling(tmp_path / 'broken'))
     assert_equal(plain, everything(runner))
     log = next((tmp_path / 'broken').glob('*/*.log')).read_text()
@@ -439,7 +439,7 @@ def test_a_resume_in_mid_phase_equals_the_run_without_it(tmp_path, saved_at):
 class BreakPhase(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 15:
-            the_hook(runner)._phases._monitor._give_up(ValueError('broken'))
+            the_hook(runner)._work.phases._phase._monitor._give_up(ValueError('broken'))
 
 
 def test_a_phase_that_fails_ends_neither_checkpoints_nor_drops(tmp_path):
