@@ -272,14 +272,12 @@ def test_gradual_changes_are_left_alone_unless_asked_for(tmp_path, schedulers):
 
 
 def test_a_fault_changes_nothing_and_training_goes_on(tmp_path, monkeypatch):
-    from smd_mmdet.engine import rescaling
-
     plain = everything(train(tiny_config(tmp_path / 'plain', max_iters=43)))
 
     def broken(*args):
         raise RuntimeError('no way')
 
-    monkeypatch.setattr(rescaling, 'plan', broken)
+    monkeypatch.setattr('smd_mmdet.engine.rescaling.plan', broken)
     runner = train(rescaling(tmp_path / 'broken'))
     assert_equal(plain, everything(runner))
     log = next((tmp_path / 'broken').glob('*/*.log')).read_text()
