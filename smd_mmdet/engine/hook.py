@@ -117,14 +117,14 @@ class SMDHook(Hook):
         self.report = check_report(report)
         self.include = check_patterns('SMDHook: include', include)
         self.exclude = check_patterns('SMDHook: exclude', exclude)
-        # Of the checkpoint that is resumed: its window under way.
+        # The window that was under way in the run that is resumed.
         self._saved: dict | None = None
         # The processes that measure together; None where one measures by itself.
         self._group: dist.ProcessGroup | None = None
-        # What reads this process's share of the weights at every step. None before
-        # training, after it, and once measuring has ended in all processes.
+        # What reads this process's share of the weights at every step. It is None
+        # before training, after it, and once measuring has ended in all processes.
         self._share: SphericalMotionMonitor | None = None
-        # What becomes of the measured; see keeps_records.
+        # Where the measured values go, in the process that keeps the records.
         self._recording: Recording | None = None
 
     @property
@@ -222,9 +222,14 @@ class SMDHook(Hook):
             self._recording.describe(facts)
 
     def give_up(self, runner: Runner, fault: Exception) -> None:
-        """End the measuring of this process, with a warning; training goes on.
+        """End the measuring in this process, with a warning; training goes on.
 
-        Where processes measure together it still takes part in their exchange.
+        A process that measures with others still takes part in their exchange, so
+        that none of them waits for it.
+
+        Args:
+            runner: The run.
+            fault: What went wrong.
         """
         if self._recording is not None:
             self._recording.monitor.withdraw()
@@ -270,6 +275,7 @@ class SMDHook(Hook):
 
     @survive
     def _end_window(self, runner: Runner) -> None:
+        """Close the window under way before another optimizer is measured."""
         if self._recording is None:
             return
         runner.logger.warning(
@@ -303,7 +309,10 @@ class SMDHook(Hook):
             self._detach()
 
     def _detach(self) -> None:
-        """At the same moment in all processes: from then on none waits for another."""
+        """Stop reading.
+
+        All processes have to do it after the same step: none waits for another then.
+        """
         if self._share is not None:
             self._share.detach()
         self._share = None

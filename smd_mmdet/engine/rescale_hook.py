@@ -170,7 +170,12 @@ class SMDRescaleHook(Hook):
             self._work.phases.stop()
 
     def give_up(self, runner: Runner, fault: Exception) -> None:
-        """End the rescaling, with a warning; training goes on."""
+        """End the rescaling, with a warning; training goes on.
+
+        Args:
+            runner: The run.
+            fault: What went wrong.
+        """
         self._work = None
         runner.logger.warning(
             f'smd: rescaling stopped at iteration {runner.iter + 1}, training goes '

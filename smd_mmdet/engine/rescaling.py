@@ -79,8 +79,8 @@ def listed(left_alone: Mapping[str, str]) -> str:
     """The end of a message: the weights that are left alone or held back, and why."""
     if not left_alone:
         return ''
-    listed = ', '.join(f'{name} ({reason})' for name, reason in left_alone.items())
-    return f'; left alone or held back: {listed}'
+    named = ', '.join(f'{name} ({reason})' for name, reason in left_alone.items())
+    return f'; left alone or held back: {named}'
 
 
 def _plan(
