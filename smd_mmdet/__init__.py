@@ -1,13 +1,15 @@
-"""Spherical Motion Dynamics for MMDetection: measure, check, plan."""
+"""Spherical Motion Dynamics for MMDetection: measure, check, plan.
+
+Importing this package imports neither torch nor MMEngine. What MMEngine has to know of
+it is told as soon as MMEngine is imported, be that before or after: the hooks are
+registered, and configs may name ours as ``smd_mmdet::folder/name.py``.
+"""
 
 import importlib
-import importlib.abc
-import importlib.util
-import sys
-from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from wrapt import when_imported
 
 __version__ = '0.1.0'
 __all__ = ['SphericalMotionMonitor', '__version__', 'theory']
@@ -22,50 +24,15 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'smd_mmdet' has no attribute {name!r}")
 
 
-class _After(importlib.abc.MetaPathFinder):
-    """Does something as soon as a module of MMEngine's has been imported.
-
-    A config's ``custom_imports=dict(imports=['smd_mmdet'])`` does nothing where
-    smd_mmdet was imported before MMEngine.
-    """
-
-    def __init__(self, awaited: str, action: Callable[[], object]) -> None:
-        self.awaited = awaited
-        self.action = action
-
-    def find_spec(
-        self, name: str, path: object = None, target: object = None
-    ) -> ModuleSpec | None:
-        if name != self.awaited:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        loader: Any = spec and spec.loader
-        if loader is None:
-            return spec
-        execute = loader.exec_module
-
-        def execute_and_act(module: ModuleType) -> None:
-            execute(module)
-            self.action()
-
-        loader.exec_module = execute_and_act
-        return spec
+# A config's custom_imports=dict(imports=['smd_mmdet']) does nothing where smd_mmdet was
+# imported before MMEngine, so these wait for MMEngine, if it is not there already.
 
 
-def _share_configs() -> None:
+@when_imported('mmengine.config.config')
+def _share_configs(_: ModuleType) -> None:
     importlib.import_module('smd_mmdet.config.shipped').share_with_mmengine()
 
 
-def _register() -> None:
+@when_imported('mmengine.hooks')
+def _register(_: ModuleType) -> None:
     importlib.import_module('smd_mmdet.engine')
-
-
-for _awaited, _action in (
-    ('mmengine.config.config', _share_configs),
-    ('mmengine.hooks', _register),
-):
-    if _awaited in sys.modules:
-        _action()
-    else:
-        sys.meta_path.insert(0, _After(_awaited, _action))

@@ -17,11 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
-from tiny import tiny_config
+from tiny import forget_runs, rows_of, tiny_config
+from tiny import log_of as log_of
 
 from smd_mmdet import records
 from smd_mmdet.cli import main
@@ -62,8 +60,7 @@ def train(
     **changes,
 ) -> Runner:
     """A run of the tiny model, with SMDHook unless ``hook`` is empty."""
-    for kept in (MessageHub, MMLogger, DefaultScope, Visualizer):
-        kept._instance_dict.clear()
+    forget_runs()
     hook = dict(window=10) if hook is None else hook
     config = tiny_config(folder, hook=hook or None, **changes)
     with warnings.catch_warnings():
@@ -75,21 +72,12 @@ def train(
     return runner
 
 
-def log_of(runner: Runner) -> str:
-    """What the run told its user."""
-    return Path(runner.logger.handlers[1].baseFilename).read_text()
-
-
 def same_weights(one: Runner, other: Runner) -> bool:
     """Whether two runs ended with the same weights, bit for bit."""
     a, b = one.model.state_dict(), other.model.state_dict()
     return a.keys() == b.keys() and all(
         torch.equal(a[k].nan_to_num(7), b[k].nan_to_num(7)) for k in a
     )
-
-
-def rows_of(folder: Path) -> pd.DataFrame:
-    return read_records(folder).table.to_pandas()
 
 
 def same_rows(one: Path, other: Path) -> bool:

@@ -1,16 +1,21 @@
 """A model and data set small enough to train through MMEngine's Runner in a second."""
 
 import itertools
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import Dataset
 
 import smd_mmdet  # noqa: F401  # as custom_imports of a config file does
+from smd_mmdet.records import read_records
 
 _runs = itertools.count()
 SCALE_INVARIANT = ['layers.0.weight', 'layers.3.weight']
@@ -96,3 +101,34 @@ def tiny_config(work_dir, max_iters=60, hook=None, **changes) -> Config:
     config = Config(config)
     config.merge_from_dict(changes)
     return config
+
+
+def forget_runs():
+    """MMEngine keeps global instances by experiment name; a run begins without them."""
+    for kept in (MessageHub, MMLogger, DefaultScope, Visualizer):
+        kept._instance_dict.clear()
+
+
+def train(config, *hooks):
+    """Train as a config says, with some hooks more; the run when it is over."""
+    forget_runs()
+    runner = Runner.from_cfg(config)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+def weights(runner):
+    """Copies of weights and buffers by name."""
+    return {name: value.clone() for name, value in runner.model.state_dict().items()}
+
+
+def log_of(runner):
+    """What the run told its user."""
+    return Path(runner.logger.handlers[1].baseFilename).read_text()
+
+
+def rows_of(folder):
+    """The records of a run, as a table of pandas."""
+    return read_records(folder).table.to_pandas()

@@ -1,6 +1,9 @@
-"""Sorts parameters into scale-invariant groups and the rest."""
+"""The optimizer's constructor that sorts scale-invariant weights into own groups."""
+
+from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from mmengine.logging import print_log
@@ -9,14 +12,16 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from smd_mmdet import theory
+from smd_mmdet._arguments import real_number
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.settings import check_angular_update
+from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.readers import reader_for
 
 from .groups import split_groups
 from .layers import choose_layers, find_layers
 
-_KEYS = ('scale_invariant_decay_mult', 'angular_update', 'include', 'exclude')
+__all__ = ['SMDOptimWrapperConstructor']
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -30,14 +35,15 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     to the bit.
 
     Args:
-        optim_wrapper_cfg: As for MMEngine's constructor.
+        optim_wrapper_cfg: The config of the wrapper, as for MMEngine's constructor.
         paramwise_cfg: MMEngine's keys, and
 
             - ``scale_invariant_decay_mult`` (float): multiplies the weight decay of
               scale-invariant weights.
-            - ``angular_update`` (float): the equilibrium angular update wanted of
-              them, radians per iteration; sets their weight decay, once, from the
-              learning rate of the config (SGD only).
+            - ``angular_update`` (float): the equilibrium angular update Δ wanted of
+              them, radians per iteration. It sets their weight decay, once, from the
+              learning rate of the config: λ of Δ = √(2λη/(1 + α)), see
+              :func:`smd_mmdet.theory.weight_decay_for` (SGD only).
             - ``include``, ``exclude`` (list[str]): names or patterns of parameters
               to count, or not to count, as scale-invariant.
 
@@ -45,15 +51,42 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         SettingError: On a bad value of one of these keys.
 
     Example:
+        In a config:
+
         >>> optim_wrapper = dict(
         ...     constructor='SMDOptimWrapperConstructor',
-        ...     paramwise_cfg=dict(angular_update=1.45e-3, norm_decay_mult=0.))
+        ...     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4),
+        ...     paramwise_cfg=dict(scale_invariant_decay_mult=5.0))
+
+        MMEngine builds the optimizer from that, here for a convolution before batch
+        norm and a linear layer:
+
+        >>> from mmengine.optim import build_optim_wrapper
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(8, 2))
+        >>> wrapper = build_optim_wrapper(model, optim_wrapper)
+        >>> for group in wrapper.optimizer.param_groups:
+        ...     shapes = [tuple(p.shape) for p in group['params']]
+        ...     print(group['scale_invariant'], group['weight_decay'], shapes)
+        True 0.0005 [(8, 3, 3, 3)]
+        False 0.0001 [(8,), (8,), (2, 8), (2,)]
     """
 
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
-        self._options = {key: paramwise_cfg.pop(key, None) for key in _KEYS}
-        self._check_options()
+        decay_mult = paramwise_cfg.pop('scale_invariant_decay_mult', None)
+        angular_update = paramwise_cfg.pop('angular_update', None)
+        if decay_mult is not None and angular_update is not None:
+            raise SettingError(
+                'paramwise_cfg: scale_invariant_decay_mult and angular_update both '
+                'set the weight decay of scale-invariant weights; leave one out'
+            )
+        self._decay_mult = _number('scale_invariant_decay_mult', decay_mult)
+        self._angular_update = _number('angular_update', angular_update)
+        self._include = paramwise_cfg.pop('include', None)
+        self._exclude = paramwise_cfg.pop('exclude', None)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -61,45 +94,32 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         model = getattr(model, 'module', model)
         wrapper = super().__call__(model)
         entries = find_layers(model)
-        chosen = choose_layers(
-            entries, self._options['include'], self._options['exclude']
-        )
+        chosen = choose_layers(entries, self._include, self._exclude)
         wrapper.scale_invariance = _as_chosen(entries, chosen)
         parameters = dict(model.named_parameters())
         wrapper.split = split_groups(
             wrapper.optimizer, [parameters[entry.name] for entry in chosen]
         )
-        if self._options['angular_update'] is not None:
+        if self._angular_update is not None:
             check_angular_update(reader_for(wrapper.optimizer).theory)
         for group in wrapper.optimizer.param_groups:
             if group['scale_invariant']:
-                self._set_decay(group)
+                self._multiply_decay(group)
+                self._set_angular_update(group)
         return wrapper
 
-    def _check_options(self) -> None:
-        given = [key for key in _KEYS[:2] if self._options[key] is not None]
-        if len(given) > 1:
+    def _multiply_decay(self, group: dict) -> None:
+        if self._decay_mult is None:
+            return
+        if 'weight_decay' not in group:
             raise SettingError(
-                'paramwise_cfg: scale_invariant_decay_mult and angular_update both '
-                'set the weight decay of scale-invariant weights; leave one out'
+                'paramwise_cfg.scale_invariant_decay_mult: the optimizer has no '
+                'weight decay; leave the key out'
             )
-        for key in given:
-            value = self._options[key]
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < float('inf'):
-                raise SettingError(
-                    f'paramwise_cfg.{key} must be a number >= 0, got {value!r}'
-                )
+        group['weight_decay'] *= self._decay_mult
 
-    def _set_decay(self, group: dict) -> None:
-        if (factor := self._options['scale_invariant_decay_mult']) is not None:
-            if 'weight_decay' not in group:
-                raise SettingError(
-                    'paramwise_cfg.scale_invariant_decay_mult: the optimizer has no '
-                    'weight decay; leave the key out'
-                )
-            group['weight_decay'] *= factor
-        if (angle := self._options['angular_update']) is None:
+    def _set_angular_update(self, group: dict) -> None:
+        if (angle := self._angular_update) is None:
             return
         try:
             decay = theory.weight_decay_for(angle, group['lr'], group['momentum'])
@@ -121,7 +141,16 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
 
-def _as_chosen(entries: list, chosen: list) -> list:
+def _number(key: str, value: object) -> float | None:
+    """A number that is not negative, or None where the key is not given."""
+    if value is None:
+        return None
+    return real_number(value, f'paramwise_cfg.{key}', error=SettingError)
+
+
+def _as_chosen(
+    entries: Sequence[ScaleInvariance], chosen: Sequence[ScaleInvariance]
+) -> list[ScaleInvariance]:
     """The entries with the user's word put in the place of the structure's."""
     names = {entry.name for entry in chosen}
     said = 'paramwise_cfg says so'

@@ -11,19 +11,32 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
+__all__ = [
+    'Split',
+    'join_checkpoint',
+    'other_decay',
+    'split_checkpoint',
+    'split_groups',
+]
+
 # Lists of a scheduler's state with one entry per parameter group.
 _PER_GROUP = ('base_values', '_last_value')
 
 
 @dataclass(frozen=True)
 class Split:
-    """How groups were split: the stock ones by position, and where members went.
+    """How parameter groups were split, so that a checkpoint can be put as it was.
+
+    The groups as MMEngine makes them are called stock groups.
 
     Args:
         sizes: Number of parameters of each stock group.
-        parents: The stock group of each group there is now.
-        members: Positions in that stock group of its parameters.
-        invariant: Whether they are scale-invariant.
+        parents: For each group there is now, the index of the stock group that it is a
+            part of.
+        members: For each group there is now, the positions of its parameters in that
+            stock group.
+        invariant: For each group there is now, whether its parameters are
+            scale-invariant.
     """
 
     sizes: tuple[int, ...]
@@ -38,7 +51,7 @@ def split_groups(
     """Split each parameter group in place, before the first step.
 
     Args:
-        optimizer: Any torch optimizer without state yet.
+        optimizer: Any torch optimizer that has made no step yet.
         scale_invariant: Parameters to put into groups of their own. Each group is
             marked by its key ``scale_invariant``.
 
@@ -69,27 +82,24 @@ def join_checkpoint(checkpoint: dict, split: Split) -> None:
     """Put a checkpoint's groups as MMEngine makes them, if they differ in no setting.
 
     Args:
-        checkpoint: As the Runner saves it; changed in place.
+        checkpoint: The checkpoint that the Runner saves; it is changed in place.
         split: How the optimizer's groups were split.
     """
     groups = checkpoint.get('optimizer', {}).get('param_groups')
     lengths = [len(members) for members in split.members]
     if groups is None or [len(group['params']) for group in groups] != lengths:
         return
-    stock: list[dict | None] = [None] * len(split.sizes)
+    stock: dict[int, dict] = {}
     for group, parent, members in zip(
         groups, split.parents, split.members, strict=True
     ):
         own = {k: v for k, v in group.items() if k not in ('params', 'scale_invariant')}
-        if stock[parent] is None:
-            stock[parent] = {**own, 'params': [0] * split.sizes[parent]}
-        elif own != {k: v for k, v in stock[parent].items() if k != 'params'}:
+        whole = stock.setdefault(parent, {**own, 'params': [0] * split.sizes[parent]})
+        if own != {k: v for k, v in whole.items() if k != 'params'}:
             return
         for position, index in zip(members, group['params'], strict=True):
-            stock[parent]['params'][position] = index
-    # torch numbers parameters by the order of the groups.
-    order = [index for group in stock for index in group['params']]
-    _replace(checkpoint, stock, order)
+            whole['params'][position] = index
+    _replace(checkpoint, [stock[parent] for parent in range(len(split.sizes))])
     first = [split.parents.index(parent) for parent in range(len(split.sizes))]
     _pick_in_schedulers(checkpoint, len(split.parents), first)
 
@@ -98,8 +108,8 @@ def split_checkpoint(checkpoint: dict, split: Split) -> None:
     """Put the groups of a checkpoint, as MMEngine makes them, as they are split now.
 
     Args:
-        checkpoint: As the Runner loads it; changed in place. One that is split
-            already is left as it is.
+        checkpoint: The checkpoint that the Runner loads; it is changed in place. One
+            that is split already is left as it is.
         split: How the optimizer's groups were split.
     """
     groups = checkpoint.get('optimizer', {}).get('param_groups')
@@ -115,22 +125,22 @@ def split_checkpoint(checkpoint: dict, split: Split) -> None:
             split.parents, split.members, split.invariant, strict=True
         )
     ]
-    order = [index for group in now for index in group['params']]
-    _replace(checkpoint, now, order)
+    _replace(checkpoint, now)
     _pick_in_schedulers(checkpoint, len(split.sizes), list(split.parents))
 
 
 def other_decay(checkpoint: dict, groups: Sequence[dict]) -> str:
     """What to say where a checkpoint undoes the weight decay of the config.
 
-    MMEngine takes an optimizer's settings from the checkpoint, decay and all.
+    MMEngine takes the settings of an optimizer from the checkpoint, its weight decay
+    among them.
 
     Args:
-        checkpoint: As it is loaded, its groups split.
-        groups: Those of the optimizer, as the config sets them.
+        checkpoint: The checkpoint that is loaded, with its groups split.
+        groups: The groups of the optimizer, as the config sets them.
 
     Returns:
-        A sentence; empty where the decays agree.
+        A sentence; an empty text where the decays agree.
     """
     saved = checkpoint.get('optimizer', {}).get('param_groups') or []
     if len(saved) != len(groups):
@@ -150,7 +160,9 @@ def other_decay(checkpoint: dict, groups: Sequence[dict]) -> str:
     )
 
 
-def _replace(checkpoint: dict, groups: list[dict], order: list[int]) -> None:
+def _replace(checkpoint: dict, groups: list[dict]) -> None:
+    """Put groups in the place of a checkpoint's; torch numbers parameters by them."""
+    order = [index for group in groups for index in group['params']]
     number = {old: new for new, old in enumerate(order)}
     for group in groups:
         group['params'] = [number[index] for index in group['params']]
@@ -164,6 +176,7 @@ def _replace(checkpoint: dict, groups: list[dict], order: list[int]) -> None:
 
 
 def _pick_in_schedulers(checkpoint: dict, count: int, picked: list[int]) -> None:
+    """Pick from those lists of schedulers that have an entry for each group."""
     schedulers = checkpoint.get('param_schedulers')
     if not isinstance(schedulers, list):
         return

@@ -12,6 +12,8 @@ from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.settings import check_patterns
 from smd_mmdet.invariance import ScaleInvariance, find_scale_invariant
 
+__all__ = ['FROZEN_ADVICE', 'choose_layers', 'filterwise', 'find_layers']
+
 FROZEN_ADVICE = """\
 weights before a normalization layer are scale-invariant only while that layer uses \
 the statistics of the batch or of the sample. To have some, add to the config:
@@ -24,10 +26,14 @@ SMDHook(include=['backbone'])."""
 
 
 def find_layers(model: nn.Module) -> list[ScaleInvariance]:
-    """What the structure of a model says about each parameter; never fails.
+    """What the structure of a model says about each parameter.
 
-    A model whose forward pass cannot be observed has every parameter judged not
-    invariant, with the reason.
+    Args:
+        model: The model, without a DDP wrapper.
+
+    Returns:
+        An entry for every parameter. If the forward pass of the model cannot be
+        observed, no parameter is judged scale-invariant, and the reason says so.
     """
     try:
         return find_scale_invariant(model)
@@ -49,12 +55,12 @@ def choose_layers(
 
     Args:
         entries: What was found for every parameter.
-        include: Names or patterns of parameters to measure as well. A name also
+        include: Names or patterns of parameters to choose as well. A name also
             stands for everything below it.
-        exclude: Names or patterns not to measure.
+        exclude: Names or patterns of parameters not to choose.
 
     Returns:
-        The entries to measure, in the order of the model.
+        The entries chosen, in the order of the model.
 
     Raises:
         SettingError: If a pattern matches no parameter.
@@ -67,10 +73,18 @@ def choose_layers(
 
 
 def filterwise(model: nn.Module, entries: Sequence[ScaleInvariance]) -> list[str]:
-    """The weights each of whose output channels is scale-invariant by itself.
+    """The weights of which each output channel is scale-invariant by itself.
 
-    Those are the weights that batch norm follows, if their first dimension is the
-    output's, which a transposed convolution's is not.
+    Batch norm normalizes every channel alone, so the filters of a weight before it are
+    scale-invariant one by one. They are the slices of the weight's first dimension,
+    but not in a transposed convolution, where that is the dimension of the input.
+
+    Args:
+        model: The model, without a DDP wrapper.
+        entries: The weights to look at.
+
+    Returns:
+        The names of those weights.
     """
     transposed = {
         f'{name}.weight'
@@ -86,8 +100,10 @@ def filterwise(model: nn.Module, entries: Sequence[ScaleInvariance]) -> list[str
     ]
 
 
-def _matching(key: str, patterns, names: list[str]) -> set[str]:
-    found = set()
+def _matching(
+    key: str, patterns: Sequence[str] | str | None, names: list[str]
+) -> set[str]:
+    found: set[str] = set()
     for pattern in check_patterns(key, patterns):
         hits = fnmatch.filter(names, pattern) + [
             name for name in names if name.startswith(f'{pattern}.')

@@ -1,4 +1,4 @@
-"""One writer per folder, by a lock that the system drops with its process."""
+"""One writer per folder, by a lock that the system drops when its process ends."""
 
 import contextlib
 import errno
@@ -10,11 +10,13 @@ from typing import IO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ['FolderInUse', 'hold', 'release']
 
 NAME = '.smd.lock'
 
-# By process: a fork has the file, but not the lock.
+# The open files by process and folder: a fork inherits the file, but not the lock.
 _held: dict[tuple[int, Path], IO] = {}
 
 
@@ -25,13 +27,13 @@ class FolderInUse(ValueError):
 def hold(folder: str | os.PathLike) -> None:
     """Hold a folder until :func:`release`, or the end of the process.
 
-    The lock is POSIX's, not flock's, which workers that load data would inherit: those
-    that outlive a killed run would keep its folder from being used. A process is no
-    obstacle to itself. Where there are no locks, or no file can be made, nothing is
-    held.
+    The lock is one of POSIX's and not flock's: worker processes that load data would
+    inherit the latter, and those that outlive a killed run would keep its folder from
+    being used. A process may hold a folder that it holds already. Where the system has
+    no locks, or no file can be made, nothing is held.
 
     Args:
-        folder: Gets a file ``.smd.lock``, which stays.
+        folder: The folder; it gets a file ``.smd.lock``, which stays.
 
     Raises:
         FolderInUse: If another process holds it.

@@ -16,6 +16,8 @@ from smd_mmdet.records import read_metadata
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+__all__ = ['output_variances', 'run_metadata']
+
 PACKAGES = ('smd_mmdet', 'torch', 'mmengine', 'mmcv', 'mmdet', 'numpy', 'pyarrow')
 
 
@@ -48,7 +50,7 @@ def run_metadata(
 
 
 def _started(runner: Runner) -> str | None:
-    """Name of the first log folder of the run; None where nobody kept it."""
+    """When the run began: the name of its first log folder; None if it is not known."""
     if runner.iter > 0:
         return read_metadata(runner.work_dir).get('started')
     return runner.timestamp
@@ -57,10 +59,17 @@ def _started(runner: Runner) -> str | None:
 def output_variances(
     model: nn.Module, entries: Sequence[ScaleInvariance]
 ) -> dict[str, float]:
-    """Variance of each weight's output, as batch norm keeps it: the channels' median.
+    """The running variance of what each weight puts out, where batch norm keeps one.
 
-    Where it comes near the norm's ε, scale invariance ends. Reading it waits for the
-    device, so it is for moments that wait anyway.
+    Where it comes near the norm's ε, scale invariance ends. To read it waits for the
+    device, so this is for moments that wait anyway.
+
+    Args:
+        model: The model, without a DDP wrapper.
+        entries: The measured weights.
+
+    Returns:
+        The median over the channels, by name of the weight.
     """
     return {
         entry.name: float(norm.running_var.median())

@@ -1,9 +1,21 @@
-"""How a run is spread over processes: what is refused, and who measures with whom."""
+"""A run in several processes: what is refused, who measures with whom, and consensus.
+
+Consensus is what keeps the processes of a run alike. A value that may differ by chance
+is taken from the main process (:func:`from_main`), and what fails in one process is
+left undone in all of them (:func:`together`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from mmengine.dist import (
+    broadcast_object_list,
+    get_default_group,
+    get_world_size,
+    is_main_process,
+)
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -14,7 +26,16 @@ from smd_mmdet.monitor.sharing import sharded
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
-__all__ = ['ddp_group', 'refuse_sharded']
+__all__ = [
+    'all_processes',
+    'computed_in_main',
+    'ddp_group',
+    'from_main',
+    'refuse_sharded',
+    'together',
+]
+
+T = TypeVar('T')
 
 SHARDING_STRATEGIES = ('DeepSpeedStrategy', 'FSDPStrategy', 'ColossalAIStrategy')
 
@@ -23,8 +44,8 @@ def refuse_sharded(runner: Runner, who: str) -> None:
     """Refuse a run in which a process has a part of the weights or of their state.
 
     Args:
-        runner: The run, its model wrapped and its optimizer built.
-        who: The hook that needs whole weights.
+        runner: The run, with its model wrapped and its optimizer built.
+        who: Name of the hook that needs whole weights.
 
     Raises:
         SettingError: If the run is sharded; it names the setting and the fix.
@@ -83,3 +104,66 @@ def ddp_group(model: nn.Module) -> dist.ProcessGroup | None:
     # Two NCCL groups must not work at the same time, and each takes memory of the
     # GPU. In DDP's own the exchange comes after a step's gradients, on all ranks.
     return model.process_group
+
+
+def all_processes() -> dist.ProcessGroup | None:
+    """The group of all processes of a run; None if there is only this one."""
+    return None if get_world_size() == 1 else get_default_group()
+
+
+def from_main(value: T) -> T:
+    """The main process's value, in all processes; all of them must call this.
+
+    Args:
+        value: Anything that can be pickled; that of another process is dropped.
+    """
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def computed_in_main(compute: Callable[[], T]) -> T:
+    """What the main process computes, in all processes; all of them must call this.
+
+    Raises:
+        SettingError: In all processes, if it is raised in the main one.
+    """
+    value, refusal = None, None
+    if is_main_process():
+        try:
+            value = compute()
+        except SettingError as error:
+            refusal = error
+    value, refusal = from_main((value, refusal))
+    if refusal is not None:
+        raise refusal
+    return cast('T', value)
+
+
+def together(action: Callable[[], T], group: dist.ProcessGroup | None) -> T:
+    """Do something in all processes; where it fails in one, it fails in all.
+
+    Args:
+        action: What this process does. It must not wait for the others.
+        group: The processes, all of which must call this; None for this one alone.
+
+    Returns:
+        What the action returns.
+
+    Raises:
+        RuntimeError: If it failed in a process, which the message names.
+        Exception: If this process is alone, whatever the action raised.
+    """
+    if group is None:
+        return action()
+    result, fault = None, None
+    try:
+        result = action()
+    except Exception as error:
+        fault = error
+    told: list[str | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(told, fault and f'{type(fault).__name__}: {fault}', group)
+    for rank, text in enumerate(told):
+        if text is not None:
+            raise RuntimeError(f'process {rank}: {text}') from fault
+    return cast('T', result)

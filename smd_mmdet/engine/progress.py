@@ -1,16 +1,116 @@
-"""What a run says of itself while it goes on: one line, and scalars by name."""
+"""What a run says of itself while it goes on: a line in the log, scalars by name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from mmengine.hooks import LoggerHook
 
-from smd_mmdet.checks.live import IN_EQUILIBRIUM, Standing
+from smd_mmdet._text import one_line
+from smd_mmdet.checks.live import IN_EQUILIBRIUM, Standing, standing
+from smd_mmdet.config.schedule import Span
+from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.quantities import QUANTITIES
+
+from .runs import accumulated
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+__all__ = ['RECENT_ITERATIONS', 'Progress', 'scalars', 'summary']
+
+# The layers' standing is judged over so many iterations: over fewer, L is noisy.
+RECENT_ITERATIONS = 200
+
+
+class Progress:
+    """Follows where the layers stand, and shows it.
+
+    Args:
+        runner: The run.
+        entries: The measured weights.
+        stages: The stages of the run's schedule; empty if they are not known.
+        window: Steps per window of the monitor.
+        visualize: Whether window means go to the Visualizer.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        entries: Sequence[ScaleInvariance],
+        stages: Sequence[Span],
+        window: int,
+        visualize: bool,
+    ) -> None:
+        self.interval = _logging_interval(runner, window)
+        self._runner = runner
+        self._invariant = [entry.name for entry in entries if entry.invariant]
+        self._stage_ends = [span.end for span in stages]
+        self._visualize = visualize
+        self._recent: deque[dict[str, np.ndarray]] = deque(
+            maxlen=max(1, RECENT_ITERATIONS // window)
+        )
+        # What was found since the last line in the log.
+        self._untold: Standing | None = None
+
+    def look(self, rows: dict[str, np.ndarray]) -> None:
+        """Judge where the layers stand, from the newest windows of this stage.
+
+        Args:
+            rows: Columns of the records, with the rows of one window or more.
+        """
+        last = int(rows['iter'][-1])
+        newest = {key: values[rows['iter'] == last] for key, values in rows.items()}
+        if self._recent and self._recent[-1]['stage'][0] != newest['stage'][0]:
+            self._recent.clear()
+        self._recent.append(newest)
+        columns = {
+            key: np.concatenate([window[key] for window in self._recent])
+            for key in newest
+        }
+        ends = (end for end in self._stage_ends if end >= last)
+        self._untold = standing(
+            columns,
+            next(ends, self._runner.max_iters) - last,
+            np.isin(newest['layer'], self._invariant),
+            accumulated(self._runner),
+        )
+        if self._visualize:
+            self._show(scalars(newest, self._untold), last)
+
+    def tell(self) -> None:
+        """Write a line to the log, if there is something new to say."""
+        if self._untold is not None:
+            self._runner.logger.info(summary(self._untold))
+            self._untold = None
+
+    def _show(self, values: dict[str, float], iteration: int) -> None:
+        try:
+            self._runner.visualizer.add_scalars(values, iteration)
+        except Exception as fault:  # a backend's: its disk, its network
+            self._visualize = False
+            self._runner.logger.warning(
+                'smd: the Visualizer takes no scalars, records go on: '
+                f'{type(fault).__name__}: {fault}'
+            )
+
+
+def _logging_interval(runner: Runner, window: int) -> int:
+    """Iterations between two lines of MMEngine's; a window where it writes none."""
+    return next(
+        (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
+        window,
+    )
 
 
 def summary(standing: Standing) -> str:
     """One line about where the layers stand.
 
     Args:
-        standing: Of the newest windows.
+        standing: What the newest windows tell.
 
     Returns:
         How many layers are in which state, the spread of Δ/Δ*, and how many
@@ -35,11 +135,6 @@ def summary(standing: Standing) -> str:
     return line
 
 
-def one_line(text: str) -> str:
-    """A text without line breaks: a layer may have any name."""
-    return ' '.join(text.split())
-
-
 def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]:
     """Values of one window by the names under which they are shown.
 
@@ -49,7 +144,7 @@ def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]
 
     Returns:
         ``smd/<quantity>/<layer>`` to value, and ``smd/layers/<state>`` to the number
-        of layers in it; what is not finite is left out.
+        of layers in that state. Values that are not finite are left out.
     """
     values = {quantity: rows[f'{quantity}_mean'] for quantity in QUANTITIES} | {
         'angular_update_ratio': standing.angular_update_ratio,

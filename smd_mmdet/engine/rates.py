@@ -14,11 +14,15 @@ from smd_mmdet.config.schedule import Span, learning_rates, spans
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+__all__ = ['RateHistory', 'planned_stages', 'schedule_of']
+
 
 def schedule_of(runner: Runner) -> tuple[np.ndarray, np.ndarray]:
     """Learning rate and momentum of every iteration of a run, as its config has them.
 
-    Empty, and a warning, if they are not known: a scheduler of the user's own, say.
+    Returns:
+        Two arrays with a value per iteration. They are empty, with a warning in the
+        log, if the schedule cannot be told: one of the user's own, say.
     """
     from mmengine.runner import EpochBasedTrainLoop
 
@@ -45,7 +49,7 @@ class RateHistory:
     Args:
         runner: The run.
         optimizer: Its optimizer.
-        groups: Indices of the groups to watch.
+        groups: Indices of the parameter groups to watch.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class RateHistory:
     ) -> None:
         self._runner = runner
         self._optimizer = optimizer
+        # The rates of the last iteration but one and of the last, by group.
         self._used: dict[int, tuple[float | None, float | None]] = {
             group: (None, None) for group in sorted(set(groups))
         }
@@ -62,15 +67,18 @@ class RateHistory:
         return schedule_of(self._runner)[0]
 
     def now(self, group: int) -> float:
-        """Learning rate of the iteration that comes."""
+        """Learning rate of a group in the iteration that comes."""
         return float(self._optimizer.param_groups[group]['lr'])
 
     def drops(self, continuous: bool = False) -> dict[int, float]:
-        """The groups whose rate is another one now, and old rate / new rate.
+        """The groups whose rate changes with the iteration that comes.
 
         Args:
-            continuous: Count every change, up or down. Else only steps: the rate
-                falls after it held still, and holds still again.
+            continuous: Whether every change counts, up or down. Else only steps
+                count: the rate falls after it held still, and holds still again.
+
+        Returns:
+            Old rate / new rate, by index of the group.
         """
         found = {}
         for group, (before, last) in self._used.items():
@@ -110,8 +118,8 @@ class RateHistory:
         """Go on from a checkpoint.
 
         Args:
-            states: By group; for one that is not there the schedule tells which rates
-                were used.
+            states: What :meth:`state` returned, by index of the group. For a group
+                that is not there the schedule tells which rates were used.
         """
         for group in self._used:
             if group in states:

@@ -20,7 +20,7 @@ __all__ = ['check_report', 'report_now']
 
 
 def check_report(setting: bool | str) -> bool | str:
-    """When reports are wanted, and whether they can be drawn.
+    """Check when reports are wanted, and that they can be drawn.
 
     Args:
         setting: False for never, True for the end of training, 'val' for each
@@ -55,7 +55,7 @@ def report_now(runner: Runner) -> None:
     A fault is told in the log, and training goes on.
 
     Args:
-        runner: Of the run; its ``work_dir`` has the records.
+        runner: The run, whose ``work_dir`` has the records.
     """
     try:
         paths = write_report(runner.work_dir)

@@ -2,67 +2,51 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import BaseAveragedModel
 from mmengine.registry import HOOKS
-from torch import nn
+from torch.optim import Optimizer
 
-from smd_mmdet import theory
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.rescaling import RescaleSettings
-from smd_mmdet.invariance import Dependents, find_dependents
-from smd_mmdet.invariance.sample_inputs import model_loss
 from smd_mmdet.monitor.readers import reader_for
-from smd_mmdet.rescale import (
-    ConflictError,
-    Multiplications,
-    apply,
-    plan,
-    statistics_factors,
-    unwrapped,
-)
+from smd_mmdet.theory import THEORIES, Theory
 
-from .hook import SMDHook, accumulated, optimizer_of
-from .layers import FROZEN_ADVICE, choose_layers, find_layers
-from .parallel import refuse_sharded
+from .faults import survive
+from .hook import SMDHook
+from .parallel import from_main, refuse_sharded
 from .rates import RateHistory
-from .start import EquilibriumStart, Verdict
-from .verify import batches
+from .rescalable import Rescalable, find_groups, find_rescalable
+from .rescaling import listed, rescale_weights
+from .runs import accumulated, optimizer_of
+from .start import EquilibriumStart, above_epsilon
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+__all__ = ['CHECKPOINT_KEY', 'SMDRescaleHook']
+
 CHECKPOINT_KEY = 'smd_rescale'
-# A layer's output variance is kept this many times above its norm's ε, so that the ε
-# is half a per cent of the output at most.
-ABOVE_EPSILON = 100.0
 
 
-def _survive(method: Callable) -> Callable:
-    """A fault of the rescaling warns, ends the rescaling, and nothing else."""
+@dataclass(frozen=True)
+class _Work:
+    """What the hook works with during a run.
 
-    @functools.wraps(method)
-    def guarded(self, runner, *args, **kwargs):
-        if self._rates is None:
-            return
-        try:
-            method(self, runner, *args, **kwargs)
-        except Exception as fault:
-            self._rates = None
-            runner.logger.warning(
-                f'smd: rescaling stopped at iteration {runner.iter + 1}, training goes '
-                f'on: {type(fault).__name__}: {fault}'
-            )
+    Args:
+        law: What is known of the optimizer's equilibrium.
+        targets: The weights that can be rescaled.
+        rates: The learning rates they have had.
+        phases: The phases of the start at equilibrium; None if it is not wanted.
+    """
 
-    return guarded
+    law: Theory
+    targets: Rescalable
+    rates: RateHistory
+    phases: EquilibriumStart | None
 
 
 @HOOKS.register_module()
@@ -75,14 +59,16 @@ class SMDRescaleHook(Hook):
     that the model computes what it computed before. Averaged copies of the model
     (EMAHook) are scaled alike.
 
+    A fault of the hook's own warns and ends the rescaling; training goes on.
+
     Args:
-        at_lr_drops: Rescale where a learning rate drops in a step: it held still
-            before, and holds still after.
-        continuous: Rescale at every change of a rate, up or down: warm-up, cosine,
-            and linear schedules too.
-        start_at_equilibrium: After the warm-up measure L of every layer and put it at
-            its own w*, several times while L drifts. A dict sets ``begin``,
-            ``measure``, ``repeats``, ``max_factor`` and ``tolerance``; see
+        at_lr_drops: Whether to rescale where a learning rate drops in a step: it held
+            still before, and holds still after.
+        continuous: Whether to rescale at every change of a rate, up or down: warm-up,
+            cosine, and linear schedules too.
+        start_at_equilibrium: Whether to measure L of every layer after the warm-up
+            and put it at its own w*, several times while L drifts. A dict sets
+            ``begin``, ``measure``, ``repeats``, ``max_factor`` and ``tolerance``; see
             :class:`~smd_mmdet.config.rescaling.StartSettings`.
         exclude: Names or patterns of weights to leave alone.
 
@@ -92,7 +78,20 @@ class SMDRescaleHook(Hook):
             optimizer.
 
     Example:
-        >>> custom_hooks = [dict(type='SMDHook'), dict(type='SMDRescaleHook')]
+        In a config it follows SMDHook, whose records then tell what was rescaled:
+
+        >>> custom_imports = dict(imports=['smd_mmdet'], allow_failed_imports=False)
+        >>> custom_hooks = [dict(type='SMDHook'),
+        ...                 dict(type='SMDRescaleHook', exclude=['backbone.conv1'])]
+
+        MMEngine's Runner builds it from that:
+
+        >>> from mmengine.registry import HOOKS
+        >>> hook = HOOKS.build(custom_hooks[1])
+        >>> hook.settings.at_lr_drops, hook.settings.continuous, hook.settings.exclude
+        (True, False, ('backbone.conv1',))
+        >>> hook.history                   # what was done, once training has begun
+        []
     """
 
     # After SMDHook, whose records it adds to, and after whoever changes a rate.
@@ -104,15 +103,16 @@ class SMDRescaleHook(Hook):
         continuous: bool = False,
         start_at_equilibrium: bool | Mapping = False,
         exclude: Sequence[str] | str | None = None,
-        **unknown,
+        **unknown: Any,
     ) -> None:
         self.settings = RescaleSettings.of(
             at_lr_drops, continuous, start_at_equilibrium, exclude, **unknown
         )
         self.history: list[dict] = []
-        self._rates: RateHistory | None = None
-        self._phases: EquilibriumStart | None = None
+        # What the checkpoint that is resumed has of the hook.
         self._saved: dict | None = None
+        # None before training, and after a fault.
+        self._work: _Work | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the rates that the run that is resumed has used."""
@@ -122,87 +122,65 @@ class SMDRescaleHook(Hook):
         """Find the weights, and what follows them."""
         refuse_sharded(runner, 'SMDRescaleHook')
         optimizer = optimizer_of(runner, 'SMDRescaleHook')
-        self._theory = theory.THEORIES.get(reader_for(optimizer).theory)
-        if self._theory is None:
-            raise SettingError(
-                'SMDRescaleHook: no equilibrium is known under '
-                f'{type(optimizer).__name__}; take '
-                f'{" or ".join(known.title for known in theory.THEORIES.values())}, or '
-                'leave the hook out'
-            )
-        model = unwrapped(runner.model)
-        entries = getattr(runner.optim_wrapper, 'scale_invariance', None)
-        entries = find_layers(model) if entries is None else entries
-        chosen = choose_layers(entries, exclude=self.settings.exclude)
-        group_of = {
-            id(p): i
-            for i, group in enumerate(optimizer.param_groups)
-            for p in group['params']
-        }
-        parameters = dict(model.named_parameters())
-        self._groups = {
-            entry.name: group_of[id(parameters[entry.name])]
-            for entry in chosen
-            if id(parameters[entry.name]) in group_of
-        }
-        if not self._groups:
-            raise SettingError(f'SMDRescaleHook: no weight to rescale: {FROZEN_ADVICE}')
+        law = _law_of(optimizer)
+        groups = find_groups(runner, optimizer, self.settings.exclude)
         self._refuse_short_phases(accumulated(runner))
-        self._model, self._optimizer = model, optimizer
-        self._dependents = _same_on_all_ranks(lambda: _dependents(runner, model))
-        self._leave_alone(
-            runner,
-            {
-                name: reason
-                for name in self._groups
-                if (reason := self._dependents.refused.get(name, 'it is not used'))
-            },
-        )
-        self._rates = RateHistory(runner, optimizer, self._groups.values())
+        targets = find_rescalable(runner, optimizer, groups)
+        rates = RateHistory(runner, optimizer, targets.groups.values())
+        phases = None
         if self.settings.start is not None:
-            weights = {name: parameters[name] for name in self._groups}
-            self._phases = EquilibriumStart(self.settings.start, optimizer, weights)
+            phases = EquilibriumStart(self.settings.start, optimizer, targets.weights)
+        self._work = _Work(law, targets, rates, phases)
         if runner.iter > 0:
-            self._resume(runner)
+            self._resume(runner, self._work, self._saved or {})
 
-    @_survive
+    @survive
     def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Rescale, where this iteration's rate or the end of a phase asks for it."""
-        if runner.optim_wrapper.optimizer is not self._optimizer:
+        if (work := self._work) is None:
+            return
+        if runner.optim_wrapper.optimizer is not work.targets.optimizer:
             raise RuntimeError('the optimizer was replaced by another one')
-        drops = (
-            self._rates.drops(self.settings.continuous)
-            if self.settings.at_lr_drops
-            else {}
-        )
-        if drops:
-            self._follow(runner, drops)
-        phases = self._phases
-        if phases is not None and phases.due(runner.iter, self._rates.warmed_up()):
-            self._go_to_equilibrium(runner)
-        self._rates.advance()
+        if self.settings.at_lr_drops:
+            drops = work.rates.drops(self.settings.continuous)
+            if drops:
+                self._follow_rates(runner, work, drops)
+        phases = work.phases
+        if phases is not None and phases.due(runner.iter, work.rates.warmed_up()):
+            self._go_to_equilibrium(runner, work.targets, phases)
+        work.rates.advance()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the rates used, by weight: groups may be others at the resume."""
-        if self._rates is None:
+        if (work := self._work) is None:
             return
+        groups = work.targets.groups
         checkpoint[CHECKPOINT_KEY] = {
-            'rates': {
-                name: self._rates.state(group) for name, group in self._groups.items()
-            },
-            'start': self._phases and self._phases.state_dict(),
+            'rates': {name: work.rates.state(group) for name, group in groups.items()},
+            'start': work.phases and work.phases.state_dict(),
             'history': list(self.history),
         }
 
-    @_survive
+    @survive
     def after_train(self, runner: Runner) -> None:
         """End what is still measured."""
-        if self._phases is not None:
-            self._phases.stop()
+        if self._work is not None and self._work.phases is not None:
+            self._work.phases.stop()
 
-    # ---------------------------------------------------------------- parts
+    def give_up(self, runner: Runner, fault: Exception) -> None:
+        """End the rescaling, with a warning; training goes on.
+
+        Args:
+            runner: The run.
+            fault: What went wrong.
+        """
+        self._work = None
+        runner.logger.warning(
+            f'smd: rescaling stopped at iteration {runner.iter + 1}, training goes '
+            f'on: {type(fault).__name__}: {fault}'
+        )
 
     def _refuse_short_phases(self, iterations: int) -> None:
         start = self.settings.start
@@ -213,208 +191,102 @@ class SMDRescaleHook(Hook):
                 'short sees no step; set measure to many times that'
             )
 
-    def _resume(self, runner: Runner) -> None:
-        saved = self._saved or {}
+    def _resume(self, runner: Runner, work: _Work, saved: Mapping[str, Any]) -> None:
         rates = saved.get('rates', {})
-        self._rates.resume(
-            {g: rates[name] for name, g in self._groups.items() if name in rates}
+        groups = work.targets.groups
+        work.rates.resume(
+            {g: rates[name] for name, g in groups.items() if name in rates}
         )
         self.history = list(saved.get('history', []))
         self._describe(runner)
-        if self._phases is None or not saved.get('start'):
+        if work.phases is None or not saved.get('start'):
             return
         try:
-            self._phases.load_state_dict(saved['start'], runner.iter)
+            work.phases.load_state_dict(saved['start'], runner.iter)
         except (ValueError, KeyError) as fault:
             runner.logger.warning(f'smd: measuring begins anew at the resume: {fault}')
 
-    def _follow(self, runner: Runner, drops: Mapping[int, float]) -> None:
-        """Rescale for new rates, by parameter group."""
-        by_group = {group: k**-self._theory.norm_power for group, k in drops.items()}
+    def _follow_rates(
+        self, runner: Runner, work: _Work, drops: Mapping[int, float]
+    ) -> None:
+        """Where a group's rate is divided by k, w* is divided by k^p."""
+        by_group = {group: k**-work.law.norm_power for group, k in drops.items()}
         factors = {
             name: by_group[group]
-            for name, group in self._groups.items()
+            for name, group in work.targets.groups.items()
             if group in by_group
         }
         ratios = sorted({float(f'{k:.6g}') for k in drops.values()})
         text = ', '.join(f'{k:g}' for k in ratios)
-        if self._rescale(runner, factors, f'learning rate divided by {text}'):
-            self._note(runner, factors, 'learning rate', lr_divided_by=ratios)
+        applied = rescale_weights(
+            runner, work.targets, factors, f'learning rate divided by {text}'
+        )
+        self._note(runner, applied, 'learning rate', lr_divided_by=ratios)
 
-    def _go_to_equilibrium(self, runner: Runner) -> None:
+    def _go_to_equilibrium(
+        self, runner: Runner, targets: Rescalable, phases: EquilibriumStart
+    ) -> None:
+        """Put every layer at the w* that a phase has shown; begin the next phase."""
         verdict = None
         try:
-            verdict = self._above_epsilon(self._phases.end_phase())
+            verdict = above_epsilon(phases.end_phase(), targets)
         except Exception as fault:
             runner.logger.warning(f'smd: layers are not put at equilibrium: {fault}')
         # Running statistics, and with them what the ε allows, are each process's own.
-        verdict = _from_main(verdict)
+        verdict = from_main(verdict)
         if verdict is None:
-            self._phases.stop()
+            phases.stop()
             return
-        self._phases.go_on(runner.iter, verdict.settled)
-        turn = f'{self._phases.done} of at most {self.settings.start.repeats}'
-        factors, left = dict(verdict.factors), verdict.left_alone
-        if not factors:
+        phases.go_on(runner.iter, verdict.settled)
+        turn = f'{phases.done} of at most {phases.settings.repeats}'
+        if not verdict.factors:
             runner.logger.info(
                 f'smd: iteration {runner.iter + 1}: no weight to put at its '
-                f'equilibrium ({turn}){_listed(left)}'
+                f'equilibrium ({turn}){listed(verdict.left_alone)}'
             )
-        elif self._rescale(runner, factors, f'start at equilibrium {turn}', left):
-            self._note(runner, factors, 'start at equilibrium')
-
-    def _rescale(
-        self,
-        runner: Runner,
-        factors: dict[str, float],
-        cause: str,
-        left_alone: Mapping[str, str] | None = None,
-    ) -> bool:
-        """Plan everything, then do it on all ranks or on none."""
-        left = dict(left_alone or {})
-        planned: Multiplications = []
-        fault = None
-        try:
-            planned = self._plan(runner, factors, left)
-        except Exception as error:
-            fault = error
-        if not _on_all_ranks(fault is None):
-            told = fault or 'it failed in another process'
-            runner.logger.warning(
-                f'smd: weights are not rescaled at iteration {runner.iter + 1} '
-                f'({cause}), training goes on: {told}'
-            )
-            return False
-        apply(planned)
-        runner.logger.info(
-            f'smd: iteration {runner.iter + 1}: {len(factors)} scale-invariant weights '
-            f'rescaled by {_range(factors.values())} ({cause}){_listed(left)}'
+            return
+        applied = rescale_weights(
+            runner,
+            targets,
+            verdict.factors,
+            f'start at equilibrium {turn}',
+            verdict.left_alone,
         )
-        return bool(factors)
-
-    def _plan(
-        self, runner: Runner, factors: dict[str, float], left: dict[str, str]
-    ) -> Multiplications:
-        """A plan without the weights whose factors do not fit together."""
-        copies = [
-            hook.ema_model.module
-            for hook in runner.hooks
-            if isinstance(getattr(hook, 'ema_model', None), BaseAveragedModel)
-        ]
-        while True:
-            try:
-                return plan(
-                    self._model, self._optimizer, factors, self._dependents, copies
-                )
-            except ConflictError as conflict:
-                for name in conflict.names:
-                    del factors[name]
-                    left[name] = str(conflict)
-
-    def _above_epsilon(self, verdict: Verdict) -> Verdict:
-        """Factors that leave output variances well above the norms' ε."""
-        factors, held = dict(verdict.factors), dict(verdict.left_alone)
-        try:
-            statistics = statistics_factors(self._dependents, factors)
-        except ConflictError:  # told when the rescaling is planned
-            return verdict
-        for name, scale in statistics.items():
-            norm: Any = self._model.get_submodule(name)
-            lowest = min(c for _, c in scale)
-            variance = float(norm.running_var.double().median())
-            limit = min(
-                1.0, math.sqrt(ABOVE_EPSILON * norm.eps / max(variance, 1e-300))
-            )
-            if lowest >= limit:
-                continue
-            share = math.log(limit) / math.log(lowest)
-            calls = self._dependents.statistics[name]
-            for weight in {p for call in calls for p in call if factors.get(p, 1) < 1}:
-                factors[weight] **= share
-                held[weight] = f'held back, {name} is near its ε'
-        factors = {name: c for name, c in factors.items() if c != 1}
-        return replace(verdict, factors=factors, left_alone=held)
-
-    def _leave_alone(self, runner: Runner, reasons: Mapping[str, str]) -> None:
-        for name, reason in reasons.items():
-            del self._groups[name]
-            runner.logger.warning(f'smd: {name} is not rescaled: {reason}')
-        if not self._groups:
-            raise SettingError(
-                f'SMDRescaleHook: no weight can be rescaled, {next(iter(reasons))} '
-                f'for one: {next(iter(reasons.values()))}'
-            )
+        self._note(runner, applied, 'start at equilibrium')
 
     def _note(
-        self, runner: Runner, factors: Mapping[str, float], cause: str, **facts
+        self, runner: Runner, applied: Mapping[str, float], cause: str, **facts: Any
     ) -> None:
+        """Add a rescaling to the history, if any weight was rescaled."""
+        if not applied:
+            return
         self.history.append(
             {
                 'iteration': runner.iter + 1,
                 'cause': cause,
-                'weights': len(factors),
-                'factor_min': min(factors.values()),
-                'factor_max': max(factors.values()),
+                'weights': len(applied),
+                'factor_min': min(applied.values()),
+                'factor_max': max(applied.values()),
                 **facts,
             }
         )
         self._describe(runner)
 
     def _describe(self, runner: Runner) -> None:
+        """Have SMDHook keep the history beside its records."""
         for hook in runner.hooks:
             if isinstance(hook, SMDHook) and self.history:
                 hook.describe(runner, {'rescaled': self.history})
 
 
-def _dependents(runner: Runner, model: nn.Module) -> Dependents:
-    try:
-        for data in batches(runner, model):
-            try:
-                forward = functools.partial(model_loss, model, data)
-                return find_dependents(model, forward=forward)
-            except Exception:  # images too small for this model, say
-                continue
-    except Exception as fault:
-        runner.logger.debug(f'smd: no batch to observe: {fault}')
-    return find_dependents(model)
-
-
-def _same_on_all_ranks(compute: Callable[[], Dependents]) -> Dependents:
-    found: Any = None
-    if dist.is_main_process():
-        try:
-            found = compute()
-        except Exception as fault:
-            found = SettingError(f'SMDRescaleHook: nothing can be rescaled: {fault}')
-    found = _from_main(found)
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
-def _from_main(value: Dependents | Verdict | Exception | None):
-    """The main process's value, in all processes."""
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
-
-
-def _on_all_ranks(ready: bool) -> bool:
-    """Whether all processes are ready."""
-    if dist.get_world_size() == 1:
-        return ready
-    flag = torch.tensor(int(ready))
-    dist.all_reduce(flag, op='min')
-    return bool(flag)
-
-
-def _range(factors) -> str:
-    low, high = min(factors, default=1), max(factors, default=1)
-    return f'{low:.4g}' if low == high else f'{low:.4g} to {high:.4g}'
-
-
-def _listed(left_alone: Mapping[str, str]) -> str:
-    if not left_alone:
-        return ''
-    listed = ', '.join(f'{name} ({reason})' for name, reason in left_alone.items())
-    return f'; left alone or held back: {listed}'
+def _law_of(optimizer: Optimizer) -> Theory:
+    """What is known of an optimizer's equilibrium."""
+    law = THEORIES.get(reader_for(optimizer).theory)
+    if law is None:
+        raise SettingError(
+            'SMDRescaleHook: no equilibrium is known under '
+            f'{type(optimizer).__name__}; take '
+            f'{" or ".join(known.title for known in THEORIES.values())}, or '
+            'leave the hook out'
+        )
+    return law

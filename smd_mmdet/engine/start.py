@@ -1,21 +1,33 @@
-"""Start at equilibrium: measure L of every layer, then put each at its own w*."""
+"""Start at equilibrium: measure L of every layer, then put each at its own w*.
+
+Under SGD the equilibrium norm of a layer is w*⁴ = Lη / (λ(1 − α)(2 − λη/(1 + α))), see
+:func:`smd_mmdet.theory.equilibrium_norm`. η, λ and α are known; L, the mean square of
+its unit gradient, has to be measured. L drifts after the norms have been changed, so
+there are several phases of measuring, each followed by a rescaling.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from smd_mmdet import theory
-from smd_mmdet.checks import COSINE_LEFT
 from smd_mmdet.config.rescaling import StartSettings
-from smd_mmdet.monitor.monitor import SphericalMotionMonitor
-from smd_mmdet.monitor.readers import settings_of
+from smd_mmdet.monitor.readers import groups_of, settings_of
+from smd_mmdet.rescale import ConflictError, statistics_factors
+
+from .phase import Measured, Phase, factor_to_equilibrium
+from .rescalable import Rescalable
+
+__all__ = ['EquilibriumStart', 'Verdict', 'above_epsilon']
+
+# A layer's output variance is kept this many times above its norm's ε, so that the ε
+# is half a per cent of the output at most.
+ABOVE_EPSILON = 100.0
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,14 @@ class Verdict:
     """What a measuring phase has shown.
 
     Args:
-        factors: By weight, w*/‖w‖ within the bounds.
-        left_alone: By weight, why it gets none.
-        settled: Whether all are at their equilibrium.
+        factors: Factor w*/‖w‖ of each weight that is away from its equilibrium, by
+            name, within the bounds of the settings.
+        left_alone: Why a weight gets no factor, or one nearer to 1, by name.
+        settled: Whether all weights are at their equilibrium.
     """
 
-    factors: dict[str, float]
-    left_alone: dict[str, str]
+    factors: Mapping[str, float]
+    left_alone: Mapping[str, str]
     settled: bool
 
 
@@ -37,9 +50,10 @@ class EquilibriumStart:
     """Measuring phases, one after the other, and what follows from each.
 
     Args:
-        settings: When and how far.
-        optimizer: The optimizer.
-        weights: The scale-invariant weights.
+        settings: When the phases begin, how long each is, and how far it may move a
+            weight.
+        optimizer: The optimizer of the run.
+        weights: The scale-invariant weights by name.
     """
 
     def __init__(
@@ -53,12 +67,10 @@ class EquilibriumStart:
         self.finished = False
         self._optimizer = optimizer
         self._weights = dict(weights)
-        self._monitor: SphericalMotionMonitor | None = None
-        self._started = 0
-        self._rows: list[dict[str, list[float]]] = []
+        self._phase: Phase | None = None
 
     def due(self, iteration: int, warmed_up: bool) -> bool:
-        """Whether a phase ends here; begins one where it is time.
+        """Whether a phase ends here; begins the first one where it is time.
 
         Args:
             iteration: Iterations done.
@@ -66,107 +78,89 @@ class EquilibriumStart:
         """
         if self.finished:
             return False
-        if self._monitor is not None:
-            return iteration - self._started >= self.settings.measure
+        if self._phase is not None:
+            return iteration - self._phase.started >= self.settings.measure
         begin = self.settings.begin
         if warmed_up if begin is None else iteration >= begin:
-            self._measure_from(iteration)
+            self._phase = self._new_phase(iteration)
         return False
 
     def end_phase(self) -> Verdict:
-        """Tell what the phase has shown."""
-        monitor = self._monitor
-        if monitor.fault is not None:
-            raise monitor.fault
-        monitor.end_window()
-        self._collect()
-        return self._judge()
+        """Tell what the phase under way has shown.
+
+        Raises:
+            RuntimeError: If there is none.
+            Exception: The fault of its monitor, if it has one.
+        """
+        if self._phase is None:
+            raise RuntimeError('no measuring phase is under way')
+        return self._judge(self._phase.end(), self._phase.theory)
 
     def go_on(self, iteration: int, settled: bool) -> None:
-        """Begin the next phase, unless this one was the last."""
+        """Begin the next phase, unless the one under way is the last.
+
+        Args:
+            iteration: Iterations done.
+            settled: Whether all weights were found at their equilibrium.
+        """
         self.done += 1
         if settled or self.done >= self.settings.repeats:
             self.stop()
             return
-        self._monitor.detach()
-        self._measure_from(iteration)
+        if self._phase is not None:
+            self._phase.detach()
+        self._phase = self._new_phase(iteration)
 
     def stop(self) -> None:
         """End for good."""
-        if self._monitor is not None:
-            self._monitor.detach()
-        self._monitor, self.finished = None, True
+        if self._phase is not None:
+            self._phase.detach()
+        self._phase, self.finished = None, True
 
     def state_dict(self) -> dict:
         """Plain values and tensors, for a checkpoint."""
-        monitor = self._monitor
-        if monitor is not None and monitor.fault is not None:
-            monitor = None  # told when its phase ends; a resume measures anew
-        if monitor is not None:
-            self._collect()
-        return {
-            'done': self.done,
-            'finished': self.finished,
-            'started': self._started,
-            'rows': [dict(rows) for rows in self._rows],
-            'monitor': monitor and monitor.state_dict(),
-        }
+        phase = {'started': 0, 'rows': [], 'monitor': None}
+        if self._phase is not None:
+            phase = self._phase.state_dict()
+        return {'done': self.done, 'finished': self.finished, **phase}
 
     def load_state_dict(self, state: dict, iteration: int) -> None:
         """Continue from :meth:`state_dict`.
+
+        Args:
+            state: What it returned.
+            iteration: Iterations done; a phase that cannot go on begins anew there.
 
         Raises:
             ValueError: If the phase under way measured other layers.
         """
         self.done, self.finished = state['done'], state['finished']
-        if state['monitor'] is None:
-            return
-        self._measure_from(iteration)
-        self._monitor.load_state_dict(state['monitor'])
-        self._started, self._rows = state['started'], list(state['rows'])
+        if state['monitor'] is not None:
+            self._phase = self._new_phase(iteration)
+            self._phase.load_state_dict(state)
 
-    def _measure_from(self, iteration: int) -> None:
-        # One step more than there are, so that a window closes where we say, or where
-        # a stage ends.
-        self._monitor = SphericalMotionMonitor(
-            self._optimizer, self._weights, self.settings.measure + 1
-        )
-        self._monitor.start_at(iteration)
-        self._started, self._rows = iteration, []
+    def _new_phase(self, iteration: int) -> Phase:
+        return Phase(self._optimizer, self._weights, self.settings.measure, iteration)
 
-    def _collect(self) -> None:
-        """Keep the windows that are closed; a change of the rate closes one."""
-        columns = self._monitor.collect()
-        layers = len(self._weights)
-        kept = (
-            *('count', 'unit_h_mean', 'unit_grad_sq_max', 'cosine_mean', 'cosine_var'),
-            *('angular_update_mean', 'angular_update_var'),
-        )
-        for start in range(0, len(columns['iter']), layers):
-            rows = slice(start, start + layers)
-            self._rows.append({key: columns[key][rows].tolist() for key in kept})
-
-    def _judge(self) -> Verdict:
-        groups = {
-            id(p): settings_of(group)
-            for group in self._optimizer.param_groups
-            for p in group['params']
-        }
-        if not self._rows:  # the gradients overflowed at every step, say
+    def _judge(self, measured: list[Measured], law: str) -> Verdict:
+        if not measured:
             return Verdict({}, {}, settled=False)
-        means = _means(self._rows)
         factors: dict[str, float] = {}
         left_alone: dict[str, str] = {}
-        for i, (name, weight) in enumerate(self._weights.items()):
-            layer = {key: float(values[i]) for key, values in means.items()}
-            c, reason = self._factor(weight, layer, groups[id(weight)])
-            if reason is None:
-                factors[name] = c
+        groups = groups_of(self._optimizer, self._weights.values())
+        for (name, weight), layer, group in zip(
+            self._weights.items(), measured, groups, strict=True
+        ):
+            found: float | str = 'the optimizer does not train it'
+            if group is not None:
+                settings = settings_of(self._optimizer.param_groups[group])
+                found = factor_to_equilibrium(weight, layer, settings, law)
+            if isinstance(found, str):
+                left_alone[name] = found
             else:
-                left_alone[name] = reason
-        near = self.settings.tolerance
+                factors[name] = found
+        near, limit = self.settings.tolerance, self.settings.max_factor
         settled = bool(factors) and all(abs(c - 1) <= near for c in factors.values())
-        limit = self.settings.max_factor
         factors = {
             name: min(max(c, 1 / limit), limit)
             for name, c in factors.items()
@@ -174,45 +168,36 @@ class EquilibriumStart:
         }
         return Verdict(factors, left_alone, settled)
 
-    def _factor(
-        self, weight: nn.Parameter, layer: dict[str, float], settings: tuple
-    ) -> tuple[float, str | None]:
-        """w*/‖w‖, or why there is none."""
-        lr, decay, momentum = settings
-        size = float(torch.linalg.vector_norm(weight.detach().double()))
-        if not layer['count'] or not layer['unit_grad_sq_max'] > 0 or size == 0:
-            return 1.0, 'no gradient'
-        if not lr * decay > 0:
-            return 1.0, 'no decay'
-        if layer['cosine_sq'] > COSINE_LEFT**2:
-            return 1.0, 'its gradient is not orthogonal to it'
-        known = theory.THEORIES[self._monitor.theory]
-        if not known.norm_law:
-            # The step has a size of its own, so Δ ∝ 1/‖w‖.
-            wanted = float(known.angular_update(lr, decay, momentum))
-            return math.sqrt(layer['angular_update_sq']) / wanted, None
-        if not layer['unit_h_mean'] > 0:
-            return 1.0, 'mean h̃ not positive'
-        norm = theory.equilibrium_norm(lr, decay, layer['unit_h_mean'], momentum)
-        return float(norm) / size, None
 
+def above_epsilon(verdict: Verdict, targets: Rescalable) -> Verdict:
+    """Hold factors back that would bring output variances near a norm's ε.
 
-def _means(rows: list[dict[str, list[float]]]) -> dict[str, np.ndarray]:
-    """Means over windows, each with the weight of its steps."""
-    windows = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    count = windows['count']
-    weight = count / np.maximum(count.sum(0), 1)
+    A norm divides by √(variance + ε), so that scale invariance ends where the variance
+    of what it normalizes comes near ε.
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return (weight * np.where(count > 0, values, 0.0)).sum(0)
+    Args:
+        verdict: The factors that are wanted.
+        targets: The weights, with the running statistics of the norms after them.
 
-    def square(quantity: str) -> np.ndarray:
-        return mean(windows[f'{quantity}_mean'] ** 2 + windows[f'{quantity}_var'])
-
-    return {
-        'count': count.sum(0),
-        'unit_h_mean': mean(windows['unit_h_mean']),
-        'unit_grad_sq_max': np.where(count > 0, windows['unit_grad_sq_max'], 0).max(0),
-        'cosine_sq': square('cosine'),
-        'angular_update_sq': square('angular_update'),
-    }
+    Returns:
+        Factors that leave each variance at 100 ε at least, if it was above.
+    """
+    factors, held = dict(verdict.factors), dict(verdict.left_alone)
+    try:
+        statistics = statistics_factors(targets.dependents, factors)
+    except ConflictError:  # told when the rescaling is planned
+        return verdict
+    for name, scale in statistics.items():
+        norm: Any = targets.model.get_submodule(name)
+        lowest = min(c for _, c in scale)
+        variance = float(norm.running_var.double().median())
+        limit = min(1.0, math.sqrt(ABOVE_EPSILON * norm.eps / max(variance, 1e-300)))
+        if lowest >= limit:
+            continue
+        share = math.log(limit) / math.log(lowest)
+        calls = targets.dependents.statistics[name]
+        for weight in {p for call in calls for p in call if factors.get(p, 1) < 1}:
+            factors[weight] **= share
+            held[weight] = f'held back, {name} is near its ε'
+    factors = {name: c for name, c in factors.items() if c != 1}
+    return replace(verdict, factors=factors, left_alone=held)

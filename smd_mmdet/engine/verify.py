@@ -1,14 +1,20 @@
-"""The numeric proof of scale invariance, before a run begins."""
+"""The numeric proof of scale invariance, before a run begins.
+
+The structure of a model tells which weights should be scale-invariant. The numbers
+tell which are: a weight w is, if the loss at cw is the loss at w for all c > 0, and so
+its gradient orthogonal to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from smd_mmdet._text import one_line
 from smd_mmdet.invariance import (
     ScaleInvariance,
     ScaleProof,
@@ -22,24 +28,39 @@ from smd_mmdet.invariance.sample_inputs import (
     sample_sizes,
 )
 
+from .runs import model_of
+
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 
-def prove(
-    runner: Runner, model: nn.Module, entries: Sequence[ScaleInvariance]
-) -> tuple[list[ScaleInvariance], list[str]]:
-    """Hold what is believed of each weight against numbers.
+__all__ = ['batches', 'proved']
+
+
+def proved(runner: Runner, entries: list[ScaleInvariance]) -> list[ScaleInvariance]:
+    """Hold what is believed of each weight against numbers, and warn of what is wrong.
 
     Args:
-        runner: The run; its data are used where a model takes no random images.
-        model: The model, without a DDP wrapper. It is not changed.
+        runner: The run. Its model is not changed; its data are used where the model
+            takes no random images.
         entries: The weights to be measured.
 
     Returns:
-        The entries, each as the numbers have it where they decide, and a warning with
-        the figures for each that is not scale-invariant.
+        The entries, each as the numbers have it where they decide.
     """
+    try:
+        entries, warnings = _compared(runner, model_of(runner), entries)
+    except Exception as fault:
+        warnings = [f'scale invariance is not proved by numbers: {fault}']
+    for warning in warnings:
+        runner.logger.warning(f'smd: {one_line(warning)}')
+    return entries
+
+
+def _compared(
+    runner: Runner, model: nn.Module, entries: list[ScaleInvariance]
+) -> tuple[list[ScaleInvariance], list[str]]:
+    """The entries as the numbers have them, and warnings of what is not invariant."""
     proofs = _proofs(runner, model, [entry.name for entry in entries])
     proved, warnings = [], []
     for entry in entries:
@@ -56,17 +77,23 @@ def prove(
 
 
 def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScaleProof]:
-    failure = None
+    failures = []
     for data in batches(runner, model):
         try:
             return verify_scale_invariance(model, partial(model_loss, data=data), names)
         except Exception as fault:  # images too small for this model, say
-            failure = failure or fault
-    raise failure
+            failures.append(fault)
+    raise failures[0]
 
 
 def batches(runner: Runner, model: nn.Module) -> Iterator[dict | list]:
-    """Small random images for a model we know, else the first images of the run."""
+    """Batches to try a model on, until it takes one.
+
+    Args:
+        runner: The run, whose first images are the last that is tried.
+        model: Its model, without a DDP wrapper; small random images go first if it is
+            one that we know.
+    """
     if comes_from(model, 'mmdet', 'mmpretrain'):
         for size in sample_sizes(model):
             yield sample_inputs(model, size)

@@ -1,145 +1,32 @@
-"""Several processes: measuring together, faults, kills, resumes, launchers."""
+"""Runs of several processes: measuring together, faults, kills, resumes, launchers."""
 
-import itertools
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import ranks
-import tiny
 import torch
-from torch import distributed as dist
+from processes import (
+    ROOT,
+    TIMEOUT,
+    assert_equal_but_for_rounding,
+    environment,
+    on_ranks,
+)
+from tiny import rows_of
 
-from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.engine import SettingError
-from smd_mmdet.engine.parallel import refuse_sharded
 from smd_mmdet.monitor.quantities import QUANTITIES
-from smd_mmdet.monitor.sharing import PER_LAYER, share_out
-from smd_mmdet.records import read_records
-
-TESTS = Path(__file__).parents[1]
-ROOT = TESTS.parent
-# Of seconds: for a process that waits for another for ever.
-TIMEOUT = 240
-
-
-# Functions of ranks.py that need no run.
-PLAIN = ('monitors', 'scaled', 'followed', 'saved', 'broken')
-
-
-def free_port():
-    with socket.socket() as some:
-        some.bind(('127.0.0.1', 0))
-        return some.getsockname()[1]
-
-
-def environment(**more):
-    """For processes on the CPU: a machine may have fewer GPUs than a test has ranks."""
-    paths = [str(ROOT), str(TESTS), os.environ.get('PYTHONPATH', '')]
-    fixed = {
-        'PYTHONPATH': os.pathsep.join(filter(None, paths)),
-        'OMP_NUM_THREADS': '1',
-        'CUDA_VISIBLE_DEVICES': '-1',
-    }
-    return os.environ | fixed | more
-
-
-def on_ranks(world, folder, *functions):
-    """Run functions of ranks.py in so many processes."""
-    port = str(free_port())
-    processes = [
-        subprocess.Popen(
-            [sys.executable, TESTS / 'ranks.py', folder, *functions],
-            env=environment(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                MASTER_ADDR='127.0.0.1', MASTER_PORT=port,
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(process.returncode for process in processes), '\n'.join(outputs)
-
-
-# ---------------------------------------------------------------- shares
-
-
-def test_every_rank_has_about_as_much_to_read():
-    generator = np.random.default_rng(0)
-    for world in (1, 2, 4, 8):
-        sizes = (10 ** generator.uniform(2, 6.4, 60)).astype(int).tolist()
-        shares = share_out(sizes, world)
-        assert sorted(itertools.chain(*shares)) == list(range(60))
-        loads = [sum(sizes[i] + PER_LAYER for i in share) for share in shares]
-        # Of this greedy rule: no load exceeds the mean by more than the last layer
-        # it was given, and that is not above what the mean leaves room for.
-        assert max(loads) <= sum(loads) / world + max(sizes) + PER_LAYER
-        assert max(loads) <= 4 / 3 * max(sum(loads) / world, max(sizes) + PER_LAYER)
-
-
-def test_more_ranks_than_layers():
-    assert share_out([5, 7], 4) == [[1], [0], [], []]
-
-
-# ---------------------------------------------------------------- plain torch
-
-
-KEYS = ('iter', 'count', 'lr', 'weight_decay', 'momentum', 'stage')
-
-
-def assert_equal_but_for_rounding(rows, expected, quantities):
-    """Of float32 training, whose sums were taken in another order."""
-    for key in KEYS:
-        np.testing.assert_array_equal(rows[key], expected[key], err_msg=key)
-    for quantity in quantities:
-        key = f'{quantity}_mean'
-        tolerance = {'atol': 1e-5} if quantity == 'cosine' else {'rtol': 1e-3}
-        np.testing.assert_allclose(
-            rows[key], expected[key], **{'rtol': 0, **tolerance}, err_msg=key
-        )
-
-
-@pytest.mark.parametrize(
-    'world', [2, pytest.param(4, marks=pytest.mark.slow)]
-)  # fmt: skip
-def test_ranks_measure_together_what_one_measures_alone(tmp_path, world):
-    on_ranks(world, tmp_path, *PLAIN)
-    files = sorted(tmp_path.glob('*.npz'))
-    assert len(files) == 6
-    for file in files:
-        both = np.load(file)
-        rows, expected = (
-            {key.split('/')[1]: both[key] for key in both if key.startswith(which)}
-            for which in ('shared', 'single')
-        )
-        assert_equal_but_for_rounding(rows, expected, QUANTITIES)
-
-
-# ---------------------------------------------------------------- runs
-
-
-def table(work_dir):
-    return read_records(work_dir).table.to_pandas()
 
 
 def same_rows(work_dir, expected):
-    rows, expected = table(work_dir), table(expected)
+    rows, expected = rows_of(work_dir), rows_of(expected)
     assert list(rows.columns) == list(expected.columns)
     for name in expected.columns:
         for got, want in zip(rows[name], expected[name], strict=True):
@@ -171,20 +58,21 @@ def runs(tmp_path_factory):
 def test_records_are_to_the_bit_those_of_the_first_process_alone(runs):
     for run in ('whole', 'accumulated'):
         same_rows(runs / run, runs / run / 'alone')
-    spans = table(runs / 'whole')[['iter', 'count', 'stage']].values.tolist()[::2]
+    spans = rows_of(runs / 'whole')[['iter', 'count', 'stage']].values.tolist()[::2]
     assert spans == [
         *[[9, 9, -1], [19, 10, 0], [29, 10, 0], [39, 10, 0], [40, 1, 0]],
         *[[50, 10, 1], [60, 10, 1]],
     ]
-    counts = table(runs / 'accumulated')['count']
+    counts = rows_of(runs / 'accumulated')['count']
     assert (
-        counts.groupby(table(runs / 'accumulated')['layer']).sum().tolist() == [15] * 2
+        counts.groupby(rows_of(runs / 'accumulated')['layer']).sum().tolist()
+        == [15] * 2
     )
 
 
 def test_records_are_those_of_one_process_on_the_same_batches(runs):
     assert_equal_but_for_rounding(
-        table(runs / 'whole'), table(runs / 'single_whole'), QUANTITIES
+        rows_of(runs / 'whole'), rows_of(runs / 'single_whole'), QUANTITIES
     )
 
 
@@ -194,7 +82,7 @@ def test_weights_are_to_the_bit_those_without_the_hook(runs):
 
 
 def test_filters_are_measured_by_the_first_process(runs):
-    assert table(runs / 'alone_filters')['angular_update_filter_q50'].notna().all()
+    assert rows_of(runs / 'alone_filters')['angular_update_filter_q50'].notna().all()
 
 
 @pytest.mark.parametrize('rank', [0, 1])
@@ -203,15 +91,15 @@ def test_a_process_that_cannot_measure_does_not_stop_the_others(runs, rank):
     for process in range(2):
         same_weights(work_dir, runs / 'whole', process)
     assert log_of(work_dir).count('monitoring stopped') == 1
-    whole = table(runs / 'whole')
-    rows = table(work_dir)
+    whole = rows_of(runs / 'whole')
+    rows = rows_of(work_dir)
     assert rows['iter'].max() == 19
     assert rows.equals(whole[whole['iter'] <= 19])
 
 
 def test_one_process_resumed_by_two(runs):
     assert_equal_but_for_rounding(
-        table(runs / 'single'), table(runs / 'single_whole'), QUANTITIES
+        rows_of(runs / 'single'), rows_of(runs / 'single_whole'), QUANTITIES
     )
 
 
@@ -221,9 +109,11 @@ def test_two_processes_resumed_by_one(runs, tmp_path):
     config = ranks.parallel_config(work_dir, resume=True)
     config.load_from = str(work_dir / 'iter_25.pth')
     ranks.train(config)
-    assert_equal_but_for_rounding(table(work_dir), table(runs / 'whole'), QUANTITIES)
+    assert_equal_but_for_rounding(
+        rows_of(work_dir), rows_of(runs / 'whole'), QUANTITIES
+    )
     # The window under way at 25 was taken over, and ends where it would have.
-    rows, whole = table(work_dir), table(runs / 'whole')
+    rows, whole = rows_of(work_dir), rows_of(runs / 'whole')
     early = whole['iter'] <= 19
     assert rows[early].equals(whole[early])
 
@@ -234,109 +124,6 @@ def test_checkpoints_by_epoch_carry_the_window_under_way(runs):
     [best] = (runs / 'epochs').glob('best_score_*.pth')
     state = torch.load(best, weights_only=True)['smd_monitor']
     assert best.stem == 'best_score_epoch_2' and state['iteration'] == 8
-
-
-# ---------------------------------------------------------------- sharded training
-
-
-@pytest.fixture
-def one_process(monkeypatch):
-    """A process group of one, as a run under torchrun with one process has."""
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def with_zero(net):
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-
-    return ZeroRedundancyOptimizer(net.parameters(), torch.optim.SGD, lr=0.1)
-
-
-def with_fully_shard(net):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    fully_shard(net, mesh=init_device_mesh('cpu', (1,)))
-    return torch.optim.SGD(net.parameters(), lr=0.1)
-
-
-def with_flat_parameters(net):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    net = FullyShardedDataParallel(net, device_id=torch.device('cpu'))
-    return torch.optim.SGD(net.parameters(), lr=0.1)
-
-
-@pytest.mark.parametrize('make', [with_zero, with_fully_shard, with_flat_parameters])
-def test_the_monitor_refuses_shards(one_process, make):
-    net = torch.nn.Linear(4, 4)
-    optimizer = make(net)
-    [weight, *_] = optimizer.param_groups[0]['params']
-    with pytest.raises(ValueError, match='each process has a part'):
-        SphericalMotionMonitor(optimizer, {'weight': weight})
-
-
-SHARDED = {
-    'FSDP': (
-        {
-            'model_wrapper_cfg': dict(
-                type='MMFullyShardedDataParallel', device_id=torch.device('cpu')
-            )
-        },
-        r'model_wrapper_cfg.type=MMFullySharded.*set model_wrapper_cfg.type=MMDistrib',
-    ),
-    'ZeRO': (
-        {
-            'optim_wrapper.optimizer': dict(
-                type='ZeroRedundancyOptimizer',
-                optimizer_type='SGD',
-                lr=0.1,
-                _delete_=True,
-            )
-        },
-        r'optim_wrapper.optimizer.type=ZeroRedund.*optim_wrapper.optimizer.type=SGD',
-    ),
-}
-
-
-@pytest.mark.parametrize('kind', SHARDED)
-@pytest.mark.parametrize('constructor', ['SMDOptimWrapperConstructor', None])
-def test_the_hook_refuses_sharded_runs(
-    one_process, tmp_path, monkeypatch, kind, constructor
-):
-    if kind == 'FSDP' and torch.cuda.is_available():
-        pytest.skip('torch makes no FSDP of the CPU where there is a GPU')
-    changes, message = SHARDED[kind]
-
-    def trained(*args, **kwargs):
-        raise AssertionError('an iteration was run')
-
-    monkeypatch.setattr(tiny.TinyNet, 'forward', trained)
-    config = ranks.parallel_config(tmp_path, **changes)
-    config.launcher = 'pytorch'
-    if constructor is None:
-        config.optim_wrapper.pop('constructor')
-    with pytest.raises(SettingError, match=f'SMDHook: {message}'):
-        ranks.train(config)
-
-
-def test_fully_shard_and_strategies_are_refused_by_name(one_process):
-    from mmengine._strategy import DeepSpeedStrategy
-
-    net = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    optimizer = with_fully_shard(net)
-    runner = SimpleNamespace(
-        model=net, optim_wrapper=SimpleNamespace(optimizer=optimizer)
-    )
-    with pytest.raises(SettingError, match=r'Some: 0.weight is sharded by fully_shard'):
-        refuse_sharded(runner, 'Some')
-    runner.strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
-    with pytest.raises(
-        SettingError, match=r'strategy\.type=DeepSpeedStrategy.*leave strategy out'
-    ):
-        refuse_sharded(runner, 'Some')
 
 
 # ---------------------------------------------------------------- launchers
@@ -391,7 +178,7 @@ def assert_killed(process, rank, config):
 def test_a_killed_process_ends_the_run_and_it_can_go_on(config, runs):
     work_dir = config.parent / 'run'
     assert_killed(tool('dist_train.sh', config, 2, STRIKE='kill 1 37'), 1, config)
-    assert sorted(set(table(work_dir)['iter'])) == [9, 19, 29]
+    assert sorted(set(rows_of(work_dir)['iter'])) == [9, 19, 29]
     status, errors = end(tool('dist_train.sh', config, 2, '--resume'))
     assert status == 0, errors
     same_rows(work_dir, runs / 'whole')
@@ -402,7 +189,7 @@ def test_a_killed_process_ends_the_run_and_it_can_go_on(config, runs):
 @pytest.mark.slow
 def test_the_first_process_killed(config):
     assert_killed(tool('dist_train.sh', config, 2, STRIKE='kill 0 37'), 0, config)
-    assert sorted(set(table(config.parent / 'run')['iter'])) == [9, 19, 29]
+    assert sorted(set(rows_of(config.parent / 'run')['iter'])) == [9, 19, 29]
 
 
 def test_an_error_in_one_process_is_told_by_its_traceback_alone(config):

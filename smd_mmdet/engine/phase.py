@@ -1,0 +1,179 @@
+"""A measuring phase: what it shows of each layer, and how far that is from w*."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from smd_mmdet import theory
+from smd_mmdet.checks import COSINE_LEFT
+from smd_mmdet.monitor.monitor import SphericalMotionMonitor
+
+__all__ = ['Measured', 'Phase', 'factor_to_equilibrium']
+
+# Columns of the records that a phase keeps of its windows.
+_KEPT = (
+    *('count', 'unit_h_mean', 'unit_grad_sq_max', 'cosine_mean', 'cosine_var'),
+    *('angular_update_mean', 'angular_update_var'),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One layer over a whole phase; each window counts by the number of its steps.
+
+    Args:
+        count: Steps that the layer took.
+        unit_h_mean: Mean of h̃, whose mean is the L of the theorems.
+        unit_grad_sq_max: Largest ‖g̃‖².
+        cosine_sq: Mean square of the cosine between weight and gradient.
+        angular_update_sq: Mean square of the angular update, in rad².
+    """
+
+    count: float
+    unit_h_mean: float
+    unit_grad_sq_max: float
+    cosine_sq: float
+    angular_update_sq: float
+
+
+class Phase:
+    """Measures weights from one iteration on.
+
+    Args:
+        optimizer: The optimizer of the run.
+        weights: The weights by name.
+        steps: Iterations of the phase.
+        started: Iterations that are done when it begins.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        weights: Mapping[str, nn.Parameter],
+        steps: int,
+        started: int,
+    ) -> None:
+        self.started = started
+        # The window is one step longer than the phase, so that it never fills up: it
+        # closes where the phase ends, or where a stage of the learning rate does.
+        self._monitor = SphericalMotionMonitor(optimizer, weights, steps + 1)
+        self._monitor.start_at(started)
+        # Of each closed window, the kept columns with a value per layer.
+        self._rows: list[dict[str, list[float]]] = []
+
+    @property
+    def theory(self) -> str:
+        """Whose equilibrium applies: a name in :data:`smd_mmdet.theory.THEORIES`."""
+        return self._monitor.theory
+
+    def end(self) -> list[Measured]:
+        """What was seen of each weight; empty if no window could be measured.
+
+        Raises:
+            Exception: The fault of the monitor, if it has one.
+        """
+        if self._monitor.fault is not None:
+            raise self._monitor.fault
+        self._monitor.end_window()
+        self._collect()
+        return _over_windows(self._rows)
+
+    def detach(self) -> None:
+        """Measure no more."""
+        self._monitor.detach()
+
+    def state_dict(self) -> dict:
+        """Plain values and tensors, for a checkpoint."""
+        state = None
+        if self._monitor.fault is None:  # else it is told when the phase ends
+            self._collect()
+            state = self._monitor.state_dict()
+        rows = [dict(row) for row in self._rows]
+        return {'started': self.started, 'rows': rows, 'monitor': state}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            ValueError: If it is of other layers or of another length; the phase is
+                unchanged then.
+        """
+        self._monitor.load_state_dict(state['monitor'])
+        self.started, self._rows = state['started'], list(state['rows'])
+
+    def _collect(self) -> None:
+        """Keep the windows that are closed; a change of the rate closes one."""
+        columns = self._monitor.collect()
+        layers = len(self._monitor.names)
+        for start in range(0, len(columns['iter']), layers):
+            rows = slice(start, start + layers)
+            self._rows.append({key: columns[key][rows].tolist() for key in _KEPT})
+
+
+def factor_to_equilibrium(
+    weight: nn.Parameter,
+    measured: Measured,
+    settings: tuple[float, float, float],
+    law: str,
+) -> float | str:
+    """The factor that puts a weight at its equilibrium, or why there is none.
+
+    Where the law of w* is known the factor is w*/‖w‖. Else a step has a size of its
+    own, and an angular update Δ ∝ 1/‖w‖: the factor is Δ/Δ*.
+
+    Args:
+        weight: The weight.
+        measured: What a phase has shown of it.
+        settings: Learning rate, weight decay and momentum of its parameter group.
+        law: The optimizer's name in :data:`smd_mmdet.theory.THEORIES`.
+
+    Returns:
+        The factor, or a few words that say why the weight is left alone.
+    """
+    lr, decay, momentum = settings
+    size = float(torch.linalg.vector_norm(weight.detach().double()))
+    if not measured.count or not measured.unit_grad_sq_max > 0 or size == 0:
+        return 'no gradient'
+    if not lr * decay > 0:
+        return 'no decay'
+    if measured.cosine_sq > COSINE_LEFT**2:
+        return 'its gradient is not orthogonal to it'
+    known = theory.THEORIES[law]
+    if not known.norm_law:
+        wanted = float(known.angular_update(lr, decay, momentum))
+        return math.sqrt(measured.angular_update_sq) / wanted
+    if not measured.unit_h_mean > 0:
+        return 'mean h̃ not positive'
+    norm = theory.equilibrium_norm(lr, decay, measured.unit_h_mean, momentum)
+    return float(norm) / size
+
+
+def _over_windows(rows: list[dict[str, list[float]]]) -> list[Measured]:
+    """Every layer over all windows."""
+    if not rows:  # the gradients overflowed at every step, say
+        return []
+    windows = {key: np.array([row[key] for row in rows]) for key in _KEPT}
+    count = windows['count']
+    weight = count / np.maximum(count.sum(0), 1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (weight * np.where(count > 0, values, 0.0)).sum(0)
+
+    def square(quantity: str) -> np.ndarray:
+        return mean(windows[f'{quantity}_mean'] ** 2 + windows[f'{quantity}_var'])
+
+    columns = (
+        count.sum(0),
+        mean(windows['unit_h_mean']),
+        np.where(count > 0, windows['unit_grad_sq_max'], 0).max(0),
+        square('cosine'),
+        square('angular_update'),
+    )
+    return [Measured(*map(float, layer)) for layer in zip(*columns, strict=True)]

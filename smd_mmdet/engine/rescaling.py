@@ -1,0 +1,116 @@
+"""Multiplying the weights of a run by factors, and all that follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmengine.model import BaseAveragedModel
+from torch import nn
+
+from smd_mmdet.rescale import ConflictError, Multiplications, apply, plan
+
+from .parallel import all_processes, together
+from .rescalable import Rescalable
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+__all__ = ['Planned', 'listed', 'rescale_weights']
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A rescaling that can be carried out.
+
+    Args:
+        factors: The factor of each weight that is rescaled, by name.
+        left_alone: Why a weight is left alone or held back, by name.
+        multiplications: Every tensor to multiply, and by what.
+    """
+
+    factors: Mapping[str, float]
+    left_alone: Mapping[str, str]
+    multiplications: Multiplications
+
+
+def rescale_weights(
+    runner: Runner,
+    targets: Rescalable,
+    factors: Mapping[str, float],
+    cause: str,
+    left_alone: Mapping[str, str] | None = None,
+) -> Mapping[str, float]:
+    """Rescale weights in all processes, or in none if one of them cannot.
+
+    The log tells which weights were scaled, by how much and why.
+
+    Args:
+        runner: The run.
+        targets: Its weights, and what follows them.
+        factors: The factor of each weight to rescale, by name.
+        cause: What the log gives as the reason.
+        left_alone: Why a weight is left alone or held back, by name.
+
+    Returns:
+        The factors that were applied. Those that do not fit together are not.
+    """
+    try:
+        planned = together(
+            lambda: _plan(runner, targets, factors, left_alone or {}), all_processes()
+        )
+    except Exception as fault:
+        runner.logger.warning(
+            f'smd: weights are not rescaled at iteration {runner.iter + 1} '
+            f'({cause}), training goes on: {fault}'
+        )
+        return {}
+    apply(planned.multiplications)
+    runner.logger.info(
+        f'smd: iteration {runner.iter + 1}: {len(planned.factors)} scale-invariant '
+        f'weights rescaled by {_range(planned.factors.values())} '
+        f'({cause}){listed(planned.left_alone)}'
+    )
+    return planned.factors
+
+
+def listed(left_alone: Mapping[str, str]) -> str:
+    """The end of a message: the weights that are left alone or held back, and why."""
+    if not left_alone:
+        return ''
+    named = ', '.join(f'{name} ({reason})' for name, reason in left_alone.items())
+    return f'; left alone or held back: {named}'
+
+
+def _plan(
+    runner: Runner,
+    targets: Rescalable,
+    factors: Mapping[str, float],
+    left_alone: Mapping[str, str],
+) -> Planned:
+    """A plan without the weights whose factors do not fit together."""
+    factors, left_alone = dict(factors), dict(left_alone)
+    copies = _averages(runner)
+    while True:
+        try:
+            multiplications = plan(
+                targets.model, targets.optimizer, factors, targets.dependents, copies
+            )
+        except ConflictError as conflict:
+            for name in conflict.names:
+                del factors[name]
+                left_alone[name] = str(conflict)
+        else:
+            return Planned(factors, left_alone, multiplications)
+
+
+def _averages(runner: Runner) -> list[nn.Module]:
+    """The averaged copies of the model that hooks such as EMAHook keep."""
+    averages = (getattr(hook, 'ema_model', None) for hook in runner.hooks)
+    return [a.module for a in averages if isinstance(a, BaseAveragedModel)]
+
+
+def _range(factors: Collection[float]) -> str:
+    low, high = min(factors, default=1), max(factors, default=1)
+    return f'{low:.4g}' if low == high else f'{low:.4g} to {high:.4g}'

@@ -1,0 +1,129 @@
+"""The constructor: every key of MMEngine's, and scale-invariant weights apart."""
+
+import pytest
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from tiny import SCALE_INVARIANT, TinyNet
+
+from smd_mmdet import theory
+from smd_mmdet.engine import SettingError
+
+
+def settings_per_parameter(wrapper, model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(p)]: (group['lr'], group['weight_decay'], group['momentum'])
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
+
+
+PARAMWISE = [
+    None,
+    dict(norm_decay_mult=0.0, bias_lr_mult=2.0, bias_decay_mult=0.0),
+    dict(custom_keys={'layers.3': dict(lr_mult=0.1, decay_mult=0.5)}),
+    dict(flat_decay_mult=0.0, bypass_duplicate=True),
+]
+
+
+@pytest.mark.parametrize('paramwise_cfg', PARAMWISE)
+def test_every_key_of_mmengine_works_as_before(paramwise_cfg):
+    init_default_scope('mmengine')
+    model = TinyNet()
+    config = dict(
+        optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
+        paramwise_cfg=paramwise_cfg,
+    )
+    stock = build_optim_wrapper(model, config)
+    ours = build_optim_wrapper(
+        model, dict(constructor='SMDOptimWrapperConstructor', **config)
+    )
+    expected = settings_per_parameter(stock, model)
+    assert settings_per_parameter(ours, model) == expected
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in ours.optimizer.param_groups:
+        for parameter in group['params']:
+            invariant = names[id(parameter)] in SCALE_INVARIANT
+            assert group['scale_invariant'] is invariant
+
+
+def test_scale_invariant_weights_can_have_a_decay_of_their_own():
+    model = TinyNet()
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            constructor='SMDOptimWrapperConstructor',
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
+            paramwise_cfg=dict(scale_invariant_decay_mult=5.0, norm_decay_mult=0.0),
+        ),
+    )
+    for name, (_, decay, _) in settings_per_parameter(wrapper, model).items():
+        norm = name.startswith(('layers.1.', 'layers.4.'))
+        expected = 5e-3 if name in SCALE_INVARIANT else 0 if norm else 1e-3
+        assert decay == pytest.approx(expected, rel=1e-12), name
+
+
+def test_the_angular_update_can_be_asked_for():
+    model = TinyNet()
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            constructor='SMDOptimWrapperConstructor',
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
+            paramwise_cfg=dict(angular_update=2e-3, exclude=['layers.0']),
+        ),
+    )
+    settings = settings_per_parameter(wrapper, model)
+    lr, decay, momentum = settings.pop('layers.3.weight')
+    assert theory.angular_update(lr, decay, momentum) == pytest.approx(2e-3, rel=1e-12)
+    assert {decay for _, decay, _ in settings.values()} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            dict(angular_update='fast'),
+            "angular_update must be a number >= 0, got 'fast'",
+        ),
+        (dict(angular_update=0.0), 'angular_update must be > 0'),
+        (dict(scale_invariant_decay_mult=-1), 'scale_invariant_decay_mult must be'),
+        (
+            dict(angular_update=1e-3, scale_invariant_decay_mult=2),
+            'both set the weight decay',
+        ),
+        (dict(include=['layers.9']), "include: 'layers.9' matches no parameter"),
+    ],
+)
+def test_the_constructor_names_what_is_wrong(changes, message):
+    with pytest.raises(SettingError, match=message):
+        build_optim_wrapper(
+            TinyNet(),
+            dict(
+                constructor='SMDOptimWrapperConstructor',
+                optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
+                paramwise_cfg=changes,
+            ),
+        )
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'setting', 'message'),
+    [
+        ('Adam', 'angular_update', 'angular_update is derived for SGD'),
+        ('RMSprop', 'angular_update', 'angular_update is derived for SGD'),
+        ('Rprop', 'scale_invariant_decay_mult', 'the optimizer has no weight decay'),
+    ],
+)
+def test_a_decay_is_refused_where_the_optimizer_has_none_of_its_kind(
+    optimizer, setting, message
+):
+    with pytest.raises(SettingError, match=message):
+        build_optim_wrapper(
+            TinyNet(),
+            dict(
+                constructor='SMDOptimWrapperConstructor',
+                optimizer=dict(type=optimizer, lr=0.1),
+                paramwise_cfg={setting: 1e-3},
+            ),
+        )

@@ -1,0 +1,141 @@
+"""Runs that are refused because they are sharded, and consensus of processes."""
+
+from types import SimpleNamespace
+
+import pytest
+import ranks
+import tiny
+import torch
+from torch import distributed as dist
+
+from smd_mmdet import SphericalMotionMonitor
+from smd_mmdet.engine import SettingError
+from smd_mmdet.engine.parallel import computed_in_main, refuse_sharded, together
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """A process group of one, as a run under torchrun with one process has."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def with_zero(net):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(net.parameters(), torch.optim.SGD, lr=0.1)
+
+
+def with_fully_shard(net):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(net, mesh=init_device_mesh('cpu', (1,)))
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+def with_flat_parameters(net):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    net = FullyShardedDataParallel(net, device_id=torch.device('cpu'))
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize('make', [with_zero, with_fully_shard, with_flat_parameters])
+def test_the_monitor_refuses_shards(one_process, make):
+    net = torch.nn.Linear(4, 4)
+    optimizer = make(net)
+    [weight, *_] = optimizer.param_groups[0]['params']
+    with pytest.raises(ValueError, match='each process has a part'):
+        SphericalMotionMonitor(optimizer, {'weight': weight})
+
+
+SHARDED = {
+    'FSDP': (
+        {
+            'model_wrapper_cfg': dict(
+                type='MMFullyShardedDataParallel', device_id=torch.device('cpu')
+            )
+        },
+        r'model_wrapper_cfg.type=MMFullySharded.*set model_wrapper_cfg.type=MMDistrib',
+    ),
+    'ZeRO': (
+        {
+            'optim_wrapper.optimizer': dict(
+                type='ZeroRedundancyOptimizer',
+                optimizer_type='SGD',
+                lr=0.1,
+                _delete_=True,
+            )
+        },
+        r'optim_wrapper.optimizer.type=ZeroRedund.*optim_wrapper.optimizer.type=SGD',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', SHARDED)
+@pytest.mark.parametrize('constructor', ['SMDOptimWrapperConstructor', None])
+def test_the_hook_refuses_sharded_runs(
+    one_process, tmp_path, monkeypatch, kind, constructor
+):
+    if kind == 'FSDP' and torch.cuda.is_available():
+        pytest.skip('torch makes no FSDP of the CPU where there is a GPU')
+    changes, message = SHARDED[kind]
+
+    def trained(*args, **kwargs):
+        raise AssertionError('an iteration was run')
+
+    monkeypatch.setattr(tiny.TinyNet, 'forward', trained)
+    config = ranks.parallel_config(tmp_path, **changes)
+    config.launcher = 'pytorch'
+    if constructor is None:
+        config.optim_wrapper.pop('constructor')
+    with pytest.raises(SettingError, match=f'SMDHook: {message}'):
+        ranks.train(config)
+
+
+def test_fully_shard_and_strategies_are_refused_by_name(one_process):
+    from mmengine._strategy import DeepSpeedStrategy
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    optimizer = with_fully_shard(net)
+    runner = SimpleNamespace(
+        model=net, optim_wrapper=SimpleNamespace(optimizer=optimizer)
+    )
+    with pytest.raises(SettingError, match=r'Some: 0.weight is sharded by fully_shard'):
+        refuse_sharded(runner, 'Some')
+    runner.strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
+    with pytest.raises(
+        SettingError, match=r'strategy\.type=DeepSpeedStrategy.*leave strategy out'
+    ):
+        refuse_sharded(runner, 'Some')
+
+
+# ---------------------------------------------------------------- consensus
+
+
+def failing():
+    raise KeyError('mine')
+
+
+def test_a_process_alone_has_its_own_faults():
+    assert together(lambda: 7, None) == 7
+    with pytest.raises(KeyError, match='mine'):
+        together(failing, None)
+
+
+def test_a_fault_in_a_group_names_its_process(one_process):
+    assert together(lambda: 7, dist.group.WORLD) == 7
+    with pytest.raises(RuntimeError, match=r"^process 0: KeyError: 'mine'$"):
+        together(failing, dist.group.WORLD)
+
+
+def test_what_the_main_process_refuses_is_refused():
+    def refuse():
+        raise SettingError('no')
+
+    assert computed_in_main(lambda: 7) == 7
+    with pytest.raises(SettingError, match='no'):
+        computed_in_main(refuse)
