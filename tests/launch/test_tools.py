@@ -77,7 +77,3 @@ def test_wrong_setting_in_two_processes_is_told_once(tiny):
     assert done.returncode == 2
     assert done.stderr.count('error: SyncBN') == 1
     assert 'Traceback' not in done.stderr
-
-
-def test_the_audit_of_the_zoo_refuses_unknown_options_in_one_line(capsys):
-    assert '--bad' in one_error(capsys, 'audit_zoo.py', '--bad')
