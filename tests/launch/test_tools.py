@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from launching import ROOT, bash, finish, one_error, start
+from launching import ROOT, bash, finish, start
 from mmengine.logging import HistoryBuffer
 
 from smd_mmdet.config import compat
