@@ -90,9 +90,7 @@ class Course:
         """
         lr = self.schedule.lr[span.start : span.end]
         momentum = self.schedule.momentum[span.start : span.end]
-        found, moves = np.zeros_like(lr), lr > 0
-        found[moves] = 2 * theory.relaxation_rate(lr[moves], 1.0, momentum[moves])
-        return found
+        return np.where(lr > 0, theory.norm4_rate(lr, 1.0, momentum), 0.0)
 
     def norm_eq(
         self,

@@ -145,7 +145,7 @@ def _too_slow(name: str, layers: _Layers) -> str:
     _, stage = layers[0]
     length = stage.last_iter - stage.first_iter + 1
     # ‖w‖⁴ relaxes at 4λη/(1−α) per step, twice the rate that the theorem guarantees.
-    rate = 2 * theory.relaxation_rate(stage.lr, stage.weight_decay, stage.momentum)
+    rate = theory.norm4_rate(stage.lr, stage.weight_decay, stage.momentum)
     needed = stage.iterations_per_step / rate
     return (
         f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium: at this '
