@@ -156,3 +156,17 @@ def test_links_lead_somewhere():
         for target in re.findall(r'\]\(([^)#]+)\)', doc.read_text('utf-8')):
             if '://' not in target:
                 assert (doc.parent / target).exists(), f'{doc.name}: {target}'
+
+
+def test_the_guide_for_contributors_names_files_and_functions_that_are_there():
+    guide = (ROOT / 'CONTRIBUTING.md').read_text('utf-8')
+    named = re.findall(r'`([\w.]+)`\s+\(`([\w/]+\.py)`\)', guide)
+    assert len(named) > 15
+    for name, file in named:
+        text = (ROOT / 'smd_mmdet' / file).read_text('utf-8')
+        for part in name.split('.'):
+            assert re.search(rf'^\s*((def|class) {part}\b|{part}\b.*=)', text, re.M), (
+                f'{file} has no {part}'
+            )
+    for path in re.findall(r'`((?:smd_mmdet|tests|studies|tools)/[\w/]+\.\w+)`', guide):
+        assert (ROOT / path).is_file(), path
