@@ -86,10 +86,8 @@ class Followers:
             By bias, the degrees of what it is added to, at each of its uses. A use
             that is no addition has no degrees.
         """
-        found = {}
+        found: dict[int, list[Mapping[int, float]]] = {}
         for bias, additions in self._additions.items():
-            others: list[Mapping[int, float]] = [{}] * (
-                self._readers[bias] - len(additions)
-            )
-            found[bias] = [*additions, *others]
+            others = self._readers[bias] - len(additions)
+            found[bias] = [*additions, *[{}] * others]
         return found
