@@ -4,8 +4,9 @@ import sys
 
 # These go first, so that at the end no core waits long for another.
 LONG = (
-    *('test_configs', 'test_detection', 'test_distributed', 'test_engine'),
-    *('test_reliability', 'test_rescale_hook', 'test_tools'),
+    *('test_configs', 'test_detection', 'test_distributed', 'test_hook'),
+    *('test_recording', 'test_sharing', 'test_rescaling', 'test_start', 'test_tools'),
+    'test_reliability',
 )
 
 

@@ -189,7 +189,7 @@ values = anything | st.dictionaries(st.sampled_from(START), anything, max_size=4
 @given(st.data())
 def test_any_settings_of_a_hook_are_taken_or_refused_by_name(data):
     registry = pytest.importorskip('mmengine.registry')
-    from smd_mmdet.config.errors import SettingError
+    from smd_mmdet.engine import SettingError
 
     hook = data.draw(st.sampled_from(list(SETTINGS)))
     keys = st.sampled_from(SETTINGS[hook])
