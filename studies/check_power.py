@@ -142,7 +142,7 @@ def obeying_table(pool: Pool, seeds: int, layers: int) -> str:
         )
         print(row(cells), flush=True)
         rows.append(cells)
-    return table((*head, '`angular_update`'), rows, dashes='---')
+    return table((*head, '`angular_update`'), rows)
 
 
 def breaking_table(
@@ -162,7 +162,7 @@ def breaking_table(
         )
         print(row(cells), flush=True)
         rows.append(cells)
-    return table((*head, 'states'), rows, dashes='---')
+    return table((*head, 'states'), rows)
 
 
 def page(seeds: int, layers: int, pool: Pool) -> str:

@@ -5,15 +5,12 @@ from collections.abc import Iterable, Sequence
 __all__ = ['row', 'table']
 
 
-def table(
-    head: Sequence[object], rows: Iterable[Sequence[object]], dashes: str = ' --- '
-) -> str:
+def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table.
 
     Args:
         head: Names of the columns.
         rows: Cells of each row, as many as there are columns.
-        dashes: Cell of the line that parts the head from the rows.
 
     Returns:
         The lines of the table, without a line break at the end; '' if it has no rows.
@@ -21,7 +18,7 @@ def table(
     lines = [row(cells) for cells in rows]
     if not lines:
         return ''
-    return '\n'.join([row(head), f'|{"|".join([dashes] * len(head))}|', *lines])
+    return '\n'.join([row(head), row(['---'] * len(head)), *lines])
 
 
 def row(cells: Iterable[object]) -> str:

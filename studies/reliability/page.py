@@ -69,7 +69,7 @@ def page(results: Sequence[tuple[Group, Sequence[Result]]]) -> str:
             (*map(_plain, (r.case.title, r.case.done, r.seen)), r.verdict) for r in seen
         ]
         if rows:
-            text += f'\n## {group.title}\n\n{table(head, rows, dashes="---")}\n'
+            text += f'\n## {group.title}\n\n{table(head, rows)}\n'
     return text
 
 
