@@ -147,6 +147,8 @@ class SMDHook(Hook):
             maxlen=max(1, RECENT_ITERATIONS // window)
         )
         self._standing: Standing | None = None
+        # That of one window earlier: the live states have a memory.
+        self._before: Standing | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the window under way of the run that is resumed."""
@@ -384,6 +386,7 @@ class SMDHook(Hook):
         newest = {key: values[rows['iter'] == last] for key, values in rows.items()}
         if self._recent and self._recent[-1]['stage'][0] != newest['stage'][0]:
             self._recent.clear()
+            self._before = None
         self._recent.append(newest)
         columns = {
             key: np.concatenate([window[key] for window in self._recent])
@@ -396,7 +399,9 @@ class SMDHook(Hook):
             end - last,
             np.isin(newest['layer'], invariant),
             accumulated(runner),
+            before=self._before,
         )
+        self._before = self._standing
         if self.visualize:
             self._show(runner, scalars(newest, self._standing), last)
 

@@ -43,3 +43,40 @@ def test_live_knows_layers_it_cannot_judge():
         'no gradient',
     ]
     assert np.isnan(found.iterations[:2]).all()
+
+
+def test_past_the_end_a_layer_in_equilibrium_is_in_equilibrium():
+    there = _newest(records_of(small_walk(1000, noise=0.01)), windows=8)
+    assert standing(there, remaining=-7).counts() == {IN_EQUILIBRIUM: 2}
+    above = _newest(records_of(small_walk(200, norm=9.0)), windows=4)
+    assert standing(above, remaining=-7).counts() == {'unreachable in this stage': 2}
+
+
+def test_noise_does_not_turn_what_is_unreachable_to_and_fro():
+    walk = small_walk(1200, size=128, norm=6.0, layers=20, noise=20.0)
+    records = records_of(walk, window=50)
+    table, layers = records.table, walk.layers
+    wait = standing(_newest(Records(table.slice(0, 8 * layers), {}), 4)).iterations
+    end = 400 + int(np.median(wait))  # half of them get there in time
+    turns = {'with memory': 0, 'without': 0}
+    for kind in turns:
+        before = None
+        for number in range(4, 16):
+            newest = _newest(Records(table.slice(0, number * layers), {}), windows=4)
+            now = standing(newest, end - number * 50, before=before)
+            gone = now.state == 'unreachable in this stage'
+            if number > 4:
+                turns[kind] += int((gone != was).sum())
+            was, before = gone, now if kind == 'with memory' else None
+    assert turns['with memory'] < turns['without'] / 2
+
+
+def test_live_sees_a_gradient_that_decays_the_weight():
+    # By 73 % of λ, while no iteration's cosine is large.
+    walk = small_walk(1000, size=1024, radial=0.02 * 0.95)
+    assert standing(_newest(records_of(walk), windows=4)).counts() == {
+        'not at the predicted equilibrium': 2
+    }
+    columns = _newest(records_of(small_walk(1000, noise=0.01)), windows=4)
+    columns['cosine_var'] = np.full(len(columns['iter']), 0.019**2)  # random rounding
+    assert standing(columns).counts() == {IN_EQUILIBRIUM: 2}
