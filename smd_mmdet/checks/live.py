@@ -182,6 +182,10 @@ def _newest(
     weight = count / np.maximum(count.sum(0), 1)
     # A window without gradient is NaN, and has no weight.
     h, error = _mean_and_error(columns['unit_h_mean'], count, weight)
+    if 'unit_h_var' in columns:
+        # Few windows may agree by chance.
+        inside = _mean_and_error(columns['unit_h_var'], count, weight)[0]
+        error = np.maximum(error, np.sqrt(inside / np.maximum(count.sum(0), 1)))
     mean, variance = last['angular_update_mean'], last['angular_update_var']
     norm4_eq = theory.equilibrium_norm4(lr, decay, h, momentum)
     norm4 = last['weight_norm_mean'] ** 4 / norm4_eq
@@ -239,8 +243,8 @@ def _steady(
     A cosine c adds c·√(2/(λη_e)) of λ at equilibrium, where 4λη_e is the rate.
     """
     mean, _ = _mean_and_error(columns['cosine_mean'], count, weight)
-    inside = np.where(count > 0, columns['cosine_var'].reshape(count.shape), 0.0)
-    error = np.sqrt((weight * inside).sum(0) / np.maximum(count.sum(0), 1))
+    inside, _ = _mean_and_error(columns['cosine_var'], count, weight)
+    error = np.sqrt(inside / np.maximum(count.sum(0), 1))
     surely = np.abs(mean) - 3 * error - COSINE_STEADY_ROUNDING
     return np.maximum(surely, 0) * np.sqrt(8 / rate)
 
