@@ -87,7 +87,9 @@ def slow_drift(case: Case) -> Finding:
         for i in range(pieces)
     ]
     slopes = [found for part in parts if (found := _slope(series, part))]
-    if not slopes or bound == 0:
+    if bound == 0:
+        return undecided('h̃ has no variance, so that the limit of its drift is 0')
+    if not slopes:
         return undecided(case.too_few or 'too few windows for a slope')
     tail = LEVEL / len(slopes)
     far = [abs(slope) + quantile(1 - tail, free) * err for slope, err, free in slopes]
