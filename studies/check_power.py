@@ -99,15 +99,18 @@ def weaker() -> dict[str, Scenario]:
     decay, momentum = BROKEN['wrong weight decay'], BROKEN['wrong momentum']
     drift = BROKEN['drifting L']
     cases = {}
-    for factor in (1.1, 1.25, 1.5, 2.0):
+    for factor in (0.8, 0.9, 1.1, 1.25, 1.5, 2.0):
         claims = dict(weight_decay=2e-3 * factor)
         cases[f'weight decay claimed × {factor:g}'] = replace(decay, claims=claims)
     for claimed in (0.78, 0.75, 0.7):
-        case = replace(momentum, claims=dict(momentum=claimed))
+        # A small deviation shows in the rate first, which then names the momentum.
+        diagnosis = 'linear_convergence' if claimed > 0.75 else momentum.diagnosis
+        claims = dict(momentum=claimed)
+        case = replace(momentum, claims=claims, diagnosis=diagnosis)
         cases[f'momentum claimed {claimed:g} instead of 0.8'] = case
     for steps in (300, 600, 1200):
         settings = decay.settings | dict(lr=np.full(steps, 0.05))
-        case = replace(decay, settings=settings)
+        case = replace(decay, settings=settings, claims=dict(weight_decay=4e-3))
         cases[f'weight decay claimed × 2, {steps} iterations'] = case
     for growth in (1.2, 2.0, 4.0):
         course = np.exp(np.linspace(0, np.log(growth), 3000))

@@ -258,6 +258,7 @@ def _base(**changes) -> dict:
 _STEP = np.repeat([0.05, 0.005], [1500, 1500])
 _WARM = np.concatenate([np.linspace(1e-3, 0.05, 300), np.full(2700, 0.05)])
 _COSINE = 0.025 * (1 + np.cos(np.linspace(0, 3.1, 3000)))
+_FALLING = np.concatenate([np.ones(2000), np.linspace(1.6, 0.4, 1000) ** 2])
 _LEAKS = dict(radial=np.linspace(0, 0.5, 3000) ** 2)
 
 _DETECTOR = dict(
@@ -303,14 +304,30 @@ BROKEN = {
     'left the regime': Scenario(
         _base(**_LEAKS), state='left the scale-invariant regime'
     ),
+    # Δ/Δ* falls from 1.6 to 0.4 within the end of the stage, and its mean there is 1.
+    'equilibrium passed': Scenario(
+        _base(weight_decay=1e-4, unit_grad_sq=_FALLING),
+        assumptions=None,
+        state='approaching from above',
+    ),
+    'gradient along w': Scenario(_base(radial=3e-3), diagnosis='lemma_1'),
+    'momentum 0.02 too high': Scenario(
+        _base(momentum=0.88, weight_decay=1e-3),
+        claims=dict(momentum=0.9),
+        assumptions=None,
+        diagnosis='linear_convergence',
+    ),
     'wrong momentum': Scenario(
         _base(), claims=dict(momentum=0.7), diagnosis='transient_law'
     ),
+    'weight decay 10 % too low': Scenario(
+        _base(), claims=dict(weight_decay=1.8e-3), diagnosis='linear_convergence'
+    ),
     'wrong weight decay': Scenario(
-        _base(), claims=dict(weight_decay=4e-3), diagnosis='linear_convergence'
+        _base(), claims=dict(weight_decay=2.2e-3), diagnosis='linear_convergence'
     ),
     'stage too short': Scenario(
-        _base(lr=np.full(150, 0.05), norm=8.0), state='unreachable in this stage'
+        _base(lr=np.full(150, 0.05), norm=8.0), state='stage too short'
     ),
 }
 

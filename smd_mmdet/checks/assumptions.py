@@ -7,7 +7,7 @@ import numpy as np
 from smd_mmdet import theory
 
 from .case import Case
-from .findings import Finding, undecided
+from .findings import Finding, margin, undecided
 from .series import MIN_ITERATIONS, Series
 from .statistics import MIN_BATCHES, quantile, t_below, tail_index
 from .verdicts import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
@@ -29,7 +29,7 @@ def small_step(case: Case) -> Finding:
     step = float((series.lr * series.decay).max())
     limit = float(theory.small_step_limit(momentum))
     reason = f'λη is {step:.2g}, its limit {limit:.2g}'
-    found = Finding(HOLDS, reason, step, limit, 1 - step / limit)
+    found = Finding(HOLDS, reason, step, limit, margin(step, limit))
     if momentum == 0 and limit / 10 <= step < limit:
         found.verdict = UNDECIDED
         found.reason += ', and it should be far below'
@@ -55,8 +55,9 @@ def bounded_noise(case: Case) -> Finding:
         found.reason += f', from {series.iterations} iterations only'
         return found
     highest = series.columns['unit_h_max']
-    largest = np.maximum(highest - series.h, series.h - series.h_min)
-    total = (series.h_var * series.count).sum()
+    level = series.level
+    largest = np.maximum(highest - level, level - series.h_min)
+    total = series.variance * series.iterations
     share = float(largest.max() ** 2 / total) if total > 0 else 0.0
     index, error = tail_index(np.maximum(highest, 0.0))
     found.reason += f'; one iteration makes up {share:.0%} of it'
@@ -86,7 +87,9 @@ def slow_drift(case: Case) -> Finding:
         for i in range(pieces)
     ]
     slopes = [found for part in parts if (found := _slope(series, part))]
-    if not slopes or bound == 0:
+    if bound == 0:
+        return undecided('h̃ has no variance, so that the limit of its drift is 0')
+    if not slopes:
         return undecided(case.too_few or 'too few windows for a slope')
     tail = LEVEL / len(slopes)
     far = [abs(slope) + quantile(1 - tail, free) * err for slope, err, free in slopes]
@@ -100,7 +103,7 @@ def slow_drift(case: Case) -> Finding:
     finding = Finding(
         UNDECIDED,
         f'L moves by {slope:.2g} ± {error:.2g} per iteration, its limit is {bound:.2g}',
-        *(abs(slope), bound, 1 - abs(slope) / bound),
+        *(abs(slope), bound, margin(abs(slope), bound)),
         p_value=tested[worst],
     )
     if max(far) < bound:

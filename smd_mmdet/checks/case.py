@@ -6,13 +6,26 @@ import numpy as np
 
 from .series import MIN_ITERATIONS, Series
 from .statistics import MIN_BATCHES, Estimate
+from .verdicts import LEVEL
 
-__all__ = ['ANGLE_TOLERANCE', 'NORM_TOLERANCE', 'Case', 'transient']
+__all__ = [
+    'ANGLE_TOLERANCE',
+    'COSINE_STEADY_ROUNDING',
+    'NORM_TOLERANCE',
+    'RATE_TOLERANCE',
+    'Case',
+    'transient',
+]
 
 # How far Δ/Δ* may be from 1, and the ratio of the transient law.
 ANGLE_TOLERANCE = 0.10
 # How far ‖w‖/w* may be from 1. It is half of the above because Δ ∝ 1/‖w‖².
 NORM_TOLERANCE = 0.05
+# How far the rate of relaxation may be from 4λη/(1−α), by a factor of 1 + this either
+# way. It is less than 0.1, so that a setting that is 10 % off is told.
+RATE_TOLERANCE = 0.07
+# Float32 sums ⟨w, g⟩ of many numbers, so that a mean cosine of this may be its own.
+COSINE_STEADY_ROUNDING = 1e-4
 
 
 class Case:
@@ -53,6 +66,54 @@ class Case:
         return transient(self.series, self.part)
 
     @cached_property
+    def angle_course(self) -> list[Estimate]:
+        """Δ_rms/Δ* in pieces of the stage's end, in their order."""
+        series = self.series
+        slow = series.slow_variance_of_angle if np.isfinite(series.h).all() else None
+        pieces = series.ratios(series.angle_sq, series.angle_sq_eq, self.part, slow)
+        return [piece.root() for piece in pieces]
+
+    @cached_property
+    def norm_course(self) -> list[Estimate]:
+        """‖w‖/w* in pieces of the stage's end, in their order; none without w*."""
+        series = self.series
+        if not np.isfinite(series.h).all():
+            return []
+        slow = series.slow_variance_of_norm4
+        pieces = series.ratios(series.norm4, series.norm4_eq, self.part, slow)
+        return [piece.root(0.25) for piece in pieces]
+
+    @cached_property
+    def last_ratio(self) -> float:
+        """Δ_rms/Δ* in the last piece of the stage's end that is off, if one is."""
+        off = [p for p in self.angle_course if abs(p.value - 1) > ANGLE_TOLERANCE]
+        return (off or self.angle_course)[-1].value
+
+    @cached_property
+    def passing(self) -> str:
+        """Why the mean over the stage's end hides that equilibrium did not last.
+
+        Empty if it lasted, or if the mean itself is beyond tolerance. Else a piece of
+        the end is beyond it, significantly, while others are elsewhere.
+        """
+        for what, course, tolerance in (
+            ('Δ/Δ*', self.angle_course, ANGLE_TOLERANCE),
+            ('‖w‖/w*', self.norm_course, NORM_TOLERANCE),
+        ):
+            whole = self.angle if course is self.angle_course else self.norm
+            if not course or abs(whole.value - 1) > tolerance:
+                continue
+            chance = [p.beyond(1 - tolerance, 1 + tolerance) for p in course]
+            moved = np.ptp([piece.value for piece in course]) > tolerance
+            if moved and min(chance) * 2 * len(chance) < LEVEL:
+                values = ', '.join(f'{piece.value:.2f}' for piece in course)
+                return (
+                    f'{what} did not hold still: it is {values} in the pieces of the '
+                    "stage's end"
+                )
+        return ''
+
+    @cached_property
     def forecast(self) -> float:
         """Δ_rms/Δ* that the theory forecasts for the end of the stage.
 
@@ -76,6 +137,31 @@ class Case:
         rounding, can spoil the mean of its window.
         """
         return float(np.sqrt(np.median(self.series.cosine_sq[self.part])))
+
+    @cached_property
+    def steady_cosine(self) -> Estimate:
+        """Mean of cosine(w, g) at the end of the stage; random rounding averages out.
+
+        It is the mean of no ratio, so each iteration counts alike.
+        """
+        series = self.series
+        means = series.columns['cosine_mean']
+        return series.ratio(means, np.ones(len(series)), self.part)
+
+    @cached_property
+    def cosine_limit(self) -> float:
+        """The steady cosine from which on the decay of the norm is not that of λ.
+
+        At equilibrium a steady cosine c adds c·√(2/(λη_e)) of λ to the weight decay,
+        with η_e = η/(1−α).
+        """
+        rate = float(self.series.rate[-1])  # it is 4λη_e
+        return max(RATE_TOLERANCE * np.sqrt(rate / 8), COSINE_STEADY_ROUNDING)
+
+    @cached_property
+    def gradient_decay(self) -> float:
+        """Weight decay that the gradient along w amounts to at the end of the stage."""
+        return self.series.mean(self.series.gradient_decay, self.part)
 
     @cached_property
     def lowest_cosine(self) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from smd_mmdet import theory
 
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
-from .findings import Finding, not_applicable, undecided, within
+from .findings import Finding, margin, not_applicable, undecided, within
 from .series import Series
 from .statistics import Estimate
 from .verdicts import FAILS, HOLDS, UNDECIDED
@@ -45,7 +45,16 @@ def _equilibrium(
         return found
     expected = case.forecast**power
     allowed = min(1, expected) * (1 - tolerance), max(1, expected) * (1 + tolerance)
-    return within(what, estimate, tolerance, allowed, case.too_few)
+    found = within(what, estimate, tolerance, allowed, case.too_few)
+    return _throughout(found, case)
+
+
+def _throughout(found: Finding, case: Case) -> Finding:
+    """The finding, if equilibrium held throughout what it is judged from."""
+    if found.verdict == HOLDS and case.passing:
+        found.verdict = UNDECIDED
+        found.reason += f', but {case.passing}'
+    return found
 
 
 def angular_update(case: Case) -> Finding:
@@ -78,7 +87,7 @@ def angle_alone(case: Case, optimizer: str) -> Finding:
         found.reason += (
             f'; whether it had time to get there is not derived for {optimizer}'
         )
-    return found
+    return _throughout(found, case)
 
 
 def norm_spread(case: Case) -> Finding:
@@ -109,7 +118,7 @@ def norm_spread(case: Case) -> Finding:
     reason = f'‖w‖² spreads {value:.1%} about w*², the theorem allows {bound:.1%}'
     if verdict == UNDECIDED:
         reason += '; a spread about a target that is itself estimated proves nothing'
-    return Finding(verdict, reason, value, bound, 1 - value / bound)
+    return Finding(verdict, reason, value, bound, margin(value, bound))
 
 
 def angle_probability(case: Case) -> Finding:
@@ -129,6 +138,8 @@ def angle_probability(case: Case) -> Finding:
     probability = np.inf
     if least > 0:
         probability = float((series.variance / series.mean_h / least) ** (1 / 3))
+    if probability == 0:
+        return not_applicable('h̃ has no variance, and the theorem allows no iteration')
     if probability >= 1:
         return not_applicable(
             'V/(Ll) is over 1: the theorem allows any share of iterations'
@@ -153,9 +164,10 @@ def angle_probability(case: Case) -> Finding:
     if perhaps <= probability:
         verdict = HOLDS
     elif surely > probability:
-        verdict = FAILS
-    margin = 1 - perhaps / probability
-    return Finding(verdict, reason, perhaps, probability, margin)
+        # The theorem bounds Δ − Δ* up to a constant.
+        reason += ', up to a constant that is not stated'
+    left = margin(perhaps, probability)
+    return Finding(verdict, reason, perhaps, probability, left)
 
 
 def corollary(case: Case) -> Finding:
@@ -178,8 +190,15 @@ def corollary(case: Case) -> Finding:
     near = np.abs(series.norm4 / target - 1) < ANGLE_TOLERANCE
     spent = series.iterations
     if not near.any():
-        reason = f'equilibrium was not reached in {spent:,} iterations'
-        return Finding(HOLDS, reason, spent, needed)
+        # Only the time that was taken can be held against the corollary.
+        reason = (
+            f'equilibrium was not reached in {spent:,} iterations; the corollary says '
+            f'at least {needed:,}'
+        )
+        verdict = HOLDS if spent >= needed else UNDECIDED
+        if verdict == UNDECIDED:
+            reason += ', so a stage as short as this cannot tell'
+        return Finding(verdict, reason, spent, needed)
     # Without any gradient, decay alone would take so long to come within tolerance.
     surely = float(np.log(actual / (1 + ANGLE_TOLERANCE)) / series.rate[0])
     return _time_taken(float(series.end[np.argmax(near)]), needed, surely)

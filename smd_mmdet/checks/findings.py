@@ -7,7 +7,7 @@ import numpy as np
 from .statistics import CONFIDENCE, Estimate
 from .verdicts import FAILS, HOLDS, LEVEL, NOT_APPLICABLE, UNDECIDED
 
-__all__ = ['Finding', 'not_applicable', 'undecided', 'within']
+__all__ = ['Finding', 'margin', 'not_applicable', 'undecided', 'within']
 
 
 @dataclass
@@ -21,6 +21,12 @@ class Finding:
     margin: float | None = None
     interval: tuple[float, float] | None = None
     p_value: float | None = None
+    cause: str = ''
+
+
+def margin(value: float, bound: float) -> float | None:
+    """How far a value stays under its bound, as a share of it; None if that is 0."""
+    return 1 - value / bound if bound else None
 
 
 def undecided(reason: str) -> Finding:
@@ -50,8 +56,8 @@ def within(
         missing: Why no verdict can be given; empty if one can.
     """
     low, high = estimate.interval if estimate.decidable else (np.nan, np.nan)
-    margin = (tolerance - abs(estimate.value - 1)) / tolerance
-    found = Finding(UNDECIDED, missing, estimate.value, 1.0, margin, (low, high))
+    left = (tolerance - abs(estimate.value - 1)) / tolerance
+    found = Finding(UNDECIDED, missing, estimate.value, 1.0, left, (low, high))
     if missing or not estimate.decidable:
         found.reason = missing or f'{what}: too few batches for a confidence interval'
         return found

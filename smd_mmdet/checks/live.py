@@ -6,7 +6,7 @@ import numpy as np
 
 from smd_mmdet import theory
 
-from .case import ANGLE_TOLERANCE
+from .case import ANGLE_TOLERANCE, COSINE_STEADY_ROUNDING
 from .motion import COSINE_LEFT
 from .verdicts import (
     FROM_ABOVE,
@@ -15,6 +15,7 @@ from .verdicts import (
     LEFT_REGIME,
     NO_GRADIENT,
     NO_THEORY,
+    OFF,
     UNCLEAR,
     UNREACHABLE,
 )
@@ -24,8 +25,10 @@ __all__ = ['STATES', 'Standing', 'standing']
 # The states that the newest windows can show.
 STATES = (
     *(IN_EQUILIBRIUM, FROM_ABOVE, FROM_BELOW, UNREACHABLE),
-    *(LEFT_REGIME, NO_GRADIENT, NO_THEORY, UNCLEAR),
+    *(LEFT_REGIME, OFF, NO_GRADIENT, NO_THEORY, UNCLEAR),
 )
+# A layer becomes unreachable, or no longer, only beyond so many standard errors of L.
+_SURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,21 @@ class _Newest:
         norm4: ‖w‖⁴/w*⁴ in the last window.
         angle: Δ_rms/Δ* in the last window.
         cosine_sq: Mean square of cosine(w, g) in the last window.
+        steady: How much a steady cosine(w, g) changes the decay of the norm, as a
+            share of λ, as far as that is no noise.
         iterations: Iterations until ‖w‖⁴/w*⁴ is within tolerance of 1.
+        fewest: As few iterations as the noise of h̃ lets that be.
+        most: As many iterations as the noise of h̃ lets that be.
     """
 
     h: np.ndarray
     norm4: np.ndarray
     angle: np.ndarray
     cosine_sq: np.ndarray
+    steady: np.ndarray
     iterations: np.ndarray
+    fewest: np.ndarray
+    most: np.ndarray
 
 
 def standing(
@@ -91,6 +101,7 @@ def standing(
     remaining: float | None = None,
     applicable: np.ndarray | None = None,
     accumulated: int = 1,
+    before: Standing | None = None,
 ) -> Standing:
     """Judge the newest windows of a run that goes on.
 
@@ -105,6 +116,9 @@ def standing(
         applicable: One bool per layer, False for those that are measured without
             being scale-invariant; None stands for all True.
         accumulated: How many iterations make one step of the optimizer.
+        before: The standing of the same layers one window earlier in the stage. What
+            was unreachable then stays so until that is surely wrong, and the other way
+            round, so that the noise of L does not turn a state to and fro.
 
     Returns:
         The layers' standing, in the order of the columns.
@@ -134,11 +148,14 @@ def standing(
     with np.errstate(all='ignore'):
         newest = _newest(columns, last, layers, accumulated)
     known = np.isfinite(newest.norm4) & (newest.norm4 > 0)
-    state = _states(newest, last, known, remaining)
+    state = _states(newest, last, known, remaining, before)
+    # A steady cosine moves the equilibrium itself: ‖w‖⁴ does not come within tolerance.
+    off = known & (newest.steady > 2 * ANGLE_TOLERANCE)
+    state[off] = OFF
     left = newest.cosine_sq > COSINE_LEFT**2
     state[left] = LEFT_REGIME
     ratio = newest.angle
-    iterations = np.where(known & ~left, newest.iterations, np.nan)
+    iterations = np.where(known & ~left & ~off, newest.iterations, np.nan)
     if applicable is not None:
         state[~applicable] = NO_THEORY
         ratio = np.where(applicable, ratio, np.nan)
@@ -164,22 +181,72 @@ def _newest(
     count = columns['count'].reshape(-1, layers)
     weight = count / np.maximum(count.sum(0), 1)
     # A window without gradient is NaN, and has no weight.
-    h = np.where(count > 0, columns['unit_h_mean'].reshape(-1, layers), 0.0)
-    h = (weight * h).sum(0)
+    h, error = _mean_and_error(columns['unit_h_mean'], count, weight)
+    if 'unit_h_var' in columns:
+        # Few windows may agree by chance.
+        inside = _mean_and_error(columns['unit_h_var'], count, weight)[0]
+        error = np.maximum(error, np.sqrt(inside / np.maximum(count.sum(0), 1)))
     mean, variance = last['angular_update_mean'], last['angular_update_var']
     norm4_eq = theory.equilibrium_norm4(lr, decay, h, momentum)
     norm4 = last['weight_norm_mean'] ** 4 / norm4_eq
-    # The equation of theory.iterations_to_tolerance.
-    distance = np.abs(norm4 - 1)
-    folds = np.log(np.maximum(distance / (2 * ANGLE_TOLERANCE), 1.0))
     rate = theory.norm4_rate(lr, decay, momentum)
+    wait = accumulated / rate
+    iterations = _folds(norm4) * wait
+    # ‖w‖⁴/w*⁴ lies between these, and the wait is least where it is nearest to 1.
+    noise = np.minimum(_SURE * error / h, 0.9)
+    ends = norm4 / (1 + noise), norm4 / (1 - noise)
     return _Newest(
         h=h,
         norm4=norm4,
         angle=np.sqrt(mean**2 + variance) / last['angular_update_eq'],
         cosine_sq=last['cosine_mean'] ** 2 + last['cosine_var'],
-        iterations=np.where(folds > 0, accumulated * folds / rate, 0.0),
+        steady=_steady(columns, count, weight, rate),
+        iterations=iterations,
+        fewest=_folds(np.clip(1.0, *ends)) * wait,
+        most=np.maximum(_folds(ends[0]), _folds(ends[1])) * wait,
     )
+
+
+def _folds(norm4: np.ndarray) -> np.ndarray:
+    """By how many factors of e ‖w‖⁴/w*⁴ has to come nearer to 1.
+
+    It is the logarithm in :func:`smd_mmdet.theory.iterations_to_tolerance`.
+    """
+    return np.log(np.maximum(np.abs(norm4 - 1) / (2 * ANGLE_TOLERANCE), 1.0))
+
+
+def _mean_and_error(
+    values: np.ndarray, count: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over windows and its standard error, by layer.
+
+    Args:
+        values: Means of the windows, in the order of the rows.
+        count: Iterations of each window (rows) and layer (columns).
+        weight: Share of each window in the iterations of its layer.
+    """
+    values = np.where(count > 0, values.reshape(count.shape), 0.0)
+    mean = (weight * values).sum(0)
+    number = (count > 0).sum(0)
+    scatter = (weight * (values - mean) ** 2).sum(0)
+    return mean, np.sqrt(scatter / np.maximum(number - 1, 1))
+
+
+def _steady(
+    columns: dict[str, np.ndarray],
+    count: np.ndarray,
+    weight: np.ndarray,
+    rate: np.ndarray,
+) -> np.ndarray:
+    """By which share of λ a steady cosine(w, g) changes the decay, at the least.
+
+    A cosine c adds c·√(2/(λη_e)) of λ at equilibrium, where 4λη_e is the rate.
+    """
+    mean, _ = _mean_and_error(columns['cosine_mean'], count, weight)
+    inside, _ = _mean_and_error(columns['cosine_var'], count, weight)
+    error = np.sqrt(inside / np.maximum(count.sum(0), 1))
+    surely = np.abs(mean) - 3 * error - COSINE_STEADY_ROUNDING
+    return np.maximum(surely, 0) * np.sqrt(8 / rate)
 
 
 def _states(
@@ -187,12 +254,19 @@ def _states(
     last: dict[str, np.ndarray],
     known: np.ndarray,
     remaining: float | None,
+    before: Standing | None,
 ) -> np.ndarray:
     """State of each layer, as if all were scale-invariant."""
     state = np.where(newest.norm4 > 1, FROM_ABOVE, FROM_BELOW).astype(object)
-    state[newest.iterations == 0] = IN_EQUILIBRIUM
     if remaining is not None:
-        state[newest.iterations > remaining] = UNREACHABLE
+        was = np.zeros(len(state), bool)
+        if before is not None and np.array_equal(before.layer, last['layer']):
+            was = before.state == UNREACHABLE
+        needed = np.where(was, newest.most, newest.fewest)
+        # Past the end of the stage nothing is left.
+        state[needed > max(remaining, 0)] = UNREACHABLE
+    # Where a layer is there, nothing is out of its reach.
+    state[newest.iterations == 0] = IN_EQUILIBRIUM
     # The mean of h̃ over few iterations may be negative, and then w* is not known.
     expected = np.isfinite(last['angular_update_eq'])
     state[~known] = np.where(expected, UNCLEAR, NO_THEORY)[~known]

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .case import ANGLE_TOLERANCE, Case, transient
-from .findings import Finding, undecided, within
+from smd_mmdet import theory
+
+from .case import ANGLE_TOLERANCE, RATE_TOLERANCE, Case, transient
+from .findings import Finding, margin, undecided, within
 from .series import MIN_ITERATIONS, Series
 from .statistics import Estimate, ratio_of_sums
 from .verdicts import (
@@ -29,35 +31,53 @@ __all__ = [
     'transient_law',
 ]
 
-# How far the rate of relaxation may be from 4λη/(1−α), as a share of it.
-RATE_TOLERANCE = 0.10
-# Float32 rounds ⟨w, g⟩, so that the cosine is up to 3e-3 where gradients are tiny.
+# Float32 rounds ⟨w, g⟩, so that the cosine of one iteration is up to 3e-3, this way or
+# that, where gradients are tiny.
 COSINE_ROUNDING = 3e-3
 # From this cosine on a weight is not scale-invariant, or no longer.
 COSINE_LEFT = 2e-2
 
 
 def lemma_1(case: Case) -> Finding:
-    """Lemma 1: ⟨w, g⟩ = 0, as far as float32 can tell."""
-    cosine = case.cosine
-    found = Finding(
-        UNDECIDED,
-        f'cosine(w, g) is {cosine:.2g}',
-        *(cosine, COSINE_ROUNDING, 1 - cosine / COSINE_ROUNDING),
-    )
+    """Lemma 1: ⟨w, g⟩ = 0.
+
+    Float32 rounds ⟨w, g⟩ at random, which averages out. A steady cosine does not: it
+    works like a weight decay, or against it, and is held against the cosine that
+    would change λ by more than the tolerance.
+    """
     state = scale_invariance(case)
     if state is not None:
-        found.verdict = FAILS if state[0] == NOT_INVARIANT else NOT_APPLICABLE
-        found.reason = state[1]
-    elif cosine <= COSINE_ROUNDING:
+        verdict = FAILS if state[0] == NOT_INVARIANT else NOT_APPLICABLE
+        value, bound = case.cosine, COSINE_LEFT
+        return Finding(verdict, state[1], value, bound, margin(value, bound))
+    steady, bound = case.steady_cosine, case.cosine_limit
+    found = Finding(
+        UNDECIDED,
+        f'the mean of cosine(w, g) is {steady.value:.2g}, and its limit {bound:.2g}',
+        *(steady.value, bound, margin(abs(steady.value), bound)),
+    )
+    if not steady.decidable:
+        found.reason += f': {case.too_few or "too few windows for its error"}'
+        return found
+    found.interval, found.p_value = steady.interval, steady.beyond(-bound, bound)
+    if max(map(abs, steady.interval)) <= bound:
         found.verdict = HOLDS
-        found.reason += ', no more than float32 may round to'
+    elif found.p_value < LEVEL:
+        found.verdict, found.cause = FAILS, _gradient_decays(case)
+        found.reason += f': {found.cause}'
     else:
-        found.reason += (
-            ': more than rounding explains, less than a norm that is lost; measure '
-            'in float64, or see whether it grows'
-        )
+        found.reason += ': too noisy to tell'
     return found
+
+
+def _gradient_decays(case: Case) -> str:
+    """What a steady cosine does to the norm."""
+    decay = float(case.series.decay[-1])
+    total = decay + case.gradient_decay
+    return (
+        'the gradient is not orthogonal to the weight: it decays the weight as if λ '
+        f'were {total:.2g} and not {decay:.2g} ({case.gradient_decay / decay:+.0%})'
+    )
 
 
 def scale_invariance(case: Case) -> tuple[str, str] | None:
@@ -132,19 +152,16 @@ def linear_convergence(case: Case) -> Finding:
     if len(series) < 3 or not series.mean_h > 0:
         why = 'fewer than 3 windows' if len(series) < 3 else 'the mean of h̃ is not > 0'
         return undecided(why)
-    rate = (series.rate[1:] + series.rate[:-1]) / 2
-    fold = rate * series.step
-    # The trapezoid rule gives too large an integral of an exponential. This factor
-    # makes it exact.
-    exact = np.tanh(fold / 2) / (fold / 2)
-    drive = (series.rate * series.norm4_eq)[1:] + (series.rate * series.norm4_eq)[:-1]
-    drive = drive / 2 * series.step * exact
-    decay = (series.norm4[1:] + series.norm4[:-1]) / 2 * fold * exact
-    left_over = drive - np.diff(series.norm4)
-    estimate = _ratio_of_steps(series, left_over, decay, ~series.jumps)
+    estimate = _relaxation(series)
+    if not np.isfinite(estimate.value):
+        return undecided(case.too_few or 'too few windows for a rate')
     missing = '' if series.iterations >= MIN_ITERATIONS else case.too_few
-    found = within('rate/(4λη/(1−α))', estimate, RATE_TOLERANCE, missing=missing)
-    last, theorem = float(rate[-1]), float(rate[-1]) / 2
+    allowed = 1 / (1 + RATE_TOLERANCE), 1 + RATE_TOLERANCE
+    found = within(
+        'rate/(4λη/(1−α))', estimate, RATE_TOLERANCE, allowed, missing=missing
+    )
+    last = float(series.rate[-1])
+    theorem = last / 2
     found.value, found.bound = estimate.value * last, theorem
     if found.interval is not None:
         low, high = found.interval
@@ -154,9 +171,99 @@ def linear_convergence(case: Case) -> Finding:
         f'the theorem guarantees {theorem:.3g})'
     )
     if found.verdict == FAILS:
-        decay_of = series.decay[-1] * estimate.value
-        found.reason += f'; a weight decay of {decay_of:.2g} would explain it'
+        found.cause = _cause(case, estimate.value)
+        found.reason += f'; {found.cause}'
     return found
+
+
+def _relaxation(series: Series) -> Estimate:
+    """The rate at which ‖w‖⁴ relaxes, as a multiple of 4λη/(1−α)."""
+    drive, decay = _balance(series, series.momentum)
+    return _ratio_of_steps(series, drive - np.diff(series.norm4), decay, ~series.jumps)
+
+
+def _balance(series: Series, momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What drives ‖w‖⁴ up, and what decays it, from each window to the next.
+
+    Args:
+        series: The windows.
+        momentum: Momentum by window, the recorded one or another.
+    """
+    rate = theory.norm4_rate(series.lr, series.decay, momentum)
+    target = theory.equilibrium_norm4(series.lr, series.decay, series.h, momentum)
+    fold = (rate[1:] + rate[:-1]) / 2 * series.step
+    # The trapezoid rule gives too large an integral of an exponential. This factor
+    # makes it exact.
+    exact = np.tanh(fold / 2) / (fold / 2)
+    drive = ((rate * target)[1:] + (rate * target)[:-1]) / 2
+    decay = (series.norm4[1:] + series.norm4[:-1]) / 2 * fold
+    return drive * series.step * exact, decay * exact
+
+
+def _cause(case: Case, ratio: float) -> str:
+    """What explains that ‖w‖⁴ relaxes at ``ratio`` times the expected rate.
+
+    A gradient along w shows in the cosine, a wrong momentum in the transient law. A
+    wrong weight decay shows in neither.
+    """
+    series, kept = case.series, ~case.series.jumps
+    _, decay = _balance(series, series.momentum)
+    along = series.gradient_decay / series.decay
+    along = (along[1:] + along[:-1]) / 2
+    gradient = float((along * decay)[kept].sum() / decay[kept].sum())
+    # What is left for the weight decay to explain.
+    rest = ratio - gradient
+    if abs(rest - 1) < _EXPLAINED * abs(ratio - 1):
+        return _gradient_decays(case)
+    weight_decay = f'a weight decay of {series.decay[-1] * max(rest, 0):.2g}'
+    law = transient(series, slice(None))
+    low, likely, high = (
+        _share_of_momentum(series, value, ratio)
+        for value in (law.interval[0], law.value, law.interval[1])
+    )
+    if abs(high - low) > 1 - 2 * _EXPLAINED:
+        return f'{weight_decay} or another momentum would explain it'
+    if abs(likely) < _EXPLAINED:
+        return f'{weight_decay} would explain it'
+    if abs(likely - 1) < _EXPLAINED:
+        momentum = _momentum_of(law.value, series.momentum[-1])
+        return f'a momentum of {momentum:.2g} would explain it'
+    return 'neither a weight decay nor a momentum alone would explain it'
+
+
+# A cause must leave less than this share of a deviation unexplained.
+_EXPLAINED = 0.3
+
+
+def _momentum_of(law: float, momentum: float) -> float:
+    """The momentum that makes the transient law 1; NaN if none does.
+
+    Under a true momentum α, Δ²‖w‖⁴ is Lη²/(1−α²).
+
+    Args:
+        law: The measured Δ_rms/Δ*·(‖w‖/w*)².
+        momentum: The recorded momentum.
+    """
+    square = 1 - (1 - momentum**2) / law**2 if law > 0 else np.nan
+    # Noise may take a momentum of 0 below 0.
+    return float(np.sqrt(max(square, 0.0))) if square > -0.02 else np.nan
+
+
+def _share_of_momentum(series: Series, law: float, ratio: float) -> float:
+    """Which share of the deviation of the rate is explained by another momentum.
+
+    Args:
+        series: The windows.
+        law: The measured Δ_rms/Δ*·(‖w‖/w*)², which tells that momentum.
+        ratio: The measured rate as a multiple of 4λη/(1−α).
+    """
+    momentum = _momentum_of(law, series.momentum[-1])
+    drive, decay = _balance(series, np.full(len(series), momentum))
+    kept = ~series.jumps
+    other = (drive - np.diff(series.norm4))[kept].sum() / decay[kept].sum()
+    if not other > 0 or not ratio > 0:
+        return np.nan
+    return float(1 - np.log(other) / np.log(ratio))
 
 
 def _ratio_of_steps(

@@ -3,6 +3,7 @@
 The sums and means here are weighted by the number of iterations in each window.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -159,6 +160,18 @@ class Series:
         return 1 / (1 - float(self.momentum.max(initial=0)))
 
     @cached_property
+    def gradient_decay(self) -> np.ndarray:
+        """Weight decay that gradients along w amount to, of each window.
+
+        A gradient of which ⟨w, g⟩ is not 0 moves the norm as a weight decay of
+        ⟨w, g⟩/‖w‖² would. Random rounding averages out in it, a steady cosine does not.
+        """
+        gradient = self.columns.get('grad_norm_mean')
+        if gradient is None:
+            gradient = np.sqrt(self.columns['unit_grad_sq_mean'] / self.norm_sq)
+        return self.columns['cosine_mean'] * gradient / np.sqrt(self.norm_sq)
+
+    @cached_property
     def step(self) -> np.ndarray:
         """Steps from the centre of a window to that of the next."""
         return np.diff(self.end - self.count / 2)
@@ -193,8 +206,22 @@ class Series:
 
     @cached_property
     def variance(self) -> float:
-        """V, the mean over windows of the variance of h̃ about the window's mean."""
-        return self.mean(self.h_var)
+        """V, the variance of h̃ about its level of the moment.
+
+        It is that inside the windows, and between each and the next, which share what L
+        drifts: windows of one iteration have nothing inside.
+        """
+        inside, free = (self.h_var * self.count).sum(), (self.count - 1).sum()
+        apart = 1 / self.count[1:] + 1 / self.count[:-1]
+        between = (np.diff(self.h) ** 2 / apart).sum()
+        return float((inside + between) / max(free + len(apart), 1.0))
+
+    @cached_property
+    def level(self) -> np.ndarray:
+        """Mean of h̃ about each window, over 50 iterations or more."""
+        groups = self.groups(slice(None), 50, most=len(self))
+        means = self.totals(self.h, groups) / self.totals(1.0, groups)
+        return np.repeat(means, [len(group) for group in groups])
 
     def mean(self, values: np.ndarray, part: slice = slice(None)) -> float:
         """Mean over the iterations of a part of the windows."""
@@ -204,7 +231,7 @@ class Series:
         """Variance of a sum of h̃, per iteration; autocorrelation is counted in."""
         groups = self.groups(part, 2 * self.memory)
         if len(groups) < MIN_BATCHES:
-            return self.mean(self.h_var, part)
+            return self.variance
         sums, counts = self.totals(self.h, groups), self.totals(1.0, groups)
         deviation = sums - sums.sum() / counts.sum() * counts
         # L may drift. Neighbouring batches share the drift, so their difference is
@@ -222,12 +249,15 @@ class Series:
         windows = int(np.searchsorted(spent, wanted - 0.5) + 1)
         return slice(len(self) - min(windows, len(self)), len(self))
 
-    def groups(self, part: slice, shortest: float) -> list[np.ndarray]:
-        """Windows of a part, gathered into at most MAX_BATCHES batches.
+    def groups(
+        self, part: slice, shortest: float, most: int = MAX_BATCHES
+    ) -> list[np.ndarray]:
+        """Windows of a part, gathered into batches.
 
         Args:
             part: The windows to use.
             shortest: How many iterations a batch should have at least.
+            most: How many batches there may be.
 
         Returns:
             The indices of the windows of each batch; one batch, if there are too few
@@ -235,7 +265,7 @@ class Series:
         """
         index = np.arange(len(self))[part]
         total = self.count[index].sum()
-        number = int(min(MAX_BATCHES, len(index), total // max(shortest, 1)))
+        number = int(min(most, len(index), total // max(shortest, 1)))
         return [g for g in np.array_split(index, max(number, 1)) if len(g)]
 
     def totals(
@@ -269,6 +299,49 @@ class Series:
         found = ratio_of_sums(top, bottom)
         if slow * found.value**2 > found.error**2:
             found.error, found.freedom = float(np.sqrt(slow) * found.value), np.inf
+        return found
+
+    def ratios(
+        self,
+        above: np.ndarray,
+        below: np.ndarray,
+        part: slice,
+        slow: Callable[[slice], float] | None,
+    ) -> list[Estimate]:
+        """The same ratio in up to four pieces of a part, with their common scatter.
+
+        Args:
+            above: Numerator, one value per window.
+            below: Denominator, one value per window.
+            part: The windows to cut into pieces.
+            slow: Gives the relative variance of the ratio of a piece that comes from
+                motion slower than it. The larger error counts.
+
+        Returns:
+            An estimate per piece; none if there are too few batches.
+        """
+        groups = self.groups(part, 2 * self.memory)
+        number = min(4, len(groups) // 2)
+        if len(groups) < MIN_BATCHES or number < 2:
+            return []
+        cuts = np.array_split(np.arange(len(groups)), number)
+        tops, bottoms = self.totals(above, groups), self.totals(below, groups)
+        pieces = [(tops[cut], bottoms[cut]) for cut in cuts]
+        if not all(bottom.sum() > 0 for _, bottom in pieces):
+            return []
+        found = [ratio_of_sums(top, bottom) for top, bottom in pieces]
+        free = len(groups) - number
+        scatter = sum(
+            ((top - piece.value * bottom) ** 2).sum()
+            for piece, (top, bottom) in zip(found, pieces, strict=True)
+        )
+        for piece, cut, (_, bottom) in zip(found, cuts, pieces, strict=True):
+            piece.error = float(np.sqrt(scatter / free * len(cut)) / bottom.sum())
+            piece.freedom, piece.batches = free, len(groups)
+            windows = slice(groups[cut[0]][0], groups[cut[-1]][-1] + 1)
+            motion = slow(windows) * piece.value**2 if slow else 0.0
+            if motion > piece.error**2:
+                piece.error, piece.freedom = float(np.sqrt(motion)), np.inf
         return found
 
     def wander(self, part: slice) -> float:

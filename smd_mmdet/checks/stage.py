@@ -12,7 +12,7 @@ from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
 from .equilibrium import EQUILIBRIUM, angle_alone
 from .findings import Finding, not_applicable
 from .motion import MOTION, scale_invariance
-from .series import Series
+from .series import MIN_ITERATIONS, Series
 from .verdicts import (
     DIVERGED,
     FAILS,
@@ -68,6 +68,9 @@ def check_stage(
     if not known.norm_law:
         found = angle_alone(case, known.title)
         stage.checks = [Check('angular_update', 'conclusion', **vars(found))]
+        if case.passing:
+            direction = FROM_ABOVE if case.last_ratio < 1 else FROM_BELOW
+            stage.state, stage.note = direction, case.passing
         return stage
     stage.weight_norm_ratio = case.norm.value
     stage.transient_ratio = case.law.value
@@ -81,6 +84,9 @@ def check_stage(
     stage.checks = _checks(find)
     if stage.state == UNCLEAR:
         stage.state, stage.note = _unsettled(case)
+        if stage.state in (TOO_SHORT, FROM_ABOVE, FROM_BELOW, UNREACHABLE):
+            left = _iterations_left(case)
+            stage.iterations_left = left if np.isfinite(left) else None
     return stage
 
 
@@ -137,11 +143,37 @@ def _unsettled(case: Case) -> tuple[str, str]:
     """State and note of a layer before its checks are corrected for their number."""
     if case.unreachable and case.lag > ANGLE_TOLERANCE:
         return MOVING, case.unreachable
+    series = case.series
+    if series.iterations < MIN_ITERATIONS:
+        return TOO_SHORT, _too_early(case)
     if case.unreachable and np.isfinite(case.forecast):
         return _on_its_way(case)
     if case.too_few:
         return TOO_SHORT, case.too_few
+    if case.passing:
+        direction = FROM_ABOVE if case.last_ratio < 1 else FROM_BELOW
+        return direction if series.steady else MOVING, case.passing
     return UNCLEAR, case.unreachable
+
+
+def _too_early(case: Case) -> str:
+    """Why there is no verdict yet, and how many iterations one needs."""
+    needed = _iterations_left(case)
+    if not np.isfinite(needed) or needed == 0:
+        return case.too_few
+    return f'{case.too_few}; equilibrium needs about {needed:,.0f} more'
+
+
+def _iterations_left(case: Case) -> float:
+    """Iterations until ‖w‖⁴ is near w*⁴; infinite where there is no w*."""
+    series = case.series
+    target = series.mean(series.norm4_eq, case.part)
+    if not target > 0:
+        return np.inf
+    distance = abs(series.norm4[-1] / target - 1)
+    settings = series.lr[-1], series.decay[-1], series.momentum[-1]
+    left = theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
+    return float(left) * series.windows.iterations_per_step
 
 
 def _on_its_way(case: Case) -> tuple[str, str]:
@@ -149,20 +181,14 @@ def _on_its_way(case: Case) -> tuple[str, str]:
     direction = FROM_ABOVE if case.forecast < 1 else FROM_BELOW
     if case.drifting:
         return direction, case.unreachable
-    series = case.series
-    target = series.mean(series.norm4_eq, case.part)
-    distance = abs(series.norm4[-1] / target - 1) if target > 0 else np.inf
-    settings = series.lr[-1], series.decay[-1], series.momentum[-1]
-    left = np.inf
-    if np.isfinite(distance):
-        left = float(
-            theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
-        )
-    needed = left * series.windows.iterations_per_step
-    note = f'{case.unreachable}; about {needed:,.0f} iterations more are needed'
+    left = _iterations_left(case)
+    note = f'{case.unreachable}; about {left:,.0f} iterations more are needed'
     if left == 0:
         note = f'{case.unreachable} over its end; the last window is there'
-    return (UNREACHABLE if left > series.iterations else direction), note
+    elif np.isinf(left):
+        note = f'{case.unreachable}; w* is not known at its end'
+    length = case.series.iterations * case.series.windows.iterations_per_step
+    return (UNREACHABLE if left > length else direction), note
 
 
 def settle_state(stage: StageReport) -> None:

@@ -1,5 +1,6 @@
 """The report over all layers: corrected verdicts, stages, the sentence at its top."""
 
+from collections import Counter
 from collections.abc import Iterable
 from operator import itemgetter
 
@@ -8,13 +9,18 @@ import numpy as np
 from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
+from .series import MIN_ITERATIONS
 from .verdicts import (
     FAILS,
+    HOLDS,
     IN_EQUILIBRIUM,
     LEVEL,
+    MOVING,
+    TOO_SHORT,
     UNDECIDED,
     LayerReport,
     Report,
+    StageReport,
     StageSummary,
 )
 
@@ -61,7 +67,7 @@ def summarize(
     return Report(
         layers=layers,
         stages=summaries,
-        verdict=_sentence(summaries, failing, theory_name),
+        verdict=_sentence(layers, summaries, failing, theory_name),
         exit_code=int(bool(failing)),
         theory=theory_name,
         measured_iterations=measured_iterations,
@@ -71,11 +77,14 @@ def summarize(
 def _summary(layers: list[LayerReport], number: int) -> StageSummary:
     stages = [s for layer in layers for s in layer.stages if s.stage == number]
     states = [stage.state for stage in stages]
+    # A layer without a step in the stage had no rate.
+    rates = [stage.lr for stage in stages if np.isfinite(stage.lr)]
     return StageSummary(
         stage=number,
         first_iter=min(stage.first_iter for stage in stages),
         last_iter=max(stage.last_iter for stage in stages),
-        lr=float(np.mean([stage.lr for stage in stages])),
+        lr=_common_rate(rates),
+        lr_range=(min(rates), max(rates)) if rates else None,
         layers=len(stages),
         in_equilibrium=states.count(IN_EQUILIBRIUM),
         states={state: states.count(state) for state in dict.fromkeys(states)},
@@ -84,12 +93,25 @@ def _summary(layers: list[LayerReport], number: int) -> StageSummary:
     )
 
 
+def _common_rate(rates: list[float]) -> float:
+    """The learning rate of most layers; the highest of those, if several are."""
+    if not rates:
+        return np.nan
+    values, number = np.unique(rates, return_counts=True)
+    return float(values[number == number.max()].max())
+
+
 def _median(values: Iterable[float | None]) -> float | None:
     kept = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.median(kept)) if kept else None
 
 
-def _sentence(summaries: list[StageSummary], failing: int, theory_name: str) -> str:
+def _sentence(
+    layers: list[LayerReport],
+    summaries: list[StageSummary],
+    failing: int,
+    theory_name: str,
+) -> str:
     if not summaries:
         return 'no layer was measured'
     if theory_name not in THEORIES:
@@ -105,7 +127,66 @@ def _sentence(summaries: list[StageSummary], failing: int, theory_name: str) -> 
         if state != IN_EQUILIBRIUM
     ]
     if failing:
-        parts.append(f'the theory fails in {failing} layer{"s" * (failing != 1)}')
+        number = f'{failing} layer{"s" * (failing != 1)}'
+        parts.append(f'the theory fails in {number}: {_causes(layers)}')
+    elif early := _too_early(layers):
+        parts.append(early)
+    elif not _tested(layers):
+        parts.append('no conclusion of the theory could be tested')
     else:
         parts.append('no conclusion of the theory fails')
     return '; '.join(parts)
+
+
+def _causes(layers: list[LayerReport]) -> str:
+    """The checks that explain the failures, with what would explain the first."""
+    # Of each layer, the last stage that fails.
+    found = [
+        stages[-1].failing[0]
+        for layer in layers
+        if (stages := [stage for stage in layer.stages if stage.failing])
+    ]
+    names = Counter(check.name for check in found)
+    texts = []
+    for name, number in names.most_common():
+        first = next(check for check in found if check.name == name)
+        why = f' ({first.cause or first.reason})'
+        share = '' if number == len(found) else f' in {number}'
+        texts.append(f'{name}{share}{why}')
+    return ', '.join(texts)
+
+
+def _tested(layers: list[LayerReport]) -> bool:
+    """Whether a conclusion holds, or fails, in any layer and stage."""
+    return any(
+        check.kind == 'conclusion' and check.verdict in (HOLDS, FAILS)
+        for layer in layers
+        for stage in layer.stages
+        for check in stage.checks
+    )
+
+
+def _too_early(layers: list[LayerReport]) -> str:
+    """How many iterations a verdict needs, if no stage has had as many."""
+    stages = [stage for layer in layers for stage in layer.stages]
+    short = [stage for stage in stages if stage.state in (TOO_SHORT, MOVING)]
+    if not short or any(_long_enough(stage) for stage in stages):
+        return ''
+    per_step = short[0].iterations_per_step
+    longest = max(stage.last_iter - stage.first_iter + 1 for stage in short)
+    waits = [stage.iterations_left for stage in short if stage.iterations_left]
+    text = (
+        f'too early: {longest:,} iterations of a stage were measured, a verdict needs '
+        f'{MIN_ITERATIONS * per_step:,} at one rate'
+    )
+    if waits:
+        text += (
+            f', and equilibrium about {np.median(waits):,.0f} more in half the layers'
+        )
+    return text
+
+
+def _long_enough(stage: StageReport) -> bool:
+    """Whether a stage has the iterations that a verdict needs."""
+    length = stage.last_iter - stage.first_iter + 1
+    return length >= MIN_ITERATIONS * stage.iterations_per_step

@@ -78,6 +78,7 @@ class Check:
         reason: Why the verdict is what it is, in one sentence.
         interval: Confidence interval of ``value``, where there is one.
         p_value: P-value of the deviation beyond the tolerance, where it was tested.
+        cause: What would explain a failure, where the evidence points to something.
 
     Example:
         >>> Check('lemma_1', 'conclusion', 1e-4, 3e-3, 0.97, HOLDS, 'cosine').verdict
@@ -93,6 +94,7 @@ class Check:
     reason: str
     interval: tuple[float, float] | None = None
     p_value: float | None = None
+    cause: str = ''
 
 
 @dataclass
@@ -113,6 +115,8 @@ class StageReport:
         note: What explains the state, where something does.
         iterations_per_step: How many iterations make one step of the optimizer: more
             than 1 where gradients are accumulated.
+        iterations_left: How many iterations more equilibrium needs, where the layer is
+            on its way or it is too early to tell; None if not known.
         diagnosis: Name of the check that explains why conclusions fail; empty if none
             does.
         checks: All checks with their verdicts.
@@ -136,6 +140,7 @@ class StageReport:
     state: str = UNCLEAR
     note: str = ''
     iterations_per_step: int = 1
+    iterations_left: float | None = None
     diagnosis: str = ''
     checks: list[Check] = field(default_factory=list)
 
@@ -176,13 +181,15 @@ class StageSummary:
         stage: Number of the stage; −1 for the warm-up.
         first_iter: First iteration of the stage, counted from 1.
         last_iter: Last iteration of the stage.
-        lr: Mean learning rate over the layers.
+        lr: Learning rate of most layers, the mean over the stage.
         layers: Number of layers.
         in_equilibrium: How many of them are in equilibrium.
         states: How many layers are in each state.
         median_angular_update_ratio: Median Δ_rms/Δ* of the layers; None if not known.
         median_transient_ratio: Median Δ_rms/Δ*·(‖w‖/w*)² of the layers; None if not
             known.
+        lr_range: Lowest and highest learning rate of the layers, which differ under
+            ``lr_mult``; None if not known.
 
     Example:
         >>> states = {'in equilibrium': 3, 'undecided': 1}
@@ -200,6 +207,17 @@ class StageSummary:
     states: dict[str, int]
     median_angular_update_ratio: float | None
     median_transient_ratio: float | None
+    lr_range: tuple[float, float] | None = None
+
+    @property
+    def rate_text(self) -> str:
+        """The learning rate, or the range of the layers' rates, for a table."""
+        if self.lr_range is None:
+            return f'{self.lr:.4g}' if np.isfinite(self.lr) else '–'
+        low, high = self.lr_range
+        if high <= 1.01 * low:
+            return f'{self.lr:.4g}'
+        return f'{low:.4g} to {high:.4g}'
 
 
 @dataclass

@@ -53,8 +53,10 @@ class Progress:
         self._recent: deque[dict[str, np.ndarray]] = deque(
             maxlen=max(1, RECENT_ITERATIONS // window)
         )
-        # What was found since the last line in the log.
-        self._untold: Standing | None = None
+        # What was found last in this stage; the states of the layers have a memory.
+        self._standing: Standing | None = None
+        # Whether that has not been in the log yet.
+        self._news = False
 
     def look(self, rows: dict[str, np.ndarray]) -> None:
         """Judge where the layers stand, from the newest windows of this stage.
@@ -66,26 +68,29 @@ class Progress:
         newest = {key: values[rows['iter'] == last] for key, values in rows.items()}
         if self._recent and self._recent[-1]['stage'][0] != newest['stage'][0]:
             self._recent.clear()
+            self._standing = None
         self._recent.append(newest)
         columns = {
             key: np.concatenate([window[key] for window in self._recent])
             for key in newest
         }
         ends = (end for end in self._stage_ends if end >= last)
-        self._untold = standing(
+        self._standing = standing(
             columns,
             next(ends, self._runner.max_iters) - last,
             np.isin(newest['layer'], self._invariant),
             accumulated(self._runner),
+            before=self._standing,
         )
+        self._news = True
         if self._visualize:
-            self._show(scalars(newest, self._untold), last)
+            self._show(scalars(newest, self._standing), last)
 
     def tell(self) -> None:
         """Write a line to the log, if there is something new to say."""
-        if self._untold is not None:
-            self._runner.logger.info(summary(self._untold))
-            self._untold = None
+        if self._standing is not None and self._news:
+            self._runner.logger.info(summary(self._standing))
+            self._news = False
 
     def _show(self, values: dict[str, float], iteration: int) -> None:
         try:

@@ -64,7 +64,7 @@ def _stage_table(report: Report) -> Table:
         table.add_row(
             stage_name(stage.stage, short=True),
             f'{stage.first_iter:,}–{stage.last_iter:,}',
-            f'{stage.lr:.4g}',
+            stage.rate_text,
             str(stage.layers),
             str(stage.in_equilibrium),
             _number(stage.median_angular_update_ratio),

@@ -60,14 +60,17 @@ CHECKS = {
         'Lower bound, 200-iteration means',
         'The unit gradient does not come too near 0 on average.',
     ),
-    'lemma_1': ('Lemma 1', 'Weight and gradient are orthogonal.'),
+    'lemma_1': (
+        'Lemma 1',
+        'Weight and gradient are orthogonal, up to rounding that averages out.',
+    ),
     'transient_law': (
         'Transient law',
         'Δ/Δ*·(‖w‖/w*)² is 1 at every moment, in equilibrium or not.',
     ),
     'linear_convergence': (
         'Linear convergence',
-        '‖w‖⁴ relaxes at 4λη/(1−α) per iteration.',
+        '‖w‖⁴ relaxes at 4λη/(1−α) per iteration, within 7 %.',
     ),
     'weight_norm': ('Norm at equilibrium', '‖w‖ comes to w*.'),
     'weight_norm_spread': ('Spread of the norm', '‖w‖² stays near w*².'),

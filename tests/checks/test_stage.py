@@ -1,10 +1,11 @@
 """States of layers that the theory says nothing about, or only the angle."""
 
 import json
+import re
 
 import numpy as np
 import pytest
-from simulation import last_stages, records_of, small_walk, with_columns
+from simulation import LR, last_stages, records_of, small_walk, with_columns
 
 from smd_mmdet.checks import HOLDS, IN_EQUILIBRIUM, NOT_APPLICABLE, check
 
@@ -90,3 +91,31 @@ def test_a_weight_decay_out_of_all_bounds_is_told(momentum, step):
         if step >= 2:
             assert stage.state == 'no theory'
             assert f'λη is {step:.3g}' in stage.note
+
+
+@pytest.mark.parametrize('steps', [1, 2, 3, 60, 400])
+@pytest.mark.parametrize('window', [1, 50])
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_no_reason_contains_what_is_not_a_number(steps, window, momentum):
+    records = records_of(small_walk(steps, layers=1, momentum=momentum), window=window)
+    rows = records.table.num_rows
+    nothing, below = np.zeros(rows), np.full(rows, -1.0)
+    part = np.arange(rows) % 2
+    for changes in (
+        {},
+        dict(unit_h_mean=nothing, unit_h_var=nothing, unit_h_min=nothing),
+        dict(unit_h_mean=below, unit_h_min=below),
+        dict(unit_h_var=nothing, cosine_mean=nothing, cosine_var=nothing),
+        dict(angular_update_mean=nothing, angular_update_var=nothing),
+        dict(weight_norm_mean=np.full(rows, 1e-9), weight_norm_var=nothing),
+        dict(cosine_mean=np.full(rows, 0.5)),
+        dict(count=records.table['count'].to_numpy() * part),
+        dict(lr=LR * (0.5 + part)),
+    ):
+        report = check(with_columns(records, **changes))
+        json.dumps(report.to_dict(), allow_nan=False)
+        texts = [report.verdict]
+        for stage in last_stages(report):
+            texts += [stage.note, *(c.reason for c in stage.checks)]
+        for text in texts:
+            assert not re.search(r'\b[-+]?(nan|inf)\b', text), (changes, text)
