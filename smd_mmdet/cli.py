@@ -5,6 +5,7 @@ torch nor MMEngine is installed.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from smd_mmdet import __version__
 from smd_mmdet._text import one_line, visible
 from smd_mmdet.launch.arguments import CONFIG_HELP, path_argument
 from smd_mmdet.launch.streams import finish, open_streams, put, tell
+from smd_mmdet.stages import WARMUP, stage_name
 
 if TYPE_CHECKING:
     from smd_mmdet.records import Records
@@ -181,7 +183,17 @@ def _add_check(commands: Any) -> None:
     )
     parser.add_argument('--json', action='store_true', help='print one JSON document')
     parser.add_argument(
-        '--verbose', action='store_true', help='every check of every layer'
+        '--verbose', action='store_true', help='what every check of every stage found'
+    )
+    parser.add_argument(
+        '--layer',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='every check of this layer; may be given again',
+    )
+    parser.add_argument(
+        '--stage', type=_stage_argument, metavar='N', help="or 'warm-up': that alone"
     )
     _add_skip_damaged(parser)
     parser.set_defaults(run=_check)
@@ -189,11 +201,28 @@ def _add_check(commands: Any) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from smd_mmdet.checks import check
+    from smd_mmdet.report.grouping import select
     from smd_mmdet.report.tables import render_report
 
-    report = check(_reader(args)(args.work_dir))
-    _print(report, args.json, lambda r: render_report(r, verbose=args.verbose))
+    report = select(check(_reader(args)(args.work_dir)), args.layer, args.stage)
+    _print(
+        report,
+        args.json,
+        lambda report: render_report(report, args.verbose, by_layer=bool(args.layer)),
+    )
     return report.exit_code
+
+
+def _stage_argument(text: str) -> int:
+    """The number of a stage, which is given as tables show it."""
+    if text == stage_name(WARMUP):
+        return WARMUP
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number nor 'warm-up'"
+        ) from None
 
 
 def _add_report(commands: Any) -> None:
@@ -351,11 +380,23 @@ def _print(result: Any, as_json: bool, render: Callable[[Any], Any]) -> None:
         return
     from rich.console import Console
 
-    console = Console(width=_width())
-    # Rich ends the process with exit code 1 where a pipe is closed, so it prints here.
-    with console.capture() as capture:
-        console.print(render(result))
-    put(capture.get())
+    kept = _Kept()
+    Console(file=kept, width=_width()).print(render(result))
+    put(kept.getvalue())
+
+
+class _Kept(io.StringIO):
+    """Keeps what rich would write to standard output, in the same letters and colours.
+
+    Where a pipe is closed rich ends the process with exit code 1, which is a verdict.
+    """
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stdout.encoding
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
 
 
 def _width() -> int:
