@@ -13,7 +13,16 @@ from smd_mmdet._text import visible
 __all__ = ['FittedTable', 'said']
 
 # Columns whose lines may be broken, down to this width; all others hold numbers.
-TEXT_COLUMNS = ('layer', 'state', 'why', 'check', 'verdict', 'parameter', '')
+TEXT_COLUMNS = (
+    'layer',
+    'state',
+    'why',
+    'check',
+    'verdict',
+    'parameter',
+    'invariant',
+    '',
+)
 NARROWEST_TEXT = 16
 
 
@@ -145,14 +154,24 @@ class FittedTable:
         """The columns as rich prints them."""
         numbers = [i for i in kept if self.columns[i] not in TEXT_COLUMNS]
         more = sum(self._natural(i) - self._least(i) for i in numbers)
-        room = self._needed(kept) + more <= width
+        spare = width - self._needed(kept)
+        if room := more <= spare:
+            spare -= more
         table = Table(box=self._lines, pad_edge=self._lines is box.HEAVY_HEAD)
         for i in kept:
+            head, natural, least = (
+                said(self.columns[i]),
+                self._natural(i),
+                self._least(i),
+            )
             if i in numbers:
-                wide = self._natural(i) if room else self._least(i)
-                table.add_column(said(self.columns[i]), justify='right', width=wide)
+                wide = natural if room else least
+                table.add_column(head, justify='right', width=wide)
             else:
-                table.add_column(said(self.columns[i]), overflow='fold')
+                # A name in the first column is broken last.
+                whole = i == 0 and natural - least <= spare
+                wide = natural if whole else None
+                table.add_column(head, overflow='fold', width=wide)
         for number, row in enumerate(self._rows):
             table.add_row(*(row[i] for i in kept), end_section=number in self._sections)
         return table
