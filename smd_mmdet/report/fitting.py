@@ -24,6 +24,8 @@ TEXT_COLUMNS = (
     '',
 )
 NARROWEST_TEXT = 16
+# Sentences get so much if columns can be left out for it.
+SENTENCE = 32
 
 
 def said(text: object, style: str = '') -> Text:
@@ -47,7 +49,7 @@ class FittedTable:
         title: What stands above it.
         columns: Names of the columns. The first one always stays.
         drop: Names of the columns that are left out where there is no room, the first
-            to go first; after them, the last column goes first.
+            to go first; after them, what is last goes first.
         stacked: Whether to leave nothing out, and to go on with the columns for which
             there is no room in a further table below.
         caption: What stands below it.
@@ -117,12 +119,20 @@ class FittedTable:
 
     def _kept(self, every: list[int], width: int) -> list[int]:
         """The columns for which there is room."""
-        first = [self.columns.index(name) for name in self._drop]
-        order = iter(dict.fromkeys([*first, *reversed(every[1:])]))
+        spared = [self.columns.index(name) for name in self._drop]
         kept = list(every)
-        while self._needed(kept) > width and len(kept) > 1:
-            kept.remove(next(order))
+        while spared and self._needed(kept) + self._wanted() > width:
+            kept.remove(spared.pop(0))
+        while len(kept) > 1 and self._needed(kept) > width:
+            kept.pop()
         return kept
+
+    def _wanted(self) -> int:
+        """By how much sentences would be wider than they need to be."""
+        if 'why' not in self.columns:
+            return 0
+        column = self.columns.index('why')
+        return min(self._cells(column), SENTENCE) - self._least(column)
 
     def _stacks(self, every: list[int], width: int) -> list[list[int]]:
         """The columns of each table, with the first one in all of them."""
@@ -169,7 +179,7 @@ class FittedTable:
                 table.add_column(head, justify='right', width=wide)
             else:
                 # A name in the first column is broken last.
-                whole = i == 0 and natural - least <= spare
+                whole = i == 0 and natural - least + self._wanted() <= spare
                 wide = natural if whole else None
                 table.add_column(head, overflow='fold', width=wide)
         for number, row in enumerate(self._rows):

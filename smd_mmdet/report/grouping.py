@@ -142,5 +142,5 @@ def _full_name(name: str, known: Iterable[str]) -> str:
     for full in (name, f'{name}.weight'):
         if full in known:
             return full
-    hint = did_you_mean(name, known)
+    hint = did_you_mean(name, [one.removesuffix('.weight') for one in known])
     raise ValueError(f'no layer {name!r} in the records{hint and f"; {hint}"}')
