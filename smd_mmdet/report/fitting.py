@@ -175,13 +175,15 @@ class FittedTable:
                 self._least(i),
             )
             if i in numbers:
-                wide = natural if room else least
-                table.add_column(head, justify='right', width=wide)
+                table.add_column(
+                    head, justify='right', width=natural if room else least
+                )
             else:
                 # A name in the first column is broken last.
                 whole = i == 0 and natural - least + self._wanted() <= spare
-                wide = natural if whole else None
-                table.add_column(head, overflow='fold', width=wide)
+                table.add_column(
+                    head, overflow='fold', width=natural if whole else None
+                )
         for number, row in enumerate(self._rows):
             table.add_row(*(row[i] for i in kept), end_section=number in self._sections)
         return table
