@@ -62,6 +62,12 @@ def test_a_wrong_option_leads_to_the_help_of_its_command(capsys):
     assert '(see smd --help)' in refused(capsys, '--nosuch')
 
 
+def test_errors_say_what_they_name_without_control_characters(capsys):
+    for words in (('check', 'run\x1b[2J\u202e'), ('check', 'run', '--\x1b[2J\x07\n')):
+        line = refused(capsys, *words)
+        assert '\\x1b[2J' in line and line[:-1].isprintable()
+
+
 def test_version_and_help(capsys):
     for option in ('--version', '--help'):
         with pytest.raises(SystemExit, match='0'):
