@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -17,10 +18,37 @@ def one_line(said: object, limit: int | None = None) -> str:
     # str() of a KeyError is the repr of its message, with quotes about it.
     if isinstance(said, KeyError) and len(said.args) == 1:
         said = said.args[0]
-    text = ' '.join(str(said).split())
+    text = visible(' '.join(str(said).split()))
     if not text and isinstance(said, BaseException):
         text = type(said).__name__
     return text[:limit]
+
+
+def visible(said: object) -> str:
+    """A text of others without what a terminal would obey.
+
+    The name of a layer or a text of a config may hold escape sequences that clear the
+    screen or retitle the window, or marks that turn the direction of writing.
+
+    Args:
+        said: The text, or what is told by its ``str()``.
+
+    Returns:
+        The text; each control character, other than an ordinary space, as Python
+        would write it.
+    """
+    return ''.join(
+        c if c == ' ' or unicodedata.category(c) not in _OBEYED else _escaped(c)
+        for c in str(said)
+    )
+
+
+# Control and format characters, halves of a pair, and the separators of lines.
+_OBEYED = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
+
+
+def _escaped(character: str) -> str:
+    return character.encode('unicode_escape').decode('ascii')
 
 
 def first_line(error: BaseException) -> str:

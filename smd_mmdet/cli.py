@@ -5,15 +5,21 @@ torch nor MMEngine is installed.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from smd_mmdet import __version__
-from smd_mmdet._text import one_line
+from smd_mmdet._text import one_line, visible
 from smd_mmdet.launch.arguments import CONFIG_HELP, path_argument
+from smd_mmdet.launch.streams import finish, open_streams, put, tell
+from smd_mmdet.stages import WARMUP, stage_name
+
+if TYPE_CHECKING:
+    from smd_mmdet.records import Records
 
 __all__ = ['main']
 
@@ -31,13 +37,20 @@ EXTRAS = {
     'pycocotools': 'pycocotools',
     'torch': 'torch',
 }
+# Columns of a pipe or a file, which have no width of their own, and the least that a
+# table is made for: a narrower terminal breaks lines itself.
+WIDTH, NARROWEST = 120, 40
+# So many parts are read within a second or two, and need no bar.
+FEW_PARTS = 200
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr, and end with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+        self.exit(
+            2, f'{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n'
+        )
 
 
 class _Command(_Parser):
@@ -65,16 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(['check', 'nowhere'])
         2
     """
-    args = _parser().parse_args(argv)
+    open_streams('smd')
     try:
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # Whoever read our output wants no more. What Python flushes when it ends goes
-        # nowhere, for it must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        args = _parser().parse_args(argv)
+    except SystemExit as ended:  # argparse has printed its help, or what is wrong
+        ended.code = finish('smd', int(ended.code or 0))
+        raise
+    return finish(f'smd {args.command}', _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The exit code of a command, once an error has been told."""
+    try:
+        return args.run(args)
     except (ValueError, OSError) as error:
         # Everything that reads input raises these with a message for the user.
         message = one_line(error)
@@ -83,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if missing not in EXTRAS:
             raise
         message = f'it needs {missing}: pip install {EXTRAS[missing]}'
-    print(f'smd {args.command}: error: {message}', file=sys.stderr)
+    tell(f'smd {args.command}: error: {message}')
     return 2
 
 
@@ -167,19 +183,46 @@ def _add_check(commands: Any) -> None:
     )
     parser.add_argument('--json', action='store_true', help='print one JSON document')
     parser.add_argument(
-        '--verbose', action='store_true', help='every check of every layer'
+        '--verbose', action='store_true', help='what every check of every stage found'
     )
+    parser.add_argument(
+        '--layer',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='every check of this layer; may be given again',
+    )
+    parser.add_argument(
+        '--stage', type=_stage_argument, metavar='N', help="or 'warm-up': that alone"
+    )
+    _add_skip_damaged(parser)
     parser.set_defaults(run=_check)
 
 
 def _check(args: argparse.Namespace) -> int:
     from smd_mmdet.checks import check
-    from smd_mmdet.records import read_records
+    from smd_mmdet.report.grouping import select
     from smd_mmdet.report.tables import render_report
 
-    report = check(read_records(args.work_dir))
-    _print(report, args.json, lambda r: render_report(r, verbose=args.verbose))
+    report = select(check(_reader(args)(args.work_dir)), args.layer, args.stage)
+    _print(
+        report,
+        args.json,
+        lambda report: render_report(report, args.verbose, by_layer=bool(args.layer)),
+    )
     return report.exit_code
+
+
+def _stage_argument(text: str) -> int:
+    """The number of a stage, which is given as tables show it."""
+    if text == stage_name(WARMUP):
+        return WARMUP
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number nor 'warm-up'"
+        ) from None
 
 
 def _add_report(commands: Any) -> None:
@@ -203,14 +246,16 @@ def _add_report(commands: Any) -> None:
         metavar='NAME',
         help='a layer for the figures of single layers; may be given again',
     )
+    _add_skip_damaged(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(args: argparse.Namespace) -> int:
     from smd_mmdet.report import write_report
 
-    for path in write_report(args.work_dir, args.out, args.svg, args.layer):
-        print(path)
+    read = _reader(args)
+    for path in write_report(args.work_dir, args.out, args.svg, args.layer, read):
+        put(f'{visible(path)}\n')
     return 0
 
 
@@ -230,6 +275,7 @@ def _add_compare(commands: Any) -> None:
         help='default: FIRST/compare',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON document')
+    _add_skip_damaged(parser)
     parser.set_defaults(run=_compare)
 
 
@@ -237,7 +283,9 @@ def _compare(args: argparse.Namespace) -> int:
     from smd_mmdet.report.compare import compare
     from smd_mmdet.report.tables import render_comparison
 
-    _print(compare(args.work_dirs, args.out), args.json, render_comparison)
+    _print(
+        compare(args.work_dirs, args.out, _reader(args)), args.json, render_comparison
+    )
     return 0
 
 
@@ -261,15 +309,7 @@ def _add_shapes(commands: Any) -> None:
 
 
 def _shapes(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
     from smd_mmdet.datasets.shapes import write_shapes
-
-    console = Console(stderr=True)
-
-    def progress(items: Iterable, total: int, description: str) -> Iterable:
-        return track(items, description=description, total=total, console=console)
 
     write_shapes(
         args.directory,
@@ -277,10 +317,52 @@ def _shapes(args: argparse.Namespace) -> int:
         args.val,
         args.size,
         args.seed,
-        progress=progress,
+        progress=_progress,
         kind=args.kind,
     )
     return 0
+
+
+def _add_skip_damaged(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--skip-damaged',
+        action='store_true',
+        help='go on without parts of the records that cannot be read, and tell which '
+        'iterations are missing',
+    )
+
+
+def _reader(args: argparse.Namespace) -> Callable[[str | os.PathLike], 'Records']:
+    """What reads a run's records as a command was asked to."""
+    from smd_mmdet.records import DamagedPartError, read_records
+
+    def read(work_dir: str | os.PathLike) -> 'Records':
+        try:
+            records = read_records(
+                work_dir, skip_damaged=args.skip_damaged, progress=_progress_of_reading
+            )
+        except DamagedPartError as fault:
+            raise ValueError(f'{fault} (--skip-damaged goes on without it)') from fault
+        for sentence in records.left_out:
+            tell(f'smd {args.command}: warning: left out {one_line(sentence)}')
+        return records
+
+    return read
+
+
+def _progress_of_reading(items: Iterable, total: int, description: str) -> Iterable:
+    return items if total < FEW_PARTS else _progress(items, total, description)
+
+
+def _progress(items: Iterable, total: int, description: str) -> Iterable:
+    """The items, with a bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, description=description, total=total, console=console)
 
 
 def _print(result: Any, as_json: bool, render: Callable[[Any], Any]) -> None:
@@ -294,13 +376,36 @@ def _print(result: Any, as_json: bool, render: Callable[[Any], Any]) -> None:
     if as_json:
         plain = result if isinstance(result, dict) else result.to_dict()
         # allow_nan=False: NaN is no JSON; results say null.
-        print(json.dumps(plain, indent=2, allow_nan=False))
+        put(json.dumps(plain, indent=2, allow_nan=False) + '\n')
         return
     from rich.console import Console
 
-    # A pipe or a file has no width of its own; 80 columns would cut the tables.
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(render(result))
+    kept = _Kept()
+    Console(file=kept, width=_width()).print(render(result))
+    put(kept.getvalue())
+
+
+class _Kept(io.StringIO):
+    """Keeps what rich would write to standard output, in the same letters and colours.
+
+    Where a pipe is closed rich ends the process with exit code 1, which is a verdict.
+    """
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stdout.encoding
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+
+def _width() -> int:
+    """How many columns there are to print in."""
+    from rich.console import Console
+
+    if not sys.stdout.isatty() and not os.environ.get('COLUMNS', '').isdecimal():
+        return WIDTH
+    return max(Console().width, NARROWEST)
 
 
 if __name__ == '__main__':

@@ -7,11 +7,13 @@ the reader leaves out every part whose iterations lie within those of a wider pa
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ __all__ = [
     'MERGE_AT',
     'SCHEMA_VERSION',
     'UNREADABLE',
+    'DamagedPartError',
     'RecordWriter',
     'Records',
     'RecordsError',
@@ -42,7 +45,13 @@ UNREADABLE = 'smd-unreadable'
 # How many small parts are written before they are merged into one.
 MERGE_AT = 64
 
+# Called as progress(items, total=..., description=...) it returns the items, and shows
+# how far they are; rich.progress.track is such a function.
+_Progress = Callable[..., Iterable]
+
 _METADATA_KEY = b'smd_mmdet'
+# So many threads read parts: pyarrow lets go of Python's lock while it decodes.
+_READERS = min(4, os.cpu_count() or 1)
 _PART = re.compile(r'(\d{10,})-(\d{10,})\.parquet')
 _TYPES = {
     'iter': pa.int64(),
@@ -57,6 +66,10 @@ _KEYS = ('iter', 'count', 'layer', 'stage')
 
 class RecordsError(ValueError):
     """Records are missing, damaged, or not ours; the message names the file."""
+
+
+class DamagedPartError(RecordsError):
+    """One part is damaged or not ours; the others may be sound."""
 
 
 def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
@@ -111,6 +124,11 @@ def _parts(folder: Path) -> tuple[list[_Part], list[_Part]]:
     found, before = _listed(folder), None
     while found != before:
         found, before = _listed(folder), found
+    return _without_held(found)
+
+
+def _without_held(found: Iterable[_Part]) -> tuple[list[_Part], list[_Part]]:
+    """The parts that no other one holds, in order, and those that one does."""
     kept: list[_Part] = []
     held: list[_Part] = []
     for part in sorted(found, key=lambda part: (part.first, -part.last)):
@@ -297,6 +315,8 @@ class Records:
             docs/records.md lists.
         metadata: Facts about the run, as the last part keeps them.
         source: Where the records are from, for messages.
+        left_out: A sentence for each part that could not be read and was left out,
+            with the iterations that are missing for it.
 
     Example:
         >>> rows = dict(iter=[50, 50, 100, 100], layer=['a', 'b', 'a', 'b'])
@@ -313,6 +333,7 @@ class Records:
     table: pa.Table
     metadata: dict
     source: str = 'records'
+    left_out: Sequence[str] = ()
 
     def require(self, columns: Iterable[str]) -> None:
         """Make sure that there are all of these columns.
@@ -341,11 +362,20 @@ class Records:
             yield name, {key: values[chosen] for key, values in columns.items()}
 
 
-def read_records(work_dir: str | os.PathLike) -> Records:
+def read_records(
+    work_dir: str | os.PathLike,
+    *,
+    skip_damaged: bool = False,
+    progress: _Progress | None = None,
+) -> Records:
     """Read all rows of a run, also of one that is going on or was killed.
 
     Args:
         work_dir: The run's folder, which has ``smd/*.parquet``.
+        skip_damaged: Whether to leave out parts that cannot be read, and to tell
+            which in :attr:`Records.left_out`.
+        progress: Shows how far the reading is: called once, as
+            ``progress(items, total=..., description=...)``, it returns the items.
 
     Returns:
         The records.
@@ -363,6 +393,35 @@ def read_records(work_dir: str | os.PathLike) -> Records:
         >>> records.table.select(['iter', 'lr']).to_pylist()
         [{'iter': 50, 'lr': 0.1}]
     """
+    folder = _records_folder(work_dir)
+    for attempt in range(3):
+        parts, held = _parts(folder)
+        if not parts:
+            raise RecordsError(f'{folder}: {_why_none(folder)}')
+        try:
+            tables, faults = _read_parts(parts, skip_damaged, progress)
+            if faults and held:
+                # A merge that was cut short leaves small parts beside the wide one.
+                kept, _ = _without_held({*tables, *held})
+                again = [part for part in kept if part not in tables]
+                tables |= _read_parts(again, skip_damaged, None)[0]
+            break
+        except FileNotFoundError:
+            # The run is going on, and has merged parts since they were listed.
+            if attempt == 2:
+                raise RecordsError(f'{folder}: records vanish while read') from None
+    if not tables:
+        raise RecordsError(f'{folder}: none of its {len(parts)} parts can be read')
+    read = sorted(tables)
+    table = _concat([tables[part] for part in read])
+    if not table.num_rows:
+        raise RecordsError(f'{folder}: its parts have no rows')
+    left_out = [f'{faults[p]}; {_missing(p, parts, read)}' for p in faults]
+    return Records(table, _facts(tables[read[-1]]), str(folder), left_out)
+
+
+def _records_folder(work_dir: str | os.PathLike) -> Path:
+    """The folder of a run's records, if there is one."""
     folder = Path(work_dir) / FOLDER
     if not Path(work_dir).is_dir():
         known = Path(work_dir).exists()
@@ -373,21 +432,50 @@ def read_records(work_dir: str | os.PathLike) -> Records:
             f'{work_dir}: no records in it (no folder {FOLDER}); was the run '
             'trained with SMDHook?'
         )
-    for attempt in range(3):
-        parts, _ = _parts(folder)
-        if not parts:
-            raise RecordsError(f'{folder}: {_why_none(folder)}')
+    return folder
+
+
+def _read_parts(
+    parts: Sequence[_Part], skip_damaged: bool, progress: _Progress | None
+) -> tuple[dict[_Part, pa.Table], dict[_Part, DamagedPartError]]:
+    """The rows of the parts, and what is wrong with those that have none to read."""
+
+    def read(part: _Part) -> pa.Table | DamagedPartError:
         try:
-            tables = [_read_part(part.path) for part in parts]
-            break
-        except FileNotFoundError:
-            # The run is going on, and has merged parts since they were listed.
-            if attempt == 2:
-                raise RecordsError(f'{folder}: records vanish while read') from None
-    table = _concat(tables)
-    if not table.num_rows:
-        raise RecordsError(f'{folder}: its parts have no rows')
-    return Records(table, _facts(tables[-1]), str(folder))
+            return _read_part(part.path)
+        except DamagedPartError as fault:
+            if not skip_damaged:
+                raise
+            return fault
+
+    tables: dict[_Part, pa.Table] = {}
+    faults: dict[_Part, DamagedPartError] = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        found: Iterable = pool.map(read, parts)
+        if progress is not None:
+            found = progress(found, total=len(parts), description='reading records')
+        for part, rows in zip(parts, found, strict=True):
+            if isinstance(rows, DamagedPartError):
+                faults[part] = rows
+            else:
+                tables[part] = rows
+    return tables, faults
+
+
+def _missing(damaged: _Part, parts: Sequence[_Part], read: Sequence[_Part]) -> str:
+    """Which iterations are not known without a part."""
+    inside = [part for part in read if damaged.holds(part)]
+    if inside:
+        return (
+            f'smaller parts stand in for it, from iteration {inside[0].first:,} to '
+            f'{inside[-1].last:,}'
+        )
+    # A part is named by the ends of its windows; the first begins where the one
+    # before it ends.
+    before = [part.last for part in parts if part.last < damaged.first]
+    if not before:
+        return f'the iterations up to {damaged.last:,} are missing'
+    return f'the iterations {max(before) + 1:,} to {damaged.last:,} are missing'
 
 
 def read_metadata(work_dir: str | os.PathLike) -> dict:
@@ -433,42 +521,60 @@ def _facts(table: pa.Table) -> dict:
 def _read_part(path: Path) -> pa.Table:
     """The rows of a part, once it is known to be whole and ours."""
     if path.is_dir():
-        raise RecordsError(f'{path}: not readable as Parquet: it is a folder')
+        raise DamagedPartError(f'{path}: not readable as Parquet: it is a folder')
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        # pq.read_table would make a data set of each file, which takes twice the time
+        # of reading one.
+        with (
+            pa.OSFile(str(path)) as file,
+            pq.ParquetFile(file, page_checksum_verification=True) as parquet,
+        ):
+            table = parquet.read(use_threads=False)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as fault:
         reason = first_line(fault)
-        raise RecordsError(f'{path}: not readable as Parquet: {reason}') from None
-    try:
-        facts = _facts(table)
-        version = facts['schema_version']
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise RecordsError(f'{path}: not a record of smd_mmdet') from None
-    if version != SCHEMA_VERSION:
-        raise RecordsError(
-            f'{path}: records of schema version {version}; this smd_mmdet reads '
-            f'version {SCHEMA_VERSION}'
-        )
-    if not isinstance(facts.get('layers', {}), dict):
-        raise RecordsError(f'{path}: not a record of smd_mmdet')
+        raise DamagedPartError(f'{path}: not readable as Parquet: {reason}') from None
+    if wrong := _fault_of((table.schema.metadata or {}).get(_METADATA_KEY, b'')):
+        raise DamagedPartError(f'{path}: {wrong}')
     return _as_written(table, path)
+
+
+# The parts of a run keep the same facts, the text of its config among them.
+@functools.lru_cache(maxsize=4)
+def _fault_of(facts: bytes) -> str:
+    """What is wrong with the facts that a part keeps; empty if they are ours."""
+    try:
+        read = json.loads(facts)
+        version = read['schema_version']
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return 'not a record of smd_mmdet'
+    if version != SCHEMA_VERSION:
+        return (
+            f'records of schema version {version}; this smd_mmdet reads version '
+            f'{SCHEMA_VERSION}'
+        )
+    known = isinstance(read.get('layers', {}), dict)
+    return '' if known else 'not a record of smd_mmdet'
 
 
 def _as_written(table: pa.Table, path: Path) -> pa.Table:
     """The table with the types that it was written with.
 
     Raises:
-        RecordsError: If a key column is missing or has gaps, or a type cannot be cast.
+        DamagedPartError: If a key column is missing or has gaps, or a type cannot be
+            cast.
     """
     names = table.column_names
     for name in _KEYS:
         if names.count(name) != 1 or table[name].null_count:
-            raise RecordsError(f'{path}: no column {name}, or one with gaps')
+            raise DamagedPartError(f'{path}: no column {name}, or one with gaps')
     fields = {name: _TYPES.get(name, pa.float64()) for name in names}
+    written = pa.schema(fields.items(), table.schema.metadata)
+    if table.schema.equals(written):
+        return table
     try:
-        return table.cast(pa.schema(fields.items(), table.schema.metadata))
+        return table.cast(written)
     except (ValueError, pa.ArrowException) as fault:
         reason = first_line(fault)
-        raise RecordsError(f'{path}: a column of another type: {reason}') from None
+        raise DamagedPartError(f'{path}: a column of another type: {reason}') from None

@@ -183,6 +183,57 @@ def test_bad_parts_are_named(tmp_path, damage, message):
     assert '\n' not in str(caught.value)
 
 
+def test_a_damaged_part_can_be_left_out_and_is_told(tmp_path):
+    writer = RecordWriter(tmp_path)
+    for window in (10, 20, 30, 40):
+        writer.append(rows(window, layers=('a',)))
+    parts = sorted((tmp_path / 'smd').iterdir())
+    for part in (parts[0], parts[2]):
+        part.write_bytes(part.read_bytes()[:-30])
+    with pytest.raises(RecordsError, match='not readable'):
+        read_records(tmp_path)
+    records = read_records(tmp_path, skip_damaged=True)
+    assert records.table['iter'].to_pylist() == [20, 40]
+    first, other = records.left_out
+    assert parts[0].name in first and 'iterations up to 10 are missing' in first
+    assert parts[2].name in other and 'iterations 21 to 30 are missing' in other
+    for part in parts:
+        part.write_bytes(b'')
+    with pytest.raises(RecordsError, match='none of its 4 parts can be read'):
+        read_records(tmp_path, skip_damaged=True)
+
+
+def test_small_parts_stand_in_for_a_damaged_wide_one(tmp_path):
+    writer = RecordWriter(tmp_path)
+    for window in (10, 20, 30):
+        writer.append(rows(window, layers=('a',)))
+    small = {p: p.read_bytes() for p in (tmp_path / 'smd').iterdir()}
+    writer.merge()
+    [wide] = (tmp_path / 'smd').iterdir()
+    wide.write_bytes(b'half')
+    for path in sorted(small)[1:]:  # the merge was cut short once one was removed
+        path.write_bytes(small[path])
+    records = read_records(tmp_path, skip_damaged=True)
+    assert records.table['iter'].to_pylist() == [20, 30]
+    assert 'stand in for it, from iteration 20 to 30' in records.left_out[0]
+
+
+def test_reading_many_parts_tells_how_far_it_is(tmp_path):
+    for window in range(1, 40):  # a writer each, so that nothing is merged
+        RecordWriter(tmp_path, resume_from=window).append(rows(window))
+    told = []
+
+    def progress(items, total, description):
+        for item in items:
+            told.append(description)
+            yield item
+        assert len(told) == total
+
+    records = read_records(tmp_path, progress=progress)
+    assert told == ['reading records'] * 39
+    assert records.table['iter'].to_pylist() == np.repeat(range(1, 40), 2).tolist()
+
+
 def test_missing_records_are_named(tmp_path):
     with pytest.raises(RecordsError, match='no such folder'):
         read_records(tmp_path / 'nowhere')

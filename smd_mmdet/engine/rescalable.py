@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.optim import Optimizer
 
+from smd_mmdet._text import one_line
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.invariance import Dependents, find_dependents
 from smd_mmdet.invariance.sample_inputs import model_loss
@@ -101,7 +102,7 @@ def find_rescalable(
         if (reason := dependents.refused.get(name, 'it is not used'))
     }
     for name, reason in left_alone.items():
-        runner.logger.warning(f'smd: {name} is not rescaled: {reason}')
+        runner.logger.warning(one_line(f'smd: {name} is not rescaled: {reason}'))
     kept = {name: group for name, group in groups.items() if name not in left_alone}
     if not kept:
         name, reason = next(iter(left_alone.items()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mmengine.model import BaseAveragedModel
 from torch import nn
 
+from smd_mmdet._text import one_line
 from smd_mmdet.rescale import ConflictError, Multiplications, apply, plan
 
 from .parallel import all_processes, together
@@ -80,7 +81,7 @@ def listed(left_alone: Mapping[str, str]) -> str:
     if not left_alone:
         return ''
     named = ', '.join(f'{name} ({reason})' for name, reason in left_alone.items())
-    return f'; left alone or held back: {named}'
+    return f'; left alone or held back: {one_line(named)}'
 
 
 def _plan(

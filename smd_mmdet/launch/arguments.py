@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from smd_mmdet._text import first_line
+from smd_mmdet._text import first_line, one_line
 
 __all__ = ['CONFIG_HELP', 'OneLineParser', 'add_common_arguments', 'path_argument']
 
@@ -28,7 +28,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with exit code 2."""
-        self.exit(2, f'error: {message} (see {self.prog} --help)\n')
+        self.exit(2, f'error: {one_line(message)} (see {self.prog} --help)\n')
 
 
 def path_argument(text: str) -> str:

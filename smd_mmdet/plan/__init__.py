@@ -104,7 +104,8 @@ def plan(
         ...     train_cfg=dict(type='IterBasedTrainLoop', max_iters=90_000)))
         >>> found = plan(config)
         >>> found['verdict']
-        '1 of 2 stages cannot reach equilibrium without rescaling: stage 1'
+        '1 of 2 stages cannot reach equilibrium without rescaling: stage 1; stage 0 is
+         too short for layers that start at 3 times its norm, as is usual'
         >>> stage = found['stages'][1]
         >>> round(stage['plain']['start_ratio'], 3)
         0.316

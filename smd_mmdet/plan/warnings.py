@@ -85,7 +85,8 @@ def verdict(
         rescaling: Where weights are rescaled.
 
     Returns:
-        How many stages come to equilibrium, or why that is not known.
+        How many stages come to equilibrium, and whether the first does from where
+        layers usually start; or why that is not known.
     """
     if optimizer.known is None:
         return f'no theory for {optimizer.name}'
@@ -95,12 +96,21 @@ def verdict(
         return 'no weight decay, no equilibrium'
     judged = [stage for stage in stages if stage.reaches is not None]
     unreached = [str(stage.stage) for stage in judged if not stage.reaches]
-    if not unreached:
-        return f'{len(judged)} of {len(judged)} stages are long enough for equilibrium'
-    return (
-        f'{len(unreached)} of {len(judged)} stages cannot reach equilibrium '
-        f'{_RESCALING[rescaling.changes]}: stage {", ".join(unreached)}'
-    )
+    if unreached:
+        said = (
+            f'{len(unreached)} of {len(judged)} stages cannot reach equilibrium '
+            f'{_RESCALING[rescaling.changes]}: stage {", ".join(unreached)}'
+        )
+    else:
+        said = f'{len(judged)} of {len(judged)} stages are long enough for equilibrium'
+    # A stage that comes to equilibrium is warned of only if it is the first one, and
+    # layers usually begin too far away.
+    if late := [stage for stage in judged if stage.reaches and stage.warning]:
+        said += (
+            f'; stage {late[0].stage} is too short for layers that start at '
+            f'{TYPICAL_START:g} times its norm, as is usual'
+        )
+    return said
 
 
 def _of_layers(layers: Sequence[LayerPlan], kind: str) -> list[str]:

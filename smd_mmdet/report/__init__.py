@@ -8,6 +8,10 @@ files with the kit of :mod:`~.canvas`, :mod:`~.page` shows it in a browser,
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .run import Reader
 
 __all__ = ['write_files', 'write_report']
 
@@ -17,6 +21,7 @@ def write_report(
     out: str | os.PathLike | None = None,
     svg: bool = False,
     layers: Sequence[str] = (),
+    read: 'Reader | None' = None,
 ) -> list[Path]:
     """Draw a run: figures as in the paper, and one page that explains it.
 
@@ -25,6 +30,8 @@ def write_report(
         out: Folder to write to. None is ``WORK_DIR/report``.
         svg: Whether to write each figure as SVG as well.
         layers: Names of the layers that get panels of their own in the figures.
+        read: Reads the records of a folder. None is
+            :func:`smd_mmdet.records.read_records`.
 
     Returns:
         Paths of the files written, the page first.
@@ -62,7 +69,7 @@ def write_report(
 
     folder = Path(work_dir) / 'report' if out is None else Path(out)
     _refuse_file(folder)
-    run = read_run(work_dir)
+    run = read_run(work_dir, read) if read else read_run(work_dir)
     files = {'report.html': render_page(run).encode()}
     for name, figure in draw(run, layers).items():
         for kind in ('png', 'svg') if svg else ('png',):

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from smd_mmdet.checks import StageReport
+from smd_mmdet.records import read_records
 
 from . import write_files
-from .run import Run, read_run
+from .run import Reader, Run, read_run
 from .scores import read_scores
 
 __all__ = ['Comparison', 'Row', 'RunSummary', 'StageComparison', 'compare']
@@ -102,13 +103,16 @@ class Comparison:
 
 
 def compare(
-    work_dirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
+    work_dirs: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    read: Reader = read_records,
 ) -> Comparison:
     """Compare runs, and draw them over one another.
 
     Args:
         work_dirs: Folders of at least two runs, which have ``smd/*.parquet``.
         out: Folder for the figures. None is ``compare`` in the first run's folder.
+        read: Reads the records of a folder.
 
     Returns:
         The comparison.
@@ -124,7 +128,7 @@ def compare(
         raise ValueError('give at least two runs to compare')
     paths = [Path(work_dir) for work_dir in work_dirs]
     names = _names(paths)
-    runs = [read_run(path) for path in paths]
+    runs = [read_run(path, read) for path in paths]
     scores = [
         read_scores(path, run.metadata.get('started'))
         for run, path in zip(runs, paths, strict=True)

@@ -15,7 +15,9 @@ from smd_mmdet.records import Records, read_records
 
 from .reduce import split_points, time_means
 
-__all__ = ['MEAN_OVER', 'Motion', 'Run', 'read_run', 'run_of', 'short']
+__all__ = ['MEAN_OVER', 'Motion', 'Reader', 'Run', 'read_run', 'run_of', 'short']
+
+Reader = Callable[[str | os.PathLike], Records]
 
 # Iterations in the moving mean of the unit gradient, as in the paper's figures.
 MEAN_OVER = 200
@@ -268,11 +270,12 @@ def _furthest(layer: Motion) -> float:
     return float(np.abs(np.log(known[-5:])).mean()) if len(known) else -1.0
 
 
-def read_run(work_dir: str | os.PathLike) -> Run:
+def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
     """Read a run and judge it.
 
     Args:
         work_dir: The run's folder, which has ``smd/*.parquet``.
+        read: Reads the records of a folder.
 
     Returns:
         The run, with the verdicts on it.
@@ -280,7 +283,7 @@ def read_run(work_dir: str | os.PathLike) -> Run:
     Raises:
         RecordsError: If there are no records, or they cannot be read.
     """
-    return run_of(read_records(work_dir), Path(work_dir).resolve().name)
+    return run_of(read(work_dir), Path(work_dir).resolve().name)
 
 
 def run_of(records: Records, name: str) -> Run:

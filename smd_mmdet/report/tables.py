@@ -5,22 +5,22 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from smd_mmdet.checks import IN_EQUILIBRIUM, Check, LayerReport, Report, StageReport
 from smd_mmdet.stages import stage_name
 
 from .compare import Comparison, Row, RunSummary
+from .fitting import FittedTable, said
+from .grouping import grouped, number, span, template, together
 
 __all__ = ['render_audit', 'render_comparison', 'render_plan', 'render_report']
 
 _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
-_TEXT_COLUMNS = ('layer', 'state', 'why', 'check', 'verdict', 'layers')
 # A terminal shows a screen or two; --verbose and --json tell the rest.
-_MOST_LAYERS = 20
+_MOST_ROWS = 20
 _MOST_COMPARED = 12
+_TRANSIENT = 'Δ/Δ*·(‖w‖/w*)²'
 _PLAN_CAPTION = (
     'Δ to within 10 %: iterations from the start of the stage (of the first: from '
     '3 w*) until Δ is within 10 % of Δ*; Corollary 3.1 bounds those to Δ* itself. '
@@ -31,34 +31,41 @@ _PLAN_CAPTION = (
 # ------------------------------------------------------------------ smd check
 
 
-def render_report(report: Report, verbose: bool = False) -> RenderableType:
+def render_report(
+    report: Report, verbose: bool = False, by_layer: bool = False
+) -> RenderableType:
     """The verdicts on a run.
 
     Args:
-        report: What :func:`smd_mmdet.checks.check` returns.
-        verbose: Whether to add every check of every layer and stage.
+        report: What :func:`smd_mmdet.checks.check` returns, or some of it.
+        verbose: Whether to add what every check of every stage found.
+        by_layer: Whether to show every check of every layer, instead of what the
+            layers have in common.
 
     Returns:
         The verdict, the stages, how the checks went, and the layers that are not in
         equilibrium with the reason, for rich to print.
     """
     colour = 'red' if report.exit_code else 'green'
-    parts: list[RenderableType] = [Text(report.verdict, style=f'bold {colour}')]
+    parts: list[RenderableType] = [said(report.verdict, f'bold {colour}')]
     parts.append(_stage_table(report))
+    if by_layer:
+        return Group(*parts, *(_layer_table(layer) for layer in report.layers))
     if counts := _check_table(report):
         parts.append(counts)
     if away := _away_table(report, verbose):
         parts.append(away)
     if verbose:
-        parts += [_layer_table(layer) for layer in report.layers]
+        parts += [_reason_table(report, stage.stage) for stage in report.stages]
     return Group(*parts)
 
 
-def _stage_table(report: Report) -> Table:
-    table = _table(
+def _stage_table(report: Report) -> FittedTable:
+    table = FittedTable(
         'Stages',
         *('stage', 'iterations', 'lr', 'layers', 'in equilibrium'),
-        *('median Δ/Δ*', 'median Δ/Δ*·(‖w‖/w*)²'),
+        *('median Δ/Δ*', f'median {_TRANSIENT}'),
+        drop=[f'median {_TRANSIENT}', 'lr'],
     )
     for stage in report.stages:
         table.add_row(
@@ -67,13 +74,13 @@ def _stage_table(report: Report) -> Table:
             stage.rate_text,
             str(stage.layers),
             str(stage.in_equilibrium),
-            _number(stage.median_angular_update_ratio),
-            _number(stage.median_transient_ratio),
+            number(stage.median_angular_update_ratio),
+            number(stage.median_transient_ratio),
         )
     return table
 
 
-def _check_table(report: Report) -> Table | None:
+def _check_table(report: Report) -> FittedTable | None:
     """How many layers came to each verdict of each check, in the last stage."""
     if not report.stages:
         return None
@@ -82,39 +89,56 @@ def _check_table(report: Report) -> Table | None:
     if not counts:
         return None
     verdicts = ('holds', 'fails', 'undecided', 'not applicable')
-    table = _table(f'Checks of {stage_name(last)}: layers', 'check', *verdicts)
+    table = FittedTable(f'Checks of {stage_name(last)}: layers', 'check', *verdicts)
     for name, row in counts.items():
         cells = []
         for verdict in verdicts:
             colour = _COLOURS.get(verdict, 'dim') if row[verdict] else 'dim'
-            cells.append(f'[{colour}]{row[verdict]}[/]')
+            cells.append(said(row[verdict], colour))
         table.add_row(name, *cells)
     return table
 
 
-def _away_table(report: Report, verbose: bool) -> Table | None:
-    """Layers of the last stage that are not in equilibrium, the furthest first."""
-    rows = [
+def _away_table(report: Report, verbose: bool) -> FittedTable | None:
+    """Layers that are not in equilibrium at the end, the furthest first.
+
+    A row stands for all layers of which the same is to be said, but for the figures.
+    """
+    away = [
         (layer, layer.stages[-1])
         for layer in report.layers
         if layer.stages and layer.stages[-1].state != IN_EQUILIBRIUM
     ]
-    if not rows:
+    if not away:
         return None
-    rows.sort(key=lambda row: _distance(row[1]), reverse=True)
-    shown = rows if verbose else rows[:_MOST_LAYERS]
-    title = f'Not in equilibrium: {len(rows)} of {len(report.layers)} layers'
+    away.sort(key=lambda row: _distance(row[1]), reverse=True)
+    rows = grouped(away, lambda row: (row[1].state, template(_why(row[1]))))
+    shown = rows if verbose else rows[:_MOST_ROWS]
+    title = f'Not in equilibrium: {len(away)} of {len(report.layers)} layers'
     if len(shown) < len(rows):
-        title += f', the furthest {len(shown)} (--verbose shows all)'
-    table = _table(title, 'layer', 'state', 'Δ/Δ*', '‖w‖/w*', 'Δ/Δ*·(‖w‖/w*)²', 'why')
-    for layer, stage in shown:
+        title += f', by the first {len(shown)} reasons (--verbose shows all)'
+    table = FittedTable(
+        title,
+        *('layer', 'state', 'Δ/Δ*', '‖w‖/w*', _TRANSIENT, 'why'),
+        drop=[_TRANSIENT, '‖w‖/w*'],
+        caption='smd check --layer NAME shows all checks of one layer',
+    )
+    for row in shown:
+        stages = [stage for _, stage in row]
         table.add_row(
-            escape(layer.layer),
-            stage.state,
-            *_ratios(stage),
-            escape(stage.note or _first_reason(stage.checks)),
+            _named([layer.layer for layer, _ in row]),
+            stages[0].state,
+            span(stage.angular_update_ratio for stage in stages),
+            span(stage.weight_norm_ratio for stage in stages),
+            span(stage.transient_ratio for stage in stages),
+            together([_why(stage) for stage in stages]),
         )
     return table
+
+
+def _named(layers: Sequence[str]) -> str:
+    more = len(layers) - 1
+    return f'{layers[0]} and {more} more' if more else layers[0]
 
 
 def _distance(stage: StageReport) -> float:
@@ -123,12 +147,8 @@ def _distance(stage: StageReport) -> float:
     return abs(ratio - 1) if ratio is not None and ratio == ratio else 0.0
 
 
-def _ratios(stage: StageReport) -> tuple[str, str, str]:
-    return (
-        _number(stage.angular_update_ratio),
-        _number(stage.weight_norm_ratio),
-        _number(stage.transient_ratio),
-    )
+def _why(stage: StageReport) -> str:
+    return stage.note or _first_reason(stage.checks)
 
 
 def _first_reason(checks: Iterable[Check]) -> str:
@@ -137,23 +157,61 @@ def _first_reason(checks: Iterable[Check]) -> str:
     return wanted[0].reason if wanted else ''
 
 
-def _layer_table(layer: LayerReport) -> Table:
+def _reason_table(report: Report, stage_number: int) -> FittedTable:
+    """What each check found in one stage, in a row for all layers alike."""
+    found = [
+        (layer.layer, order, check)
+        for layer in report.layers
+        for stage in layer.stages
+        if stage.stage == stage_number
+        for order, check in enumerate(stage.checks)
+    ]
+    found.sort(key=lambda one: (one[1], one[2].verdict, _margin(one[2])))
+    table = FittedTable(
+        f'Reasons in {stage_name(stage_number)}',
+        *('check', 'verdict', 'layer', 'value', 'margin', 'why'),
+        drop=['margin', 'value'],
+    )
+    for row in grouped(found, lambda one: _kind(one[2])):
+        checks = [check for _, _, check in row]
+        table.add_row(
+            checks[0].name,
+            said(checks[0].verdict, _COLOURS.get(checks[0].verdict, 'dim')),
+            _named([layer for layer, _, _ in row]),
+            span(check.value for check in checks),
+            span((check.margin for check in checks), 2),
+            together([check.reason for check in checks]),
+        )
+    return table
+
+
+def _kind(check: Check) -> tuple[str, str, str]:
+    return check.name, check.verdict, template(check.reason)
+
+
+def _margin(check: Check) -> float:
+    """The distance to the bound; those that are not known come last."""
+    known = check.margin is not None and check.margin == check.margin
+    return check.margin if known else float('inf')  # type: ignore[return-value]
+
+
+def _layer_table(layer: LayerReport) -> FittedTable:
     shape = ' × '.join(map(str, layer.shape))
-    table = _table(
-        f'{escape(layer.layer)} ({shape})',
+    table = FittedTable(
+        f'{layer.layer} ({shape})',
         *('stage', 'check', 'value', 'bound', 'margin', 'verdict', 'why'),
+        drop=['margin', 'bound', 'value'],
     )
     for stage in layer.stages:
         for check in stage.checks:
-            colour = _COLOURS.get(check.verdict, 'dim')
             table.add_row(
                 stage_name(stage.stage, short=True),
                 check.name,
-                _number(check.value),
-                _number(check.bound),
-                _number(check.margin, 2),
-                f'[{colour}]{check.verdict}[/]',
-                escape(check.reason),
+                number(check.value),
+                number(check.bound),
+                number(check.margin, 2),
+                said(check.verdict, _COLOURS.get(check.verdict, 'dim')),
+                check.reason,
             )
         table.add_section()
     return table
@@ -173,20 +231,22 @@ def render_plan(plan: dict[str, Any]) -> RenderableType:
         a run was measured, for rich to print.
     """
     colour = 'red' if plan['exit_code'] else 'green'
-    parts: list[RenderableType] = [Text(plan['verdict'], style=f'bold {colour}')]
-    parts += [Text(f'• {line}', style='dim') for line in plan['assumptions']]
+    parts: list[RenderableType] = [said(plan['verdict'], f'bold {colour}')]
+    parts += [said(f'• {line}', 'dim') for line in plan['assumptions']]
     parts.append(_plan_table(plan))
-    parts += [Text(f'! {line}', style='yellow') for line in plan['warnings']]
+    parts += [said(f'! {line}', 'yellow') for line in plan['warnings']]
     if plan.get('layers'):
         parts.append(_plan_layers(plan))
     return Group(*parts)
 
 
-def _plan_table(plan: dict[str, Any]) -> Table:
-    table = _table(
+def _plan_table(plan: dict[str, Any]) -> FittedTable:
+    table = FittedTable(
         'Stages',
         *('stage', 'iterations', 'lr', 'Δ*', '1/e of ‖w‖⁴'),
         *('Δ to within 10 %', 'Δ/Δ*', 'rescaled'),
+        drop=['1/e of ‖w‖⁴', 'Δ*', 'lr'],
+        caption=_PLAN_CAPTION,
     )
     for stage in plan['stages']:
         lr = f'{stage["lr_start"]:.3g}'
@@ -196,13 +256,12 @@ def _plan_table(plan: dict[str, Any]) -> Table:
             stage_name(stage['stage'], short=True),
             f'{stage["iterations"]:,}',
             lr,
-            _number(stage['angular_update_eq']),
-            _number(stage['relaxation_iterations']),
-            _number(stage['iterations_to_equilibrium']),
+            number(stage['angular_update_eq']),
+            number(stage['relaxation_iterations']),
+            number(stage['iterations_to_equilibrium']),
             _course(stage['plain']),
             _course(stage['rescaled']),
         )
-    table.caption_justify, table.caption = 'left', _PLAN_CAPTION
     return table
 
 
@@ -210,21 +269,23 @@ def _course(course: dict[str, Any] | None) -> str:
     """Δ/Δ* at the start and at the end of a stage."""
     if course is None:
         return '–'
-    return f'{_number(course["start_ratio"])} → {_number(course["end_ratio"])}'
+    return f'{number(course["start_ratio"])} → {number(course["end_ratio"])}'
 
 
-def _plan_layers(plan: dict[str, Any]) -> Table:
+def _plan_layers(plan: dict[str, Any]) -> FittedTable:
     names = [stage_name(stage['stage']) for stage in plan['stages']]
-    table = _table(
-        'Δ/Δ* by layer, from measured ‖w‖ and L', 'layer', '‖w‖', 'L', *names
+    table = FittedTable(
+        'Δ/Δ* by layer, from measured ‖w‖ and L',
+        *('layer', '‖w‖', 'L', *names),
+        stacked=True,
     )
     for layer in plan['layers']:
         kind = 'rescaled' if plan.get('rescales') else 'plain'
         courses = [_course(stage[kind]) for stage in layer['stages']]
         table.add_row(
-            escape(layer['layer']),
-            _number(layer['weight_norm']),
-            _number(layer['unit_grad_sq']),
+            layer['layer'],
+            number(layer['weight_norm']),
+            number(layer['unit_grad_sq']),
             *courses,
         )
     return table
@@ -240,29 +301,27 @@ def render_audit(audit: dict[str, Any]) -> RenderableType:
         audit: What :func:`smd_mmdet.audit.audit` returns.
 
     Returns:
-        A line per parameter, the totals, and what the user can do, for rich to print.
+        The totals, what the user can do, and a line per parameter, for rich to print.
     """
-    parts: list[RenderableType] = [_parameter_table(audit['parameters'])]
-    parts.append(Text(_totals(audit['summary'])))
+    parts: list[RenderableType] = [said(_totals(audit['summary']), 'bold')]
     for name in audit['contradictions']:
-        parts.append(Text(f'! structure and proof differ: {name}', style='red'))
-    parts += [Text(line) for line in audit['advice']]
+        parts.append(said(f'! structure and proof differ: {name}', 'red'))
+    parts += [said(line) for line in audit['advice']]
+    parts.append(_parameter_table(audit['parameters']))
     return Group(*parts)
 
 
-def _parameter_table(parameters: list[dict[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column('parameter', no_wrap=True)
-    table.add_column('invariant')
-    table.add_column('why', overflow='fold')
+def _parameter_table(parameters: list[dict[str, Any]]) -> FittedTable:
     proved = bool(parameters) and 'proof' in parameters[0]
-    if proved:
-        table.add_column('cosine(w, g)', justify='right', no_wrap=True)
+    cosine = ['cosine(w, g)'] if proved else []
+    table = FittedTable(
+        '', *('parameter', 'invariant', 'why', *cosine), lines=box.SIMPLE_HEAD
+    )
     for parameter in parameters:
-        row = [
-            escape(parameter['name']),
-            '[green]yes[/]' if parameter['invariant'] else 'no',
-            escape(parameter['reason']),
+        row: list[str | Text] = [
+            parameter['name'],
+            said('yes', 'green') if parameter['invariant'] else 'no',
+            parameter['reason'],
         ]
         table.add_row(*row, *([_cosine(parameter['proof'])] if proved else []))
     return table
@@ -296,7 +355,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     """
     runs = comparison.runs
     parts: list[RenderableType] = [
-        Text.assemble((f'{run.name}: ', 'bold'), run.verdict) for run in runs
+        said(f'{run.name}: ', 'bold') + said(run.verdict) for run in runs
     ]
     for stage in comparison.stages:
         rates = dict.fromkeys(f'{lr:.3g}' for lr in stage.lr if lr is not None)
@@ -308,20 +367,17 @@ def render_comparison(comparison: Comparison) -> RenderableType:
         shown = comparison.layers[:_MOST_COMPARED]
         title = f'Δ/Δ* at the end: the {len(shown)} layers that differ most'
         parts.append(_beside(title, runs, shown))
-    parts += [Text(f'wrote {path}', style='dim') for path in comparison.files]
+    parts += [said(f'wrote {path}', 'dim') for path in comparison.files]
     return Group(*parts)
 
 
-def _beside(title: str, runs: Sequence[RunSummary], rows: Sequence[Row]) -> Table:
+def _beside(title: str, runs: Sequence[RunSummary], rows: Sequence[Row]) -> FittedTable:
     """A column per run, and in it each number with its difference from the first."""
-    table = _table(title)
-    table.add_column('')
-    for run in runs:
-        table.add_column(escape(run.name), justify='right')
+    table = FittedTable(title, '', *(run.name for run in runs), stacked=True)
     for row in rows:
         first, *others = zip(row.values, row.differences, strict=True)
         cells = [_value(first[0]), *(_difference(*each) for each in others)]
-        table.add_row(escape(row.what), *cells)
+        table.add_row(row.what, *cells)
     return table
 
 
@@ -334,21 +390,3 @@ def _difference(value: float | None, difference: float | None) -> str:
         return _value(value)
     told = f'{difference:+.2g}' if f'{difference:.2g}' != '0' else '±0'
     return f'{_value(value)} ({told})'
-
-
-# ------------------------------------------------------------------ common pieces
-
-
-def _table(title: str, *columns: str) -> Table:
-    """An empty table; columns of text are flush left, columns of numbers right."""
-    table = Table(title=title, title_justify='left', title_style='bold')
-    for column in columns:
-        text = column in _TEXT_COLUMNS
-        table.add_column(column, justify='left' if text else 'right')
-    return table
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None or value != value:
-        return '–'
-    return f'{value:.{digits}g}' if abs(value) < 1e4 else f'{value:,.0f}'

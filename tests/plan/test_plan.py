@@ -115,3 +115,11 @@ def test_a_long_schedule_is_planned_in_seconds():
     schedule = [WARM, dict(type='CosineAnnealingLR', by_epoch=False, T_max=360_000)]
     found = plan(config_by_iteration(schedule, 360_000))
     assert found['stages'][-1]['last_iter'] == 360_000
+
+
+def test_the_headline_names_a_first_stage_that_is_too_short_from_the_usual_start():
+    found = plan(MASK_RCNN_1X)
+    assert 'from 3 times' in found['stages'][1]['warning']
+    assert 'stage 1, 2; stage 0 is too short for layers that start' in found['verdict']
+    found = plan(config_by_iteration([], 200_000))
+    assert found['warnings'] == [] and 'too short' not in found['verdict']
