@@ -31,6 +31,8 @@ _PLAIN = (int, float, bool, str, bytes, type(None), torch.dtype, torch.Size)
 _OWN = ('_parameters', '_buffers', '_modules')
 # Classes of the standard library that say nothing of what derives from them.
 _ABSTRACT = ('abc', 'typing', 'collections.abc')
+# Whole numbers of as many bytes as another type has.
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 _Children = Iterable[tuple[str, Any]]
 
 
@@ -115,16 +117,17 @@ def children_of(value: Any) -> _Children:
 
 def _is_object(value: Any) -> bool:
     """Whether a value is an instance of a class of the model's or the user's code."""
-    if isinstance(value, (type, types.ModuleType, types.FunctionType, Tensor)):
+    return not isinstance(value, type) and _is_foreign(type(value))
+
+
+@functools.cache
+def _is_foreign(kind: type) -> bool:
+    """Whether a class is neither torch's tensor nor of the standard library."""
+    if issubclass(kind, (Tensor, *CONTAINERS)) or '__dict__' not in dir(kind):
         return False
-    if isinstance(value, CONTAINERS) or not hasattr(value, '__dict__'):
-        return False
-    kind = type(value)
-    return not any(
-        base.__module__.partition('.')[0] in sys.stdlib_module_names
-        for base in kind.__mro__
-        if base is not object and base.__module__ not in _ABSTRACT
-    )
+    modules = {base.__module__ for base in kind.__mro__ if base is not object}
+    packages = {name.partition('.')[0] for name in modules.difference(_ABSTRACT)}
+    return packages.isdisjoint(sys.stdlib_module_names)
 
 
 def _joined(name: str, key: str) -> str:
@@ -245,12 +248,12 @@ class _Value:
         if self._tensor.requires_grad != self._requires_grad:
             self._tensor.requires_grad_(self._requires_grad)
             changed.append(f'{self._name}.requires_grad')
-        if self._tensor.grad is not self._grad:
-            self._tensor.grad = None  # of another shape or type, perhaps
+        other = self._tensor.grad is not self._grad
+        if other:
+            self._tensor.grad = None  # it may be of another type than the tensor was
         if self._contents[0].restore():
             changed.append(self._name)
-        moved = self._tensor.grad is not self._grad
-        if any([content.restore() for content in self._contents[1:]]) or moved:
+        if any([content.restore() for content in self._contents[1:]]) or other:
             changed.append(f'{self._name}.grad')
         self._tensor.grad = self._grad
         return changed
@@ -279,8 +282,9 @@ class _Contents:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same bits: NaN is NaN then."""
+    bits = _BITS.get(one.element_size(), torch.int64)
     try:
-        bits = [t.reshape(-1).view(torch.uint8) for t in (one, other)]
+        numbers = [tensor.reshape(-1).view(bits) for tensor in (one, other)]
     except RuntimeError:  # a layout that has no view: sparse, say
         return torch.equal(one, other)
-    return torch.equal(*bits)
+    return torch.equal(*numbers)
