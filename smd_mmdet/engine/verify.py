@@ -56,8 +56,8 @@ def proved(runner: Runner, entries: list[ScaleInvariance]) -> list[ScaleInvarian
             entries, faults = _compared(runner, model_of(runner), entries)
     except Exception as fault:
         faults = [f'scale invariance is not proved by numbers: {fault}']
-    for fault in faults:
-        runner.logger.warning(f'smd: {one_line(fault)}')
+    for text in faults:
+        runner.logger.warning(f'smd: {one_line(text)}')
     return entries
 
 
@@ -68,11 +68,11 @@ def _logged(logger: logging.Logger) -> Iterator[None]:
         warnings.simplefilter('always', TouchedWarning)
         show = warnings.showwarning
 
-        def tell(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        def tell(message: Any, category: Any, *place: Any, **line: Any) -> None:
             if issubclass(category, TouchedWarning):
                 logger.warning(f'smd: {message}')
             else:
-                show(message, category, *place)
+                show(message, category, *place, **line)
 
         warnings.showwarning = tell
         yield

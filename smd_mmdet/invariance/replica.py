@@ -24,6 +24,8 @@ __all__ = ['copied']
 
 # Objects that are looked at to find out whether a value leads to the model.
 _MANY = 1000
+# What leads to a module without being one.
+_REFERENCES = (types.MethodType, weakref.ref)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -156,11 +158,12 @@ class _Rebinding:
             for one in dis.get_instructions(function.__code__)
             if one.opname == 'LOAD_GLOBAL'
         }
-        own = {
-            name: self._memo[id(variables[name])]
-            for name in read & variables.keys()
-            if id(variables[name]) in self._memo
-        }
+        own = {}
+        for name in read & variables.keys():
+            value = variables[name]
+            leads_here = id(value) in self._memo or isinstance(value, _REFERENCES)
+            if leads_here and (new := self._rebound(value)) is not value:
+                own[name] = new
         return {**variables, **own} if own else variables
 
     def _cell(self, cell: types.CellType) -> types.CellType:

@@ -10,8 +10,8 @@ import functools
 import random
 import sys
 import types
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,11 +117,11 @@ def children_of(value: Any) -> _Children:
 
 def _is_object(value: Any) -> bool:
     """Whether a value is an instance of a class of the model's or the user's code."""
-    return not isinstance(value, type) and _is_foreign(type(value))
+    return not isinstance(value, type) and _is_foreign(cast(Hashable, type(value)))
 
 
 @functools.cache
-def _is_foreign(kind: type) -> bool:
+def _is_foreign(kind: Any) -> bool:
     """Whether a class is neither torch's tensor nor of the standard library."""
     if issubclass(kind, (Tensor, *CONTAINERS)) or '__dict__' not in dir(kind):
         return False

@@ -87,6 +87,12 @@ def run_from_a_closed_over_model(model):
     model[2].forward = lambda x: nn.Sequential.forward(model[2], x)
 
 
+def run_from_a_global_variable(model):
+    global block
+    block = model[2]
+    model[2].forward = lambda x: nn.Sequential.forward(block, x)
+
+
 def watched_by_hooks(model):
     seen, sizes = [], {}
     model[2].register_forward_hook(lambda module, x, y: seen.append(y.shape))
@@ -113,6 +119,11 @@ def checkpointed_by_mmengine(model):
     activation.turn_on_activation_checkpointing(model, ['2', '1'])
 
 
+def fused_for_evaluation_by_mmengine(model):
+    fused = pytest.importorskip('mmengine.model.efficient_conv_bn_eval')
+    fused.turn_on_efficient_conv_bn_eval(model, '2')
+
+
 def _checkpointed_forward(forward, reference, offload, *args):
     raise AssertionError('a checkpoint that the graph does not show')
 
@@ -136,6 +147,8 @@ WRAPPERS = [
     checkpointed_by_a_partial,
     checkpointed_by_mmengine,
     checkpointed_by_fairscale,
+    fused_for_evaluation_by_mmengine,
+    run_from_a_global_variable,
 ]
 
 
@@ -156,6 +169,19 @@ def test_a_wrapped_forward_is_judged_as_without_and_left_alone(wrap):
     assert 'float32' not in proofs['0.weight'].reason
     assert_same(before, snapshot(model))
     assert state() == own
+
+
+@pytest.mark.filterwarnings('error::smd_mmdet.invariance.undisturbed.TouchedWarning')
+@pytest.mark.parametrize('name', ['weight_norm', 'spectral_norm'])
+def test_parametrized_weights_are_left_alone(name):
+    """Spectral norm iterates on a buffer of its own at every pass."""
+    model, x = plain(), images(size=8)
+    getattr(nn.utils.parametrizations, name)(model[2][0])
+    before = snapshot(model)
+    find_scale_invariant(model, x)
+    proofs = verify_scale_invariance(model, squares(x), ['0.weight'])
+    assert proofs['0.weight'].verdict is True
+    assert_same(before, snapshot(model))
 
 
 class Checkpointed(nn.Module):
