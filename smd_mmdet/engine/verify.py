@@ -7,10 +7,13 @@ its gradient orthogonal to it.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -18,7 +21,6 @@ from smd_mmdet._text import one_line
 from smd_mmdet.invariance import (
     ScaleInvariance,
     ScaleProof,
-    kept_rng,
     verify_scale_invariance,
 )
 from smd_mmdet.invariance.sample_inputs import (
@@ -27,6 +29,7 @@ from smd_mmdet.invariance.sample_inputs import (
     sample_inputs,
     sample_sizes,
 )
+from smd_mmdet.invariance.undisturbed import TouchedWarning, kept_data
 
 from .runs import model_of
 
@@ -49,12 +52,30 @@ def proved(runner: Runner, entries: list[ScaleInvariance]) -> list[ScaleInvarian
         The entries, each as the numbers have it where they decide.
     """
     try:
-        entries, warnings = _compared(runner, model_of(runner), entries)
+        with _logged(runner.logger):
+            entries, faults = _compared(runner, model_of(runner), entries)
     except Exception as fault:
-        warnings = [f'scale invariance is not proved by numbers: {fault}']
-    for warning in warnings:
-        runner.logger.warning(f'smd: {one_line(warning)}')
+        faults = [f'scale invariance is not proved by numbers: {fault}']
+    for text in faults:
+        runner.logger.warning(f'smd: {one_line(text)}')
     return entries
+
+
+@contextlib.contextmanager
+def _logged(logger: logging.Logger) -> Iterator[None]:
+    """Let the run's log say if the proof changed the model, which was put back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('always', TouchedWarning)
+        show = warnings.showwarning
+
+        def tell(message: Any, category: Any, *place: Any, **line: Any) -> None:
+            if issubclass(category, TouchedWarning):
+                logger.warning(f'smd: {message}')
+            else:
+                show(message, category, *place, **line)
+
+        warnings.showwarning = tell
+        yield
 
 
 def _compared(
@@ -62,18 +83,18 @@ def _compared(
 ) -> tuple[list[ScaleInvariance], list[str]]:
     """The entries as the numbers have them, and warnings of what is not invariant."""
     proofs = _proofs(runner, model, [entry.name for entry in entries])
-    proved, warnings = [], []
+    proved, faults = [], []
     for entry in entries:
         proof = proofs[entry.name]
         if proof.verdict is False:
-            warnings.append(
+            faults.append(
                 f'{entry.name} is measured but is not scale-invariant, the theory does '
                 f'not apply to it: {proof.reason}'
             )
         if proof.verdict is not None and proof.verdict != entry.invariant:
             entry = replace(entry, invariant=proof.verdict, reason=proof.reason)
         proved.append(entry)
-    return proved, warnings
+    return proved, faults
 
 
 def _proofs(runner: Runner, model: nn.Module, names: list) -> dict[str, ScaleProof]:
@@ -98,6 +119,6 @@ def batches(runner: Runner, model: nn.Module) -> Iterator[dict | list]:
         for size in sample_sizes(model):
             yield sample_inputs(model, size)
     loader = runner.train_dataloader
-    with kept_rng():
+    with kept_data(loader.dataset):
         samples = [loader.dataset[i] for i in range(min(8, len(loader.dataset)))]
     yield loader.collate_fn(samples)

@@ -1,9 +1,7 @@
 """A copy of the model, in float64 and with negligible ε, to be measured on."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,32 +12,18 @@ from .arithmetic import (
     default_dtype,
     single_precision_boxes,
 )
+from .replica import copied
 from .undisturbed import (
     is_batch_norm,
     kept_modules,
     make_observable,
     no_checkpointing,
+    not_compiled,
     seed_all,
     to_train_mode,
 )
 
 __all__ = ['Experiment']
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy.
-
-    Torch refuses to copy tensors that have a history. The copy has them without it.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in module.__dict__.values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
-    replica = copy.deepcopy(model, memo)
-    for parameter in replica.parameters():
-        parameter.grad = None
-    return replica
 
 
 def _move_to_generic_point(model: nn.Module, seed: int) -> None:
@@ -92,7 +76,7 @@ class Experiment:
         self._loss_fn = loss_fn
         self._seed = seed
         self.precision = precision
-        self.model = _copied(model)
+        self.model = copied(model)
         if precision.dtype == torch.float64:
             self.model.double()
         to_train_mode(self.model)
@@ -112,6 +96,7 @@ class Experiment:
         with contextlib.ExitStack() as stack:
             stack.enter_context(kept_modules(self.model))
             stack.enter_context(no_checkpointing())
+            stack.enter_context(not_compiled())
             if double:
                 stack.enter_context(default_dtype(torch.float64))
                 stack.enter_context(single_precision_boxes())

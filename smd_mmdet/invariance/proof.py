@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .arithmetic import DOUBLE, SINGLE, Precision
 from .experiment import Experiment
-from .undisturbed import kept_rng
+from .undisturbed import kept_rng, untouched
 
 __all__ = ['ScaleProof', 'verify_scale_invariance']
 
@@ -85,7 +85,8 @@ def verify_scale_invariance(
     is given beside it.
 
     Args:
-        model: The model, without a DDP wrapper; it is not touched.
+        model: The model, without a DDP wrapper; it is not touched. What ``loss_fn``
+            or a wrapped forward changes in it is put back, with a warning.
         loss_fn: Takes a model, returns its scalar loss on fixed data. Random
             generators are seeded alike before every call, BN statistics restored
             after it.
@@ -101,8 +102,9 @@ def verify_scale_invariance(
         The proofs by name.
 
     Raises:
-        ValueError: If a name is no parameter of the model, or ``loss_fn`` returns
-            no scalar tensor.
+        ValueError: If a name is no parameter of the model, ``loss_fn`` returns no
+            scalar tensor, or a function in the model keeps hold of it in a way that
+            cannot be copied.
 
     Example:
         The loss function takes the model's precision, since the copy is in float64:
@@ -125,7 +127,7 @@ def verify_scale_invariance(
         raise ValueError(f'the model has no parameter {unknown[0]!r}')
     if not names:
         return {}
-    with kept_rng(), torch.inference_mode(False):
+    with kept_rng(), untouched(model), torch.inference_mode(False):
         if double:
             try:
                 experiment = Experiment(model, loss_fn, names, seed, DOUBLE)

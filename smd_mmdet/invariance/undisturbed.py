@@ -1,10 +1,10 @@
 """Whatever a pass through the model touches is put back."""
 
-import collections
 import contextlib
-import copy
+import functools
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,18 +13,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from .state import State
+
 __all__ = [
+    'TouchedWarning',
     'is_batch_norm',
     'is_norm',
     'is_sync_bn',
+    'kept_data',
     'kept_modules',
     'kept_rng',
     'make_observable',
     'no_checkpointing',
+    'not_compiled',
     'observable',
     'seed_all',
     'to_train_mode',
+    'untouched',
 ]
+
+# Data sets wrap data sets, and transforms hold transforms.
+_DEPTH_OF_DATA = 8
+# This many things that were changed are named in a warning.
+_NAMED = 5
+
+
+class TouchedWarning(UserWarning):
+    """Something changed a model that is only to be looked at."""
 
 
 @contextlib.contextmanager
@@ -62,51 +77,48 @@ def seed_all(seed: int) -> None:
         sys.modules['numpy'].random.seed(seed)
 
 
-class _Contents:
-    """Contents of a mutable container, to be put back into the same object."""
-
-    def __init__(self, container: Any) -> None:
-        self.container = container
-        self.copy = copy.copy(container)
-
-    def restore(self) -> None:
-        self.container.clear()
-        if isinstance(self.container, (list, collections.deque)):
-            self.container.extend(self.copy)
-        else:
-            self.container.update(self.copy)
-
-
 @contextlib.contextmanager
 def kept_modules(model: nn.Module) -> Iterator[None]:
-    """Restore every module's attributes, containers and buffer values at the end.
+    """Restore everything that hangs on a model at the end.
 
-    This covers BN statistics, training flags, ``with_cp``, hooks, a replaced
-    ``forward``, and the counters that some losses and heads keep.
+    This covers weights, BN statistics, gradients, training flags, ``with_cp``, hooks, a
+    replaced ``forward``, the counters that some losses and heads keep, and what the
+    functions in a model close over.
     """
-    attributes = [(m, dict(m.__dict__)) for m in model.modules()]
-    contents = [
-        _Contents(value)
-        for _, attribute in attributes
-        for value in attribute.values()
-        if isinstance(value, (list, dict, set, collections.deque))
-    ]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    state = State(model)
     try:
         yield
     finally:
-        for module, attribute in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(attribute)
-        for content in contents:
-            content.restore()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for parameter, requires_grad, grad in flags:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
+        state.restore()
+
+
+@contextlib.contextmanager
+def kept_data(data: object) -> Iterator[None]:
+    """Restore what a data set and its transforms keep, and all random generators."""
+    with kept_rng():
+        state = State(data, _DEPTH_OF_DATA, values=False)
+        try:
+            yield
+        finally:
+            state.restore()
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Restore a model that nothing should change, and warn if something did."""
+    state = State(model)
+    try:
+        yield
+    finally:
+        if changed := state.restore():
+            listed = ', '.join(changed[:_NAMED])
+            more = f' and {len(changed) - _NAMED} more' * (len(changed) > _NAMED)
+            warnings.warn(
+                'the proof of scale invariance runs on a copy of the model, but the '
+                f'loss changed the model itself; put back: {listed}{more}',
+                TouchedWarning,
+                stacklevel=4,
+            )
 
 
 def is_sync_bn(module: nn.Module) -> bool:
@@ -157,13 +169,42 @@ def to_train_mode(model: nn.Module) -> None:
         module.training = False
 
 
+def _is_wrapped_by_fairscale(module: nn.Module) -> bool:
+    """Whether fairscale checkpoints a module: it has a checkpoint of its own."""
+    forward = vars(module).get('forward')
+    if not isinstance(forward, functools.partial):
+        return False
+    return getattr(forward.func, '__name__', '') == '_checkpointed_forward'
+
+
 def make_observable(model: nn.Module) -> None:
     """Remove what hides the graph or needs other processes."""
     for module in model.modules():
         if getattr(module, 'with_cp', False) is True:
             vars(module)['with_cp'] = False
+        if _is_wrapped_by_fairscale(module):
+            del vars(module)['forward']
         if is_sync_bn(module):
             module.forward = _local_batch_norm(module)
+
+
+def _reentrant(function: Callable, _: bool, *args: Any) -> Any:
+    """What a reentrant checkpoint computes, with its graph.
+
+    It trains nothing where none of its inputs needs a gradient.
+    """
+    reached = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+    with torch.set_grad_enabled(reached and torch.is_grad_enabled()):
+        return function(*args)
+
+
+def _not_reentrant(
+    function: Callable, _: bool, context: Callable, *args: Any, **kwargs: Any
+) -> Iterator[None]:
+    """What surrounds the function in a checkpoint that is not reentrant."""
+    forward, _recomputation = context()
+    with forward:
+        yield
 
 
 @contextlib.contextmanager
@@ -171,31 +212,40 @@ def no_checkpointing() -> Iterator[None]:
     """Run checkpointed functions directly: a checkpoint is one opaque graph node."""
     import torch.utils.checkpoint as checkpointing
 
-    def direct(function: Callable, *args: Any, **kwargs: Any) -> Any:
-        options = (
-            'use_reentrant',
-            'preserve_rng_state',
-            'context_fn',
-            'determinism_check',
-            'debug',
-            'early_stop',
-        )
-        for option in options:
-            kwargs.pop(option, None)
-        return function(*args, **kwargs)
-
-    original = checkpointing.checkpoint
-    vars(checkpointing)['checkpoint'] = direct
+    # `checkpoint` may have been imported by name. What it calls is looked up later.
+    places: tuple[tuple[Any, str, Any], ...] = (
+        (checkpointing.CheckpointFunction, 'apply', staticmethod(_reentrant)),
+        (checkpointing, '_checkpoint_without_reentrant_generator', _not_reentrant),
+    )
+    before = [vars(owner).get(name) for owner, name, _ in places]
+    for owner, name, direct in places:
+        setattr(owner, name, direct)
     try:
         yield
     finally:
-        vars(checkpointing)['checkpoint'] = original
+        for (owner, name, _), value in zip(places, before, strict=True):
+            if value is None:
+                delattr(owner, name)  # it is inherited
+            else:
+                setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def not_compiled() -> Iterator[None]:
+    """Run compiled modules as they are written: a compiled one is one opaque node."""
+    set_stance = getattr(torch.compiler, 'set_stance', None)
+    # Where its compiler was not imported, nothing has been compiled.
+    if set_stance is None or 'torch._dynamo' not in sys.modules:
+        yield
+        return
+    with set_stance('force_eager'):
+        yield
 
 
 @contextlib.contextmanager
 def observable(model: nn.Module) -> Iterator[None]:
     """Put a model into a state in which its graph shows, and restore it at the end."""
-    with kept_rng(), kept_modules(model), no_checkpointing():
+    with kept_rng(), kept_modules(model), no_checkpointing(), not_compiled():
         to_train_mode(model)
         make_observable(model)
         yield
