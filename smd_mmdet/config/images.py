@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SettingError
-from .settings import flag, number, section, text, type_name, whole
+from .settings import flag, number, section, text, whole
+from .types import type_name
 
 __all__ = ['Images', 'count_images', 'is_public', 'unknown_length']
 

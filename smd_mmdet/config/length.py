@@ -11,7 +11,8 @@ from mmengine.config import Config
 
 from .errors import SettingError
 from .images import count_images, is_public, unknown_length
-from .settings import flag, section, type_name, whole
+from .settings import flag, section, whole
+from .types import names_class
 
 __all__ = ['Length', 'read_length']
 
@@ -69,7 +70,7 @@ def read_length(
         SettingError: If neither the config nor its data set tell the length.
     """
     loop = section(config, 'train_cfg')
-    by_iteration = type_name(loop) == 'IterBasedTrainLoop'
+    by_iteration = names_class(loop, 'IterBasedTrainLoop')
     by_epoch = flag(loop.get('by_epoch', not by_iteration), 'train_cfg.by_epoch')
     if iters_per_epoch is not None:
         whole(iters_per_epoch, 'iters_per_epoch')

@@ -16,7 +16,8 @@ from smd_mmdet.monitor.readers import reader_for, settings_of
 from smd_mmdet.theory import THEORIES, Theory, weight_decay_for
 
 from .errors import SettingError
-from .settings import check_angular_update, class_name, number, section, type_name
+from .settings import check_angular_update, number, section
+from .types import names_class, type_name
 
 __all__ = ['Optimizer', 'build_optimizer', 'optimizer_settings', 'read_optimizer']
 
@@ -187,14 +188,13 @@ def _apply_paramwise(
     optimizer: Optimizer, constructor: Any, paramwise: Mapping
 ) -> Optimizer:
     """The optimizer as its constructor sets it up for scale-invariant weights."""
-    name = class_name(constructor)
     decay, assumptions = optimizer.weight_decay, []
-    if name == _OURS:
+    if names_class(constructor, _OURS):
         if (factor := paramwise.get('scale_invariant_decay_mult')) is not None:
             decay *= number(factor, f'{_PARAMWISE}.scale_invariant_decay_mult')
         if (angle := paramwise.get('angular_update')) is not None:
             return _with_one_angle(optimizer, angle)
-    elif name != _DEFAULT:
+    elif (name := type_name(constructor)) != _DEFAULT:
         assumptions.append(
             f'{name} may give layers rates of their own: the plan is for those '
             'with the rate of the config'

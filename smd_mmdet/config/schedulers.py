@@ -27,6 +27,7 @@ from smd_mmdet.monitor.readers import settings_of
 
 from .errors import SettingError
 from .settings import flag, number
+from .types import type_name
 
 __all__ = ['drive', 'scheduler_configs']
 
@@ -112,7 +113,7 @@ def _build(
     iters_per_epoch: int | None,
 ) -> _ParamScheduler:
     settings = copy.deepcopy(dict(config))
-    name = f'param_scheduler {settings.get("type")!r}'
+    name = f'param_scheduler {type_name(settings)!r}'
     by_epoch = flag(settings.get('by_epoch', True), f'{name}: by_epoch')
     settings.setdefault('end', ends[by_epoch])
     defaults = {'optimizer': optimizer, 'epoch_length': iters_per_epoch}
