@@ -1,7 +1,5 @@
 """Classes that a config names in any way, or holds."""
 
-from pathlib import Path
-
 import pytest
 from mmengine.dataset import RepeatDataset
 from mmengine.registry import LOOPS, OPTIM_WRAPPER_CONSTRUCTORS
