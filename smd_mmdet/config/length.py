@@ -110,7 +110,7 @@ def _epoch(config: Config, loader: Mapping, batch: int, processes: int) -> Image
     sampler = loader.get('sampler')
     if loader.get(key) is not None:
         images = whole(loader[key], f'train_dataloader.{key}') * batch * processes
-        said = (f'{key} of train_dataloader',)
+        said: tuple[str, ...] = (f'{key} of train_dataloader',)
     else:
         found = count_images(loader.get('dataset'), scope=config.get('default_scope'))
         images, said = found.count, found.assumptions
