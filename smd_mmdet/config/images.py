@@ -1,4 +1,4 @@
-"""How many images a config's data set has; only what no file tells is built for it."""
+"""How many images a config's data set has; it is built only where no file tells."""
 
 from __future__ import annotations
 
