@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from smd_mmdet import __version__
 from smd_mmdet._text import one_line, visible
-from smd_mmdet.launch.arguments import CONFIG_HELP, path_argument
+from smd_mmdet.launch.arguments import CONFIG_HELP, add_cfg_options, path_argument
 from smd_mmdet.launch.streams import finish, open_streams, put, tell
 from smd_mmdet.stages import WARMUP, stage_name
 
@@ -161,6 +161,7 @@ def _add_plan(commands: Any) -> None:
         help='a measured run of this model, for figures per layer',
     )
     parser.add_argument('--gpus', type=int, metavar='N', help='training processes')
+    add_cfg_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON document')
     parser.set_defaults(run=_plan)
 
@@ -169,7 +170,13 @@ def _plan(args: argparse.Namespace) -> int:
     from smd_mmdet.plan import plan
     from smd_mmdet.report.tables import render_plan
 
-    result = plan(args.config, args.iters_per_epoch, args.work_dir, args.gpus)
+    result = plan(
+        args.config,
+        args.iters_per_epoch,
+        args.work_dir,
+        args.gpus,
+        args.cfg_options,
+    )
     _print(result, args.json, render_plan)
     return result['exit_code']
 

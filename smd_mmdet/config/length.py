@@ -10,13 +10,18 @@ from typing import Any
 from mmengine.config import Config
 
 from .errors import SettingError
-from .images import count_images, is_public, unknown_length
-from .settings import flag, section, type_name, whole
+from .images import Images, count_images, is_public, unknown_length
+from .settings import flag, section, whole
+from .types import names_class, type_name
 
 __all__ = ['Length', 'read_length']
 
 # Learning rates of so many iterations fit the memory of a small machine.
 _MOST = 10**8
+# Samplers whose length is that of the whole data set, however many processes there are.
+_WHOLE = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
+# Those that share the images out.
+_SHARED = ('DefaultSampler', 'ClassAwareSampler')
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def read_length(
         SettingError: If neither the config nor its data set tell the length.
     """
     loop = section(config, 'train_cfg')
-    by_iteration = type_name(loop) == 'IterBasedTrainLoop'
+    by_iteration = names_class(loop, 'IterBasedTrainLoop')
     by_epoch = flag(loop.get('by_epoch', not by_iteration), 'train_cfg.by_epoch')
     if iters_per_epoch is not None:
         whole(iters_per_epoch, 'iters_per_epoch')
@@ -79,16 +84,8 @@ def read_length(
     processes = _processes(scaling, loader.get('dataset'), batch, gpus)
     said = processes.assumptions
     if (by_epoch or counts_epochs) and iters_per_epoch is None:
-        images = count_images(loader.get('dataset'))
-        if images.count < 1:
-            raise unknown_length('its data set has no images')
-        here = math.ceil(images.count / processes.count)
-        iters_per_epoch = _batches(here, batch, loader)
-        said += images.assumptions
-        said += (
-            f'{iters_per_epoch:,} iterations per epoch: {images.count:,} images, '
-            f'{processes.count} × {batch} in a batch',
-        )
+        epoch = _epoch(config, loader, batch, processes.count)
+        iters_per_epoch, said = epoch.count, said + epoch.assumptions
     iterations = _iterations(loop, iters_per_epoch if by_epoch else None)
     return Length(iterations, iters_per_epoch, by_epoch, processes.lr_factor, said)
 
@@ -107,13 +104,40 @@ def _iterations(loop: Mapping, iters_per_epoch: int | None) -> int:
     return iterations
 
 
+def _epoch(config: Config, loader: Mapping, batch: int, processes: int) -> Images:
+    """The iterations of an epoch, counted as MMEngine's dataloader counts them."""
+    key = 'num_batch_per_epoch'
+    sampler = loader.get('sampler')
+    if loader.get(key) is not None:
+        images = whole(loader[key], f'train_dataloader.{key}') * batch * processes
+        said: tuple[str, ...] = (f'{key} of train_dataloader',)
+    else:
+        found = count_images(loader.get('dataset'), scope=config.get('default_scope'))
+        images, said = found.count, found.assumptions
+    if images < 1:
+        raise unknown_length('its data set has no images')
+    shared = not any(names_class(sampler, name) for name in _WHOLE)
+    here = math.ceil(images / processes) if shared else images
+    if shared and isinstance(sampler, Mapping) and type_name(sampler) not in _SHARED:
+        said += (
+            f'{type_name(sampler)} is taken to share the images out among processes',
+        )
+    count = _batches(here, batch, loader)
+    said += (
+        f'{count:,} iterations per epoch: {images:,} images, '
+        f'{processes} × {batch} in a batch',
+    )
+    return Images(count, said)
+
+
 def _batches(images: int, batch: int, loader: Mapping) -> int:
     """Batches of an epoch, on one process."""
     drops = loader.get('drop_last', False)
     path = 'train_dataloader.drop_last'
     if isinstance(sampler := loader.get('batch_sampler'), Mapping):
-        drops = sampler.get('drop_last', False)
-        path = 'train_dataloader.batch_sampler.drop_last'
+        here = 'train_dataloader.batch_sampler'
+        drops, path = sampler.get('drop_last', False), f'{here}.drop_last'
+        batch = whole(sampler.get('batch_size', batch), f'{here}.batch_size')
     drops = flag(drops, path)
     if drops and images < batch:
         raise SettingError(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +15,9 @@ from smd_mmdet.monitor.readers import reader_for, settings_of
 from smd_mmdet.theory import THEORIES, Theory, weight_decay_for
 
 from .errors import SettingError
-from .settings import check_angular_update, class_name, number, section, type_name
+from .paramwise import Paramwise, read_paramwise
+from .settings import check_angular_update, number, section
+from .types import names_class, type_name
 
 __all__ = ['Optimizer', 'build_optimizer', 'optimizer_settings', 'read_optimizer']
 
@@ -33,11 +34,12 @@ class Optimizer:
     Args:
         name: Name of its class.
         theory: Name of the theory that holds under it, or 'none'.
-        lr: Learning rate η of the config.
+        lr: Learning rate η at the beginning, with what AutoScaleLR makes of it.
         weight_decay: Weight decay λ of scale-invariant weights.
         momentum: Momentum α; β₁ of Adam's kind.
-        custom_keys: Multipliers of η and λ, by the part of a parameter's name that
-            they are meant for.
+        paramwise: What the config says of single weights.
+        base_decay: Weight decay that the config gives to all weights.
+        same_angle: Whether λ is set so that every layer has the same Δ*.
         assumptions: What of the config is left out, a sentence each.
     """
 
@@ -46,7 +48,9 @@ class Optimizer:
     lr: float
     weight_decay: float
     momentum: float
-    custom_keys: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    paramwise: Paramwise = field(default_factory=Paramwise)
+    base_decay: float = 0.0
+    same_angle: bool = False
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -59,29 +63,31 @@ class Optimizer:
         """Whether there is an equilibrium, and the way to it is known."""
         return self.known is not None and self.known.norm_law and self.weight_decay > 0
 
-    def multipliers(self, layer: str) -> tuple[float, float]:
+    def multipliers(self, layer: str, shape: Sequence[int] = ()) -> tuple[float, float]:
         """What a layer's learning rate and weight decay are multiplied by.
-
-        Of the keys that are part of the layer's name the longest counts, and of
-        those as long the first in the alphabet, as in MMEngine.
 
         Args:
             layer: Name of the parameter.
+            shape: Its shape; without one it is taken for no depthwise convolution.
 
         Returns:
-            The two multipliers.
+            Its learning rate over η, and its weight decay over λ.
         """
-        for key in sorted(sorted(self.custom_keys), key=len, reverse=True):
-            if key in layer:
-                return self.custom_keys[key]
-        return 1.0, 1.0
+        rate, decay = self.paramwise.of(layer, shape)
+        if self.paramwise.leaves_out(layer):
+            lost = self.weight_decay == 0
+            return rate, 0.0 if lost else decay * self.base_decay / self.weight_decay
+        if self.same_angle:
+            return rate, 1 / rate if rate else 0.0
+        return rate, decay
 
 
-def read_optimizer(config: Config) -> Optimizer:
+def read_optimizer(config: Config, lr_factor: float = 1.0) -> Optimizer:
     """Read the optimizer of a config, with the keys of our constructor applied.
 
     Args:
         config: The config.
+        lr_factor: What AutoScaleLR multiplies the learning rate by.
 
     Returns:
         The optimizer.
@@ -92,24 +98,35 @@ def read_optimizer(config: Config) -> Optimizer:
     """
     wrapper = section(config, 'optim_wrapper')
     found = optimizer_settings(config)
-    paramwise = section(wrapper, _PARAMWISE)
     for key in ('lr', 'weight_decay', 'momentum'):
         number(found.get(key, 0.0), f'{_HERE}.{key}')
     if found['lr'] == 0:
         raise SettingError(f'{_HERE}.lr is 0: weights do not move, nothing to plan')
+    constructor = wrapper.get('constructor', _DEFAULT)
+    ours = names_class(constructor, _OURS)
     built = build_optimizer(found)
     lr, weight_decay, momentum = settings_of(built.param_groups[0])
     optimizer = Optimizer(
         name=type_name(found),
         theory=reader_for(built).theory,
-        lr=lr,
+        lr=lr * lr_factor,
         weight_decay=weight_decay,
         momentum=momentum,
-        custom_keys=_custom_keys(paramwise),
+        paramwise=read_paramwise(wrapper, found, ours),
+        base_decay=weight_decay,
     )
     if optimizer.known is not None and momentum >= 1:
         raise SettingError(f'{_HERE}.momentum must be < 1, got {momentum:g}')
-    return _apply_paramwise(optimizer, wrapper.get('constructor', _DEFAULT), paramwise)
+    if ours:
+        optimizer = _as_ours_sets_it(optimizer, section(wrapper, _PARAMWISE))
+    said = optimizer.paramwise.told(optimizer.same_angle)
+    if not ours and (name := type_name(constructor)) != _DEFAULT:
+        said = (
+            f'{name} may give layers rates of their own: the plan is for those '
+            'with the rate of the config',
+            *said,
+        )
+    return replace(optimizer, assumptions=said)
 
 
 def optimizer_settings(config: Config) -> dict:
@@ -137,11 +154,15 @@ class _Unknown(torch.optim.Optimizer):
     """Stands for an optimizer of a package that is not imported here."""
 
 
-def build_optimizer(settings: Mapping) -> torch.optim.Optimizer:
-    """Build the optimizer that a config asks for, around one parameter of its own.
+def build_optimizer(
+    settings: Mapping, multipliers: Sequence[float] = ()
+) -> torch.optim.Optimizer:
+    """Build the optimizer that a config asks for, around parameters of its own.
 
     Args:
         settings: ``optim_wrapper.optimizer``.
+        multipliers: For each of these there is one more parameter group, with the
+            learning rate times that.
 
     Returns:
         The optimizer; where its type is not known here, one that has nothing but its
@@ -150,62 +171,38 @@ def build_optimizer(settings: Mapping) -> torch.optim.Optimizer:
     Raises:
         SettingError: If it cannot be built.
     """
-    weight = [torch.nn.Parameter(torch.zeros(1))]
+    groups: list[dict[str, Any]] = [{'params': [torch.nn.Parameter(torch.zeros(1))]}]
+    for multiplier in multipliers:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        groups.append({'params': [weight], 'lr': settings['lr'] * multiplier})
     kind = settings.get('type')
     try:
         if isinstance(kind, type) or OPTIMIZERS.get(str(kind)) is not None:
-            return OPTIMIZERS.build(dict(settings, params=weight))
+            return OPTIMIZERS.build(dict(settings, params=groups))
     except Exception as fault:  # whatever an optimizer makes of its settings
         raise SettingError(
             f'{_HERE}: {type(fault).__name__}: {one_line(fault)}'
         ) from fault
     lr = number(settings['lr'], f'{_HERE}.lr')
     momentum = number(settings.get('momentum', 0.0), f'{_HERE}.momentum')
-    return _Unknown(weight, {'lr': lr, 'momentum': momentum})
+    return _Unknown(groups, {'lr': lr, 'momentum': momentum})
 
 
-def _custom_keys(paramwise: Mapping) -> dict[str, tuple[float, float]]:
-    """``custom_keys`` with the two multipliers of each."""
-    path = f'{_PARAMWISE}.custom_keys'
-    keys = section(paramwise, path)
-    found = {}
-    for key in keys:
-        here = f'{path}.{key}'
-        if not isinstance(key, str):
-            raise SettingError(f'{here}: its name must be a text')
-        if not isinstance(keys[key], Mapping):
-            raise SettingError(f'{here} must be a dict, got {keys[key]!r:.80}')
-        rate, decay = (
-            number(keys[key].get(name, 1.0), f'{here}.{name}')
-            for name in ('lr_mult', 'decay_mult')
+def _as_ours_sets_it(optimizer: Optimizer, paramwise: Mapping) -> Optimizer:
+    """The optimizer as our constructor sets it up for scale-invariant weights."""
+    angle = paramwise.get('angular_update')
+    factor = paramwise.get('scale_invariant_decay_mult')
+    if angle is not None and factor is not None:
+        raise SettingError(
+            'paramwise_cfg: scale_invariant_decay_mult and angular_update both set the '
+            'weight decay of scale-invariant weights; leave one out'
         )
-        found[key] = rate, decay
-    return found
-
-
-def _apply_paramwise(
-    optimizer: Optimizer, constructor: Any, paramwise: Mapping
-) -> Optimizer:
-    """The optimizer as its constructor sets it up for scale-invariant weights."""
-    name = class_name(constructor)
-    decay, assumptions = optimizer.weight_decay, []
-    if name == _OURS:
-        if (factor := paramwise.get('scale_invariant_decay_mult')) is not None:
-            decay *= number(factor, f'{_PARAMWISE}.scale_invariant_decay_mult')
-        if (angle := paramwise.get('angular_update')) is not None:
-            return _with_one_angle(optimizer, angle)
-    elif name != _DEFAULT:
-        assumptions.append(
-            f'{name} may give layers rates of their own: the plan is for those '
-            'with the rate of the config'
-        )
-    assumptions += [
-        f'layers named {key!r} have lr × {rate:g} and weight decay × {decay:g}:'
-        f' their Δ* is {math.sqrt(rate * decay):.3g} times that below'
-        for key, (rate, decay) in optimizer.custom_keys.items()
-        if rate * decay != 1
-    ]
-    return replace(optimizer, weight_decay=decay, assumptions=tuple(assumptions))
+    if angle is not None:
+        return _with_one_angle(optimizer, angle)
+    if factor is None:
+        return optimizer
+    factor = number(factor, f'{_PARAMWISE}.scale_invariant_decay_mult')
+    return replace(optimizer, weight_decay=optimizer.weight_decay * factor)
 
 
 def _with_one_angle(optimizer: Optimizer, angle: Any) -> Optimizer:
@@ -216,12 +213,17 @@ def _with_one_angle(optimizer: Optimizer, angle: Any) -> Optimizer:
     """
     check_angular_update(optimizer.theory)
     number(angle, f'{_PARAMWISE}.angular_update')
+    for key, (rate, _) in optimizer.paramwise.custom_keys.items():
+        # Which layers have the name is not known here: a pattern with it is enough.
+        left_out = any(key in pattern for pattern in optimizer.paramwise.left_out)
+        if rate == 0 and not left_out and not optimizer.paramwise.leaves_out(key):
+            raise SettingError(
+                f'paramwise_cfg.angular_update: {key} has a learning rate of 0 '
+                '(lr_mult=0): no weight decay gives it an angular update; leave it '
+                'out by paramwise_cfg.exclude'
+            )
     try:
         decay = weight_decay_for(angle, optimizer.lr, optimizer.momentum)
     except ValueError as error:
         raise SettingError(f'paramwise_cfg: {error}') from None
-    keys = {
-        key: (rate, 1 / rate if rate else 0.0)
-        for key, (rate, _) in optimizer.custom_keys.items()
-    }
-    return replace(optimizer, weight_decay=float(decay), custom_keys=keys)
+    return replace(optimizer, weight_decay=float(decay), same_angle=True)

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from smd_mmdet._arguments import real_number, true_or_false
 
 from .errors import SettingError
-from .settings import check_patterns, type_name, unknown_setting, whole
+from .settings import check_patterns, unknown_setting, whole
+from .types import names_class
 
 __all__ = ['RescaleSettings', 'StartSettings', 'read_rescaling']
 
@@ -163,5 +164,5 @@ def read_rescaling(config: Config) -> tuple[RescaleSettings, ...]:
             **{str(key): hook[key] for key in hook if key not in _OF_MMENGINE}
         )
         for hook in hooks
-        if isinstance(hook, Mapping) and type_name(hook) == _HOOK
+        if isinstance(hook, Mapping) and names_class(hook, _HOOK)
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +14,7 @@ from smd_mmdet.stages import Change, Stage, StageTracker
 from .optimizer import build_optimizer, optimizer_settings
 from .schedulers import drive, scheduler_configs
 
-__all__ = ['Schedule', 'Span', 'followed', 'learning_rates', 'spans']
+__all__ = ['Schedule', 'Span', 'followed', 'learning_rates', 'read_schedule', 'spans']
 
 
 @dataclass
@@ -38,10 +39,16 @@ class Schedule:
     Args:
         lr: Learning rate of every iteration, shape (iterations,).
         momentum: Momentum (β₁ of Adam's kind), of the same shape.
+        apart: The learning rate of groups that begin with a multiple of it and do not
+            stay at that, by the multiplier. A scheduler with an end of its own, such
+            as ``eta_min``, brings all groups to the same.
+        moved: Names of the optimizer's settings that the schedulers set.
     """
 
     lr: np.ndarray
     momentum: np.ndarray
+    apart: Mapping[float, np.ndarray] = field(default_factory=dict)
+    moved: frozenset[str] = frozenset()
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -58,7 +65,59 @@ class Schedule:
             The rates at the last iteration of each step, with which it is made.
         """
         chosen = slice(iterations - 1, None, iterations)
-        return Schedule(self.lr[chosen], self.momentum[chosen])
+        apart = {multiplier: lr[chosen] for multiplier, lr in self.apart.items()}
+        return Schedule(self.lr[chosen], self.momentum[chosen], apart, self.moved)
+
+    def rate(self, multiplier: float = 1.0) -> np.ndarray:
+        """The learning rate of a group that begins with a multiple of it.
+
+        Args:
+            multiplier: The multiple.
+
+        Returns:
+            The rate at every iteration.
+        """
+        found = self.apart.get(multiplier)
+        return self.lr * multiplier if found is None else found
+
+
+def read_schedule(
+    config: Config,
+    iterations: int,
+    iters_per_epoch: int | None,
+    by_epoch: bool = True,
+    lr: float | None = None,
+    multipliers: Sequence[float] = (),
+) -> Schedule:
+    """Drive the schedulers of a config through its training.
+
+    Args:
+        config: The config, of which the optimizer and the schedulers count.
+        iterations: Iterations of the whole training.
+        iters_per_epoch: Iterations of an epoch, as :func:`learning_rates` takes them.
+        by_epoch: Whether the training loop counts epochs.
+        lr: Learning rate to begin with in place of the config's (AutoScaleLR).
+        multipliers: Those of the learning rate that parameter groups have.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        SettingError: If an optimizer or a scheduler cannot be built, or fails.
+    """
+    settings = optimizer_settings(config)
+    if lr is not None:
+        settings = dict(settings, lr=lr)
+    optimizer = build_optimizer(settings, multipliers)
+    rates, momentum, moved = drive(
+        scheduler_configs(config), optimizer, iterations, iters_per_epoch, by_epoch
+    )
+    apart = {
+        multiplier: rate
+        for multiplier, rate in zip(multipliers, rates[1:], strict=True)
+        if not np.allclose(rate, rates[0] * multiplier, rtol=1e-9, atol=0.0)
+    }
+    return Schedule(rates[0], momentum, apart, frozenset(moved))
 
 
 def learning_rates(
@@ -92,10 +151,8 @@ def learning_rates(
         >>> lr.round(3).tolist()
         [0.02, 0.02, 0.02, 0.02, 0.002, 0.002]
     """
-    settings = optimizer_settings(config)
-    optimizer = build_optimizer(settings if lr is None else dict(settings, lr=lr))
-    schedulers = scheduler_configs(config)
-    return drive(schedulers, optimizer, iterations, iters_per_epoch, by_epoch)
+    found = read_schedule(config, iterations, iters_per_epoch, by_epoch, lr)
+    return found.lr, found.momentum
 
 
 def spans(lr: np.ndarray, momentum: np.ndarray) -> list[Span]:

@@ -27,6 +27,7 @@ from smd_mmdet.monitor.readers import settings_of
 
 from .errors import SettingError
 from .settings import flag, number
+from .types import type_name
 
 __all__ = ['drive', 'scheduler_configs']
 
@@ -59,7 +60,7 @@ def drive(
     iterations: int,
     iters_per_epoch: int | None,
     by_epoch: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, set[str]]:
     """Let schedulers go through a whole training.
 
     Iterations at which no scheduler changes anything are not stepped through but
@@ -73,7 +74,9 @@ def drive(
         by_epoch: Whether the training counts epochs.
 
     Returns:
-        Learning rate and momentum, shape (iterations,) each.
+        The learning rates of the optimizer's groups, shape (groups, iterations); the
+        momentum of the first, shape (iterations,); and the names of the settings that
+        the schedulers move.
 
     Raises:
         SettingError: If a scheduler cannot be built, or fails.
@@ -84,7 +87,8 @@ def drive(
     vars(optimizer)['_global_step'] = 0  # else they warn that no step was made
     active = [s for s in built if not s.by_epoch]
     epochs = [s for s in built if s.by_epoch and by_epoch]
-    rates, momenta = np.empty(iterations), np.empty(iterations)
+    groups = optimizer.param_groups
+    rates, momenta = np.empty((len(groups), iterations)), np.empty(iterations)
     start = 0
     while start < iterations:
         idle = {s: _idle_steps(s) for s in active}
@@ -92,9 +96,10 @@ def drive(
         epoch_end = start - start % per_epoch + per_epoch
         still = min([epoch_end - start - 1, *idle.values()])
         stop = min(start + 1 + int(still), iterations)
-        rates[start:stop], _, momenta[start:stop] = settings_of(
-            optimizer.param_groups[0]
-        )
+        for rate, group in zip(rates, groups, strict=True):
+            rate[start:stop], _, momentum = settings_of(group)
+            if group is groups[0]:
+                momenta[start:stop] = momentum
         for scheduler in active:
             _skip(scheduler, stop - start - 1)
             _step(scheduler)
@@ -102,7 +107,7 @@ def drive(
             for scheduler in epochs:
                 _step(scheduler)
         start = stop
-    return rates, momenta
+    return rates, momenta, {scheduler.param_name for scheduler in built}
 
 
 def _build(
@@ -112,7 +117,7 @@ def _build(
     iters_per_epoch: int | None,
 ) -> _ParamScheduler:
     settings = copy.deepcopy(dict(config))
-    name = f'param_scheduler {settings.get("type")!r}'
+    name = f'param_scheduler {type_name(settings)!r}'
     by_epoch = flag(settings.get('by_epoch', True), f'{name}: by_epoch')
     settings.setdefault('end', ends[by_epoch])
     defaults = {'optimizer': optimizer, 'epoch_length': iters_per_epoch}

@@ -16,12 +16,10 @@ from .errors import SettingError
 __all__ = [
     'check_angular_update',
     'check_patterns',
-    'class_name',
     'flag',
     'number',
     'section',
     'text',
-    'type_name',
     'unknown_setting',
     'whole',
 ]
@@ -136,30 +134,6 @@ def text(value: Any, path: str) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise SettingError(f'{path} must be a text, got {value!r:.80}')
     return str(value)
-
-
-def class_name(kind: Any) -> str:
-    """The name of a class, which a config may give as its name or as the class itself.
-
-    Args:
-        kind: What the config says.
-
-    Returns:
-        The name.
-    """
-    return str(getattr(kind, '__name__', kind))
-
-
-def type_name(settings: Mapping) -> str:
-    """The name under ``type``, of the class that a section asks for.
-
-    Args:
-        settings: A section of a config.
-
-    Returns:
-        The name; 'None' if the section has no ``type``.
-    """
-    return class_name(settings.get('type'))
 
 
 def check_angular_update(theory_name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mmengine.config import Config
 
@@ -10,9 +10,10 @@ from .errors import SettingError
 from .length import Length, read_length
 from .optimizer import Optimizer, read_optimizer
 from .rescaling import RescaleSettings, read_rescaling
-from .schedule import Schedule, learning_rates
+from .schedule import Schedule, read_schedule
 from .schedulers import scheduler_configs
 from .settings import flag, number, section, whole
+from .types import type_name
 
 __all__ = ['Training', 'read_training']
 
@@ -66,21 +67,34 @@ def read_training(
         >>> training.schedule.lr.shape, training.accumulation
         ((100,), 1)
     """
-    optimizer = read_optimizer(config)
+    read_optimizer(config)  # what is wrong with it is told before the data are read
     key = 'convert_to_iter_based'
     counts_epochs = any(
         flag(scheduler.get(key), f'param_scheduler: {key}')
         for scheduler in scheduler_configs(config)
     )
     length = read_length(config, iters_per_epoch, gpus, counts_epochs)
-    optimizer = replace(optimizer, lr=optimizer.lr * length.lr_factor)
-    schedule = Schedule(
-        *learning_rates(
-            config, length.iterations, length.per_epoch, length.by_epoch, optimizer.lr
-        )
+    optimizer = read_optimizer(config, length.lr_factor)
+    schedule = read_schedule(
+        config,
+        length.iterations,
+        length.per_epoch,
+        length.by_epoch,
+        optimizer.lr,
+        optimizer.paramwise.rates,
     )
+    if 'weight_decay' in schedule.moved:
+        raise SettingError(
+            'param_scheduler moves weight_decay: a plan holds for one weight decay; '
+            'leave that scheduler out'
+        )
     every = _accumulation(config, length.iterations)
-    said = optimizer.assumptions + length.assumptions
+    said = optimizer.assumptions + length.assumptions + _of_schedulers(config)
+    said += tuple(
+        f'lr × {multiplier:g} is only the beginning: a scheduler with an end of its '
+        'own brings the rates of all layers together'
+        for multiplier in schedule.apart
+    )
     if every > 1:
         said += (
             f'gradients accumulate over {every} iterations: iterations below are '
@@ -94,6 +108,16 @@ def read_training(
         rescaling=read_rescaling(config),
         norms_frozen=_norms_frozen(config),
         assumptions=said,
+    )
+
+
+def _of_schedulers(config: Config) -> tuple[str, ...]:
+    """What schedulers do that is not known before the training."""
+    names = (type_name(settings) for settings in scheduler_configs(config))
+    return tuple(
+        f'{name} waits for scores, which are not known before: the plan is without it'
+        for name in names
+        if name.startswith('ReduceOnPlateau')
     )
 
 

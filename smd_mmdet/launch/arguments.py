@@ -11,8 +11,16 @@ from typing import Any, NoReturn
 
 from smd_mmdet._text import first_line, one_line
 
-__all__ = ['CONFIG_HELP', 'OneLineParser', 'add_common_arguments', 'path_argument']
+__all__ = [
+    'CONFIG_HELP',
+    'OneLineParser',
+    'add_cfg_options',
+    'add_common_arguments',
+    'path_argument',
+]
 
+# A value, or an element of a list, that is a dict.
+_DICT = re.compile(r'(?:^|[\[(,])[\s\'"]*(?:\{|dict\()')
 CONFIG_HELP = 'file, or mmdet::folder/name.py, smd_mmdet::folder/name.py'
 
 
@@ -53,6 +61,30 @@ def path_argument(text: str) -> str:
     return text
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, as MMDetection's train.py has it.
+
+    Args:
+        parser: The parser.
+
+    Example:
+        >>> parser = OneLineParser(prog='plan')
+        >>> add_cfg_options(parser)
+        >>> options = ['--cfg-options', 'train_cfg.max_epochs=24', 'a.b=[1,2]']
+        >>> parser.parse_args(options).cfg_options
+        {'train_cfg.max_epochs': 24, 'a.b': [1, 2]}
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_ConfigOptions,
+        metavar='KEY=VALUE',
+        help='settings to change in the config, such as optim_wrapper.optimizer.lr='
+        '0.01; lists as KEY="[a,b]" or KEY=a,b, nested ones as KEY="[(a,b),(c,d)]", '
+        'quoted and without spaces',
+    )
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that MMDetection's train.py and test.py have in common.
 
@@ -66,15 +98,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         >>> parser.parse_args(['--launcher', 'slurm']).launcher
         'slurm'
     """
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_ConfigOptions,
-        metavar='KEY=VALUE',
-        help='settings to change in the config, such as optim_wrapper.optimizer.lr='
-        '0.01; lists as KEY="[a,b]" or KEY=a,b, nested ones as KEY="[(a,b),(c,d)]", '
-        'quoted and without spaces',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -102,6 +126,13 @@ class _ConfigOptions(argparse.Action):
         for pair in values or ():
             if not re.fullmatch(r'[^=\s]+=.*', pair, re.DOTALL):
                 parser.error(f'{option_string}: expected KEY=VALUE, got {pair!r}')
+            key, _, value = pair.partition('=')
+            if _DICT.search(value):  # MMEngine would make texts of its parts
+                parser.error(
+                    f'{option_string}: {key}: a dict cannot be given here; change one '
+                    f'that is there by {key}.NAME=VALUE, in a list by {key}.0.NAME='
+                    'VALUE, or write it into a config'
+                )
         read = DictAction(self.option_strings, self.dest, nargs=self.nargs)
         try:
             read(parser, namespace, values, option_string)

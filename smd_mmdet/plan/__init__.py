@@ -11,7 +11,9 @@ A config is read once (:func:`.training.read_training`); then
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -73,6 +75,7 @@ def plan(
     iters_per_epoch: int | None = None,
     work_dir: str | None = None,
     gpus: int | None = None,
+    options: dict[str, Any] | None = None,
 ) -> dict:
     """Forecast the angular update of every stage of a config's schedule.
 
@@ -84,6 +87,8 @@ def plan(
             hundred iterations. It adds a forecast per layer from its ‖w‖ and L.
         gpus: Training processes; None takes the config's base batch size on COCO,
             else 1.
+        options: Dotted names of settings and the values to give them first, as
+            ``--cfg-options`` of the training takes them.
 
     Returns:
         Plain data: ``stages`` (a list), ``layers``, ``assumptions``, ``warnings``,
@@ -113,7 +118,11 @@ def plan(
         '4.59e-04'
     """
     name = config if isinstance(config, str) else None
-    found = load_config(config) if isinstance(config, str) else config
+    if isinstance(config, str):
+        found = load_config(config, options)
+    else:
+        found = copy.deepcopy(config)
+        found.merge_from_dict(options or {})
     training = read_training(found, iters_per_epoch, gpus)
     return asdict(_plan(name, training, work_dir))
 

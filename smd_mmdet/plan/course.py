@@ -62,19 +62,22 @@ class Course:
         later = (t for t in self.rescaling.starts if begin <= t < len(lr) and lr[t] > 0)
         return next(later, None)
 
-    def angle(self, t: int) -> float:
-        """Δ* at the config's weight decay.
+    def angle(self, t: int, rate: float = 1.0, decay: float = 1.0) -> float:
+        """Δ* at a step.
 
         Args:
             t: The step, counted from 0.
+            rate: Multiplier of the learning rate at the beginning.
+            decay: Multiplier of the weight decay.
 
         Returns:
             Δ* in rad/step; 0 at a rate of 0.
         """
-        lr, known = self.schedule.lr[t], self.optimizer.known
+        lr, known = self.schedule.rate(rate)[t], self.optimizer.known
         if lr <= 0 or known is None:
             return 0.0
-        decay, momentum = self.optimizer.weight_decay, self.schedule.momentum[t]
+        momentum = self.schedule.momentum[t]
+        decay *= self.optimizer.weight_decay
         return float(known.angular_update(lr, decay, momentum))
 
     def relaxation(self, span: Span) -> np.ndarray:
@@ -111,7 +114,7 @@ class Course:
             w*, of the shape of ``unit_grad_sq``.
         """
         return theory.equilibrium_norm(
-            self.schedule.lr[t] * rate,
+            self.schedule.rate(rate)[t],
             self.optimizer.weight_decay * decay,
             unit_grad_sq,
             self.schedule.momentum[t],
@@ -149,6 +152,7 @@ class Course:
         if (start := self.start) is not None:
             restart = self.norm_eq(start, unit_grad_sq, rate, decay)
             parts = [(begin, start, norm), (start, steps, restart)]
+        lr = self.schedule.rate(rate)
         norms, ratios = [], []
         for first, end, beginning in parts:
             chosen = at[(at >= first) & (at < end)] - first
@@ -156,7 +160,7 @@ class Course:
                 continue
             part = slice(first, end)
             found = forecast(
-                self.schedule.lr[part] * rate,
+                lr[part],
                 self.optimizer.weight_decay * decay,
                 self.schedule.momentum[part],
                 norm=beginning,

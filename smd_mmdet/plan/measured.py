@@ -6,7 +6,6 @@ forecast begins where the layer really is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,6 +94,7 @@ class _Layer:
     """A layer as it was measured."""
 
     name: str
+    shape: tuple[int, ...]
     norm: float
     unit_grad_sq: float
 
@@ -122,12 +122,17 @@ def plan_layers(course: Course, work_dir: str) -> Measured:
         )
         return Measured([], [unused])
     measured = _measured(records)
-    layers = [layer for layer in measured if all(optimizer.multipliers(layer.name))]
+    layers = [
+        layer
+        for layer in measured
+        if all(optimizer.multipliers(layer.name, layer.shape))
+    ]
     said = []
     if len(layers) < len(measured):
         said.append(
             f'{len(measured) - len(layers)} of {len(measured)} measured layers are '
-            'left out: without rate or weight decay there is no equilibrium'
+            'left out: without rate or weight decay there is no equilibrium, and '
+            'settings of their own are not planned'
         )
     planned: dict[str, LayerPlan] = {}
     for multipliers, members in _alike(optimizer, layers).items():
@@ -142,6 +147,7 @@ def _measured(records: Records) -> list[_Layer]:
     facts = records.metadata.get('layers') or {}
     if not isinstance(facts, Mapping):
         raise RecordsError(f'metadata: layers must be a dict, got {facts!r:.80}')
+    shapes = _shapes(records)
     layers = []
     for name, columns in records.by_layer():
         fact = facts.get(name)
@@ -153,8 +159,18 @@ def _measured(records: Records) -> list[_Layer]:
         norms = columns['weight_norm_mean'][count > 0]
         unit = float(np.average(h[late], weights=count[late])) if late.any() else 0.0
         if unit > 0 and len(norms):
-            layers.append(_Layer(name, float(norms[0]), unit))
+            layers.append(_Layer(name, shapes.get(name, ()), float(norms[0]), unit))
     return layers
+
+
+def _shapes(records: Records) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights, where the records have them."""
+    if 'shape' not in records.table.column_names:
+        return {}
+    names, shapes = (records.table[key].to_pylist() for key in ('layer', 'shape'))
+    return {
+        name: tuple(shape) for name, shape in zip(names, shapes, strict=True) if shape
+    }
 
 
 def _alike(
@@ -163,7 +179,9 @@ def _alike(
     """The layers by their multipliers: those of one kind are forecast together."""
     alike: dict[tuple[float, float], list[_Layer]] = {}
     for layer in layers:
-        alike.setdefault(optimizer.multipliers(layer.name), []).append(layer)
+        alike.setdefault(optimizer.multipliers(layer.name, layer.shape), []).append(
+            layer
+        )
     return alike
 
 
@@ -172,9 +190,7 @@ def _forecast(
 ) -> list[LayerPlan]:
     """Forecast layers that have the same multipliers of rate and decay."""
     edges = np.array([t for s in course.spans for t in (s.start, s.end - 1)])
-    # Δ* goes with the root of the product of rate and decay.
-    scale = math.sqrt(rate * decay)
-    angles = np.array([scale * course.angle(t) for t in edges])
+    angles = np.array([course.angle(t, rate, decay) for t in edges])
     ends = {}
     for kind in KINDS:
         norms, ratios = course.ahead(

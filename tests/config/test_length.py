@@ -1,7 +1,5 @@
 """How long a config trains."""
 
-import json
-
 import pytest
 from mmengine.config import Config
 from schedules import config_by_iteration, config_of
@@ -9,26 +7,6 @@ from torch.utils.data import DataLoader
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.plan import plan
-
-
-def _annotations(folder, images: int, empty: int) -> None:
-    content = dict(
-        images=[dict(id=i, width=64, height=64) for i in range(images)],
-        annotations=[dict(image_id=i) for i in range(images - empty)],
-    )
-    (folder / 'train.json').write_text(json.dumps(content))
-
-
-def test_an_epoch_is_as_long_as_its_annotation_file(tmp_path):
-    _annotations(tmp_path, images=21, empty=4)
-    config = config_of([])
-    data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='train.json')
-    config.train_dataloader.dataset = data
-    assert plan(config)['iters_per_epoch'] == 11
-    data['filter_cfg'] = dict(filter_empty_gt=True)
-    config.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=data)
-    assert plan(config)['iters_per_epoch'] == 26
-    assert plan(config, gpus=2)['iters_per_epoch'] == 13
 
 
 @pytest.mark.parametrize('by', ['loader', 'batch_sampler'])

@@ -2,10 +2,8 @@
 
 import pytest
 from schedules import config_of
-from torch import nn
 
-from smd_mmdet.config.optimizer import read_optimizer
-from smd_mmdet.engine import SettingError, SMDOptimWrapperConstructor
+from smd_mmdet.engine import SettingError
 from smd_mmdet.plan import plan
 
 
@@ -37,35 +35,3 @@ def test_an_angular_update_is_refused_where_it_is_not_derived(optimizer):
     )
     with pytest.raises(SettingError, match='angular_update is derived for SGD'):
         plan(config_of([], optimizer=optimizer, **wrapper), iters_per_epoch=100)
-
-
-def test_an_angular_update_is_the_same_whatever_the_multipliers():
-    keys = {'0': dict(lr_mult=0.1), '1': dict(decay_mult=3.0)}
-    paramwise = dict(angular_update=0.01, custom_keys=keys)
-    config = config_of(
-        [], constructor='SMDOptimWrapperConstructor', paramwise_cfg=paramwise
-    )
-    planned = read_optimizer(config)
-    assert planned.assumptions == ()
-    layers = [m for _ in '012' for m in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))]
-    model = nn.ModuleDict({f'{i // 2}{"cn"[i % 2]}': m for i, m in enumerate(layers)})
-    built = SMDOptimWrapperConstructor(
-        dict(type='OptimWrapper', optimizer=config.optim_wrapper.optimizer),
-        dict(paramwise, include=['*c.weight']),
-    )(model).optimizer
-    names = {id(p): name for name, p in model.named_parameters()}
-    marked = [g for g in built.param_groups if g['scale_invariant']]
-    for group in marked:
-        for p in group['params']:
-            rate, decay = planned.multipliers(names[id(p)])
-            assert planned.lr * rate == pytest.approx(group['lr'])
-            assert planned.weight_decay * decay == pytest.approx(group['weight_decay'])
-    assert {round(g['lr'], 9) for g in marked} == {0.05, 0.005}
-
-
-def test_layers_with_multipliers_are_told():
-    config = config_of(
-        [], paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25)))
-    )
-    found = plan(config, iters_per_epoch=100)
-    assert any("'backbone' have lr × 0.25" in line for line in found['assumptions'])

@@ -8,12 +8,13 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from schedules import STEP, WARM, config_of
 from torch import nn
 
 from smd_mmdet.config import schedule
-from smd_mmdet.config.schedule import learning_rates, spans
+from smd_mmdet.config.schedule import learning_rates, read_schedule, spans
 from smd_mmdet.engine import rates
 
 
@@ -21,24 +22,25 @@ class _Model(BaseModel):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
+        self.head = nn.Linear(1, 1)
 
     def forward(self, inputs, mode='loss'):
-        return dict(loss=self.layer(torch.as_tensor(inputs).float()).sum())
+        return dict(loss=self.head(self.layer(torch.as_tensor(inputs).float())).sum())
 
 
 class _Rates(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
-        self.seen: list[tuple[float, float]] = []
+        self.seen: list[tuple[float, float, float]] = []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        group = runner.optim_wrapper.optimizer.param_groups[0]
-        self.seen.append((group['lr'], group['momentum']))
+        layer, _, head, _ = runner.optim_wrapper.optimizer.param_groups
+        self.seen.append((layer['lr'], layer['momentum'], head['lr']))
 
 
 def _train(schedulers, train_cfg, folder) -> np.ndarray:
-    """(lr, momentum) of every iteration of a real MMEngine run."""
+    """Of every iteration of a real MMEngine run: (lr, momentum, lr of the head)."""
     rates = _Rates()
     by_epoch = train_cfg['type'] == 'EpochBasedTrainLoop'
     sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
@@ -52,7 +54,11 @@ def _train(schedulers, train_cfg, folder) -> np.ndarray:
             num_workers=0,
         ),
         train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.05, momentum=0.9),
+            paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=0.1))),
+        ),
+        auto_scale_lr=dict(enable=True, base_batch_size=4),
         param_scheduler=schedulers,
         custom_hooks=[rates],
         default_hooks=dict(checkpoint=None, logger=None),
@@ -89,8 +95,23 @@ SCHEDULES = {
         STEP,
         dict(type='StepMomentum', by_epoch=True, step_size=2, gamma=0.5),
     ],
-    'constant then one cycle': [
-        dict(type='OneCycleLR', by_epoch=False, eta_max=0.1, total_steps=20)
+    'one cycle': [dict(type='OneCycleLR', by_epoch=False, eta_max=0.1, total_steps=20)],
+    'restarts': [
+        dict(type='CosineRestartLR', by_epoch=False, eta_min=1e-3)
+        | dict(periods=[6, 14], restart_weights=[1, 0.5])
+    ],
+    'no better score': [dict(type='ReduceOnPlateauLR', monitor='loss')],
+    'other momenta': [
+        dict(type='ConstantMomentum', by_epoch=False, factor=0.9, end=3),
+        dict(type='LinearMomentum', by_epoch=False, begin=3, end=6, start_factor=0.5),
+        dict(type='MultiStepMomentum', by_epoch=False, milestones=[7], gamma=0.5),
+        dict(type='ExponentialMomentum', by_epoch=False, begin=8, end=11, gamma=0.9),
+        dict(type='PolyMomentum', by_epoch=False, begin=11, end=14, eta_min=0.1),
+        dict(type='CosineAnnealingMomentum', begin=14, end=17, T_max=3)
+        | dict(by_epoch=False, eta_min=0.05),
+        dict(type='CosineRestartMomentum', begin=17, end=20, eta_min=0.01)
+        | dict(by_epoch=False, periods=[3]),
+        dict(type='ReduceOnPlateauMomentum', monitor='loss'),
     ],
 }
 
@@ -104,9 +125,18 @@ def test_the_rates_are_those_of_a_real_run(name, by_epoch, tmp_path):
     else:
         loop = dict(type='IterBasedTrainLoop', max_iters=20)
     config = config_of(schedulers)
-    lr, momentum = learning_rates(config, 20, 5, by_epoch)
+    found = read_schedule(config, 20, 5, by_epoch, 0.05 / 4, [0.1])
     seen = _train(schedulers, loop, tmp_path / 'run')
-    np.testing.assert_allclose(np.stack([lr, momentum], 1), seen, rtol=1e-12)
+    planned = np.stack([found.rate(), found.momentum, found.rate(0.1)], 1)
+    np.testing.assert_allclose(planned, seen, rtol=1e-12)
+    ends = ('cosine by iteration', 'chained', 'one cycle', 'restarts')
+    assert bool(found.apart) is (name in ends)
+
+
+def test_every_scheduler_of_mmengine_is_tried():
+    tried = {settings['type'] for kind in SCHEDULES.values() for settings in kind}
+    known = {k for k in PARAM_SCHEDULERS.module_dict if k.endswith(('LR', 'Momentum'))}
+    assert tried == known
 
 
 def stage_ends(*schedule, **loop):

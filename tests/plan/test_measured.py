@@ -14,7 +14,7 @@ from smd_mmdet.checks import check
 from smd_mmdet.datasets import write_shapes
 from smd_mmdet.plan import plan
 from smd_mmdet.records import FOLDER, RecordsError, RecordWriter, read_records
-from smd_mmdet.theory import equilibrium_norm
+from smd_mmdet.theory import angular_update, equilibrium_norm
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,12 +42,14 @@ def test_layers_are_forecast_from_a_probe_run(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def _probe(folder: Path) -> None:
+def _probe(folder: Path, **columns) -> None:
     lr = np.full(200, 0.05)
     walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, norm=6.0, layers=2, size=64)
     probe = records_of(walk, window=20)
     writer = RecordWriter(folder, probe.metadata)
-    writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
+    rows = {n: probe.table[n].to_pylist() for n in probe.table.column_names}
+    rows |= {name: [value] * len(rows['iter']) for name, value in columns.items()}
+    writer.append(rows)
 
 
 def test_measured_layers_without_an_equilibrium_are_left_out(tmp_path):
@@ -59,6 +61,24 @@ def test_measured_layers_without_an_equilibrium_are_left_out(tmp_path):
         assert [layer['layer'] for layer in found['layers']] == ['layer1']
         assert any('1 of 2 measured layers' in line for line in found['assumptions'])
         json.dumps(found, allow_nan=False)
+
+
+def test_a_measured_layer_is_forecast_at_its_own_rate_and_decay(tmp_path):
+    _probe(tmp_path, shape=[64, 1, 3, 3])
+    cosine = dict(type='CosineAnnealingLR', by_epoch=False, T_max=100, eta_min=0.04)
+    config = config_by_iteration([cosine], 101)
+    keys = dict(layer0=dict(lr_mult=0.1, decay_mult=2.0))
+    config.optim_wrapper.paramwise_cfg = dict(custom_keys=keys, dwconv_decay_mult=3.0)
+    layers = plan(config, work_dir=str(tmp_path))['layers']
+    # Both begin at 0.05 times their multiplier and end at eta_min.
+    for layer, first, decay in zip(layers, (0.005, 0.05), (2.0, 3.0), strict=True):
+        ends = layer['stages'][0]['plain']
+        for at, lr in (('start', first), ('end', 0.04)):
+            norm = equilibrium_norm(lr, decay * 5e-3, layer['unit_grad_sq'], 0.9)
+            ratio = (norm / ends[f'{at}_norm']) ** 2
+            assert ends[f'{at}_ratio'] == pytest.approx(ratio, rel=1e-6)
+            angle = angular_update(lr, decay * 5e-3, 0.9)
+            assert ends[at] == pytest.approx(ratio * angle, rel=1e-6)
 
 
 def test_measured_layers_are_put_at_equilibrium_too(tmp_path):

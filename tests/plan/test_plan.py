@@ -1,5 +1,6 @@
 """Plans of configs."""
 
+import argparse
 import io
 import json
 
@@ -8,6 +9,9 @@ import pytest
 from rich.console import Console
 from schedules import STEP, WARM, config_by_iteration, config_of
 
+from smd_mmdet.cli import main
+from smd_mmdet.config.load import load_config
+from smd_mmdet.launch.arguments import add_common_arguments
 from smd_mmdet.plan import plan
 from smd_mmdet.report.tables import render_plan
 
@@ -102,6 +106,23 @@ def test_a_rate_of_zero_and_a_rate_that_rises_again():
     found = plan(config_by_iteration([still], 400))
     assert 'nothing moves' in found['stages'][1]['warning']
     json.dumps(found, allow_nan=False)
+
+
+def test_options_of_the_command_line_are_those_of_a_training(capsys):
+    options = ['train_cfg.max_epochs=24', 'param_scheduler.1.milestones=[16,22]']
+    options += ['param_scheduler.1.end=24']
+    words = [MASK_RCNN_1X, '--json', '--cfg-options', *options]
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    trained = load_config(
+        MASK_RCNN_1X, parser.parse_args(['--cfg-options', *options]).cfg_options
+    )
+    code = main(['plan', *words])
+    found = json.loads(capsys.readouterr().out)
+    assert found['stages'] == plan(trained)['stages'] and code == found['exit_code']
+    assert [s['last_iter'] for s in found['stages']][1:] == [117_280, 161_260, 175_920]
+    assert main(['plan', *words[:-1], 'param_scheduler.7.milestones=[1]']) == 2
+    assert capsys.readouterr().err.count('\n') == 1
 
 
 def test_a_plan_renders(tmp_path):
