@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -262,12 +263,14 @@ class SphericalMotionMonitor:
         self.fault = fault
         self.withdraw()
         where = '' if self._share is None else f' in process {self._share.rank}'
-        warnings.warn(
-            f'monitoring stopped at iteration {self.iteration}{where}, training goes '
-            f'on: {type(fault).__name__}: {fault}',
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        # Where warnings are errors, this one must not end the step it comes from.
+        with contextlib.suppress(RuntimeWarning):
+            warnings.warn(
+                f'monitoring stopped at iteration {self.iteration}{where}, training '
+                f'goes on: {type(fault).__name__}: {fault}',
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     # ------------------------------------------------------- at every step
 
