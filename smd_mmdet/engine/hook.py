@@ -264,6 +264,8 @@ class SMDHook(Hook):
         """Put a checkpoint's parameter groups as our constructor has them."""
         if (split := getattr(runner.optim_wrapper, 'split', None)) is None:
             return
+        if (decays := getattr(runner.optim_wrapper, 'decays', None)) is not None:
+            decays.set()  # auto_scale_lr has changed the rates by now
         split_checkpoint(checkpoint, split)
         groups = runner.optim_wrapper.optimizer.param_groups
         if runner._resume and (text := other_decay(checkpoint, groups)):
