@@ -21,6 +21,7 @@ from tiny import (
     train,
     weights,
 )
+from torch._dynamo.utils import counters
 
 from smd_mmdet.engine import SettingError, SMDHook
 from smd_mmdet.records import read_records
@@ -247,3 +248,18 @@ def test_a_run_within_a_run_takes_the_folder_over(tmp_path):
     assert runner.iter == 60
     assert log_of(runner).count('another monitor of this process writes records') == 1
     assert sorted(set(rows_of(tmp_path)['iter'])) == [5, 9, 14, 19, 20]
+
+
+def test_a_compiled_run_compiles_no_more_with_the_hook(tmp_path):
+    def compiled(name, hook):
+        torch._dynamo.reset()
+        counters.clear()
+        config = tiny_config(tmp_path / name, 15, hook, compile=dict(backend='eager'))
+        return weights(train(config)), dict(counters['stats'])
+
+    plain, graphs = compiled('plain', None)
+    ours, graphs_with_hook = compiled('ours', dict(window=4))
+    assert graphs['unique_graphs'] > 0 and graphs_with_hook == graphs
+    assert rows_of(tmp_path / 'ours')['count'].sum() == 2 * 15
+    for name, value in plain.items():
+        assert torch.equal(ours[name], value), name
