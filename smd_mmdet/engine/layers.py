@@ -131,9 +131,9 @@ def layers_to_measure(
     if not kept:
         raise nothing_found('SMDHook: no weight to measure', entries)
     if strange:
-        tell(f'smd: {not_trained}: not measured, even if they are added later')
+        tell(f'smd: {not_trained}: not measured, not even if added later')
     if later:
-        tell(f'smd: {_first(later)} frozen: measured from the step on that trains them')
+        tell(f'smd: {_first(later)} frozen: measured from the step on that trains it')
     return kept
 
 
