@@ -3,6 +3,7 @@
 RANK=0 WORLD_SIZE=2 ... python tests/ranks.py FOLDER FUNCTION ...
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from tiny import forget_runs, tiny_config
 from torch import distributed as dist
 
 from smd_mmdet import SphericalMotionMonitor
+from smd_mmdet.engine import SettingError, hook
 from smd_mmdet.launch import machine
 from smd_mmdet.records import RecordWriter
 
@@ -46,8 +48,12 @@ class Strike(Hook):
         torch.save(weights, Path(runner.work_dir, f'rank{runner.rank}.pt'))
 
 
-def out_of_luck():
+def out_of_luck(*args):
     raise RuntimeError('out of luck')
+
+
+def refuse(*args):
+    raise SettingError('not this one')
 
 
 @HOOKS.register_module(force=True)
@@ -164,6 +170,36 @@ def runs(folder):
     for rank in range(2):
         os.environ['STRIKE'] = f'break {rank} 27'
         train(parallel_config(folder / f'broken{rank}'))
+
+
+def faults(folder):
+    """Runs in which something is wrong in one process, or in the wrapper."""
+    folder = Path(folder)
+    for name, measured in (('parts', True), ('parts_plain', False)):
+        config = parallel_config(folder / name, measured)
+        config.model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')
+        train(config)
+
+    for rank, name in ((1, 'scale_invariance_of'), (0, 'proved'), (1, 'filterwise')):
+        with replaced(rank, name, out_of_luck):
+            train(parallel_config(folder / f'{name}_{rank}'))
+    with replaced(1, 'scale_invariance_of', refuse):
+        try:
+            train(parallel_config(folder / 'refused'))
+        except SettingError as error:
+            assert str(error) == 'not this one'
+        else:
+            raise AssertionError('one process has refused, the other has not')
+
+
+@contextlib.contextmanager
+def replaced(rank, name, by):
+    """In one process, another function of SMDHook's file."""
+    before = getattr(hook, name)
+    if dist.get_rank() == rank:
+        setattr(hook, name, by)
+    yield
+    setattr(hook, name, before)
 
 
 FILTERS = {'custom_hooks.0.granularity': 'filter'}

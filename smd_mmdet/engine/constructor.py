@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from smd_mmdet import theory
 from smd_mmdet._arguments import real_number
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.settings import check_angular_update
 from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.readers import reader_for
 
+from .decay import DecayByAngle, set_when_training_begins
 from .groups import split_groups
 from .layers import choose_layers, find_layers
 
@@ -42,8 +40,9 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               scale-invariant weights.
             - ``angular_update`` (float): the equilibrium angular update Δ wanted of
               them, radians per iteration. It sets their weight decay, once, from the
-              learning rate of the config: λ of Δ = √(2λη/(1 + α)), see
-              :func:`smd_mmdet.theory.weight_decay_for` (SGD only).
+              learning rate of the config, as ``auto_scale_lr`` scales it: λ of
+              Δ = √(2λη/(1 + α)), see :func:`smd_mmdet.theory.weight_decay_for`
+              (SGD only).
             - ``include``, ``exclude`` (list[str]): names or patterns of parameters
               to count, or not to count, as scale-invariant.
 
@@ -75,6 +74,11 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
     ) -> None:
+        if 'optimizer' not in optim_wrapper_cfg:
+            raise SettingError(
+                'optim_wrapper.optimizer is missing: SMDOptimWrapperConstructor builds '
+                'one optimizer; for several take another constructor'
+            )
         paramwise_cfg = dict(paramwise_cfg or {})
         decay_mult = paramwise_cfg.pop('scale_invariant_decay_mult', None)
         angular_update = paramwise_cfg.pop('angular_update', None)
@@ -100,12 +104,17 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         wrapper.split = split_groups(
             wrapper.optimizer, [parameters[entry.name] for entry in chosen]
         )
-        if self._angular_update is not None:
-            check_angular_update(reader_for(wrapper.optimizer).theory)
         for group in wrapper.optimizer.param_groups:
             if group['scale_invariant']:
                 self._multiply_decay(group)
-                self._set_angular_update(group)
+        if self._angular_update is not None:
+            check_angular_update(reader_for(wrapper.optimizer).theory)
+            names = {id(parameter): name for name, parameter in parameters.items()}
+            wrapper.decays = DecayByAngle(
+                self._angular_update, wrapper.optimizer, names
+            )
+            wrapper.decays.set()
+            set_when_training_begins(wrapper, wrapper.decays)
         return wrapper
 
     def _multiply_decay(self, group: dict) -> None:
@@ -117,28 +126,6 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 'weight decay; leave the key out'
             )
         group['weight_decay'] *= self._decay_mult
-
-    def _set_angular_update(self, group: dict) -> None:
-        if (angle := self._angular_update) is None:
-            return
-        try:
-            decay = theory.weight_decay_for(angle, group['lr'], group['momentum'])
-        except ValueError as error:
-            raise SettingError(f'paramwise_cfg: {error}') from None
-        if decay * group['lr'] >= 1 - group['momentum']:
-            raise SettingError(
-                f'paramwise_cfg.angular_update={angle!r} takes a weight decay of '
-                f'{decay:.3g}, which at lr {group["lr"]:.3g} leaves nothing of a '
-                'weight; choose a smaller angle (usual are 1e-4 to 1e-1)'
-            )
-        group['weight_decay'] = float(decay)
-        print_log(
-            f'smd: weight decay {decay:.4g} of {len(group["params"])} scale-invariant '
-            f'weights for an angular update of {angle:.4g} rad/iteration at lr '
-            f'{group["lr"]:.4g}',
-            logger='current',
-            level=logging.INFO,
-        )
 
 
 def _number(key: str, value: object) -> float | None:

@@ -99,9 +99,9 @@ def join_checkpoint(checkpoint: dict, split: Split) -> None:
             return
         for position, index in zip(members, group['params'], strict=True):
             whole['params'][position] = index
-    _replace(checkpoint, [stock[parent] for parent in range(len(split.sizes))])
     first = [split.parents.index(parent) for parent in range(len(split.sizes))]
-    _pick_in_schedulers(checkpoint, len(split.parents), first)
+    groups = [stock[parent] for parent in range(len(split.sizes))]
+    _replace(checkpoint, groups, len(split.parents), first)
 
 
 def split_checkpoint(checkpoint: dict, split: Split) -> None:
@@ -125,8 +125,7 @@ def split_checkpoint(checkpoint: dict, split: Split) -> None:
             split.parents, split.members, split.invariant, strict=True
         )
     ]
-    _replace(checkpoint, now)
-    _pick_in_schedulers(checkpoint, len(split.sizes), list(split.parents))
+    _replace(checkpoint, now, len(split.sizes), list(split.parents))
 
 
 def other_decay(checkpoint: dict, groups: Sequence[dict]) -> str:
@@ -160,30 +159,38 @@ def other_decay(checkpoint: dict, groups: Sequence[dict]) -> str:
     )
 
 
-def _replace(checkpoint: dict, groups: list[dict]) -> None:
-    """Put groups in the place of a checkpoint's; torch numbers parameters by them."""
+def _replace(
+    checkpoint: dict, groups: list[dict], count: int, picked: list[int]
+) -> None:
+    """Put groups in the place of a checkpoint's, all at once or not at all.
+
+    Args:
+        checkpoint: The checkpoint; it is changed in place.
+        groups: Its groups from now on.
+        count: How many it has had.
+        picked: For each new group, the index of the old one that it comes from.
+    """
+    # torch numbers the parameters in the order of the groups.
     order = [index for group in groups for index in group['params']]
     number = {old: new for new, old in enumerate(order)}
     for group in groups:
         group['params'] = [number[index] for index in group['params']]
     state = checkpoint['optimizer']['state']
     state = {number.get(index, index): value for index, value in state.items()}
-    checkpoint['optimizer'] = {
-        **checkpoint['optimizer'],
-        'state': state,
-        'param_groups': groups,
+    optimizer = {**checkpoint['optimizer'], 'state': state, 'param_groups': groups}
+    changed: dict = {'optimizer': optimizer}
+    if isinstance(schedulers := checkpoint.get('param_schedulers'), list):
+        changed['param_schedulers'] = [
+            _picked(scheduler, count, picked) for scheduler in schedulers
+        ]
+    checkpoint.update(changed)
+
+
+def _picked(scheduler: dict, count: int, picked: list[int]) -> dict:
+    """A scheduler with those lists picked from that have an entry for each group."""
+    return {
+        key: [value[j] for j in picked]
+        if key in _PER_GROUP and isinstance(value, list) and len(value) == count
+        else value
+        for key, value in scheduler.items()
     }
-
-
-def _pick_in_schedulers(checkpoint: dict, count: int, picked: list[int]) -> None:
-    """Pick from those lists of schedulers that have an entry for each group."""
-    schedulers = checkpoint.get('param_schedulers')
-    if not isinstance(schedulers, list):
-        return
-    for i, scheduler in enumerate(schedulers):
-        schedulers[i] = {
-            key: [value[j] for j in picked]
-            if key in _PER_GROUP and isinstance(value, list) and len(value) == count
-            else value
-            for key, value in scheduler.items()
-        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,25 +14,27 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from smd_mmdet._arguments import one_of, true_or_false, whole_number
+from smd_mmdet._text import one_line
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.settings import check_patterns, unknown_setting
 from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 
 from . import lock
-from .faults import survive
+from .faults import survive, survive_or_refuse
 from .groups import join_checkpoint, other_decay, split_checkpoint
-from .layers import FROZEN_ADVICE, choose_layers, filterwise
+from .layers import filterwise, layers_to_measure
 from .parallel import (
+    all_processes,
     computed_in_main,
     ddp_group,
-    from_main,
     refuse_sharded,
     together,
+    wrapped_parts,
 )
 from .recording import Recording, begin_recording
 from .reporting import check_report, report_now
-from .runs import model_of, optimizer_of, scale_invariance_of
+from .runs import model_of, optimizer_of, refuse_second, scale_invariance_of
 from .verify import proved
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
@@ -59,7 +62,8 @@ class SMDHook(Hook):
             whatever the window.
         include: Names or patterns of parameters to measure besides those found to
             be scale-invariant; a name stands for everything below it. Weights that
-            are not scale-invariant are measured as a control, without theory.
+            are not scale-invariant are measured as a control, without theory; those
+            that are frozen, from the iteration on that trains them.
         exclude: Names or patterns of parameters not to measure.
         verify: Whether to prove numerically before training that the measured weights
             are scale-invariant, and to warn with the figures where they are not.
@@ -74,8 +78,9 @@ class SMDHook(Hook):
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
             if nothing is scale-invariant, SGD has Nesterov's momentum or dampening,
-            training is sharded, or another process writes records to the same
-            ``work_dir``. An optimizer without theory is measured all the same.
+            there are several optimizers or several SMDHooks, training is sharded, or
+            somebody else writes records to the same ``work_dir``. An optimizer
+            without theory is measured all the same.
 
     Example:
         In a config the hook is one entry of ``custom_hooks``, and the import that
@@ -126,6 +131,10 @@ class SMDHook(Hook):
         self._share: SphericalMotionMonitor | None = None
         # Where the measured values go, in the process that keeps the records.
         self._recording: Recording | None = None
+        # What keeps others from writing there.
+        self._hold: lock.Hold | None = None
+        # Whether a fault has ended the measuring in this process.
+        self._gave_up = False
 
     @property
     def keeps_records(self) -> bool:
@@ -143,30 +152,28 @@ class SMDHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the window under way of the run that is resumed."""
-        self._saved = checkpoint.get(CHECKPOINT_KEY)
-        if (split := getattr(runner.optim_wrapper, 'split', None)) is not None:
-            split_checkpoint(checkpoint, split)
-            groups = runner.optim_wrapper.optimizer.param_groups
-            if runner._resume and (text := other_decay(checkpoint, groups)):
-                runner.logger.warning(f'smd: {text}')
+        try:
+            self._saved = checkpoint.get(CHECKPOINT_KEY)
+            self._split(runner, checkpoint)
+        except Exception as fault:
+            runner.logger.warning(
+                f'smd: the checkpoint is taken as it is: {type(fault).__name__}: '
+                f'{one_line(fault)}'
+            )
 
+    @survive_or_refuse
     def before_train(self, runner: Runner) -> None:
         """Choose the layers, attach the monitor, open the records."""
-        refuse_sharded(runner, 'SMDHook')
-        optimizer = optimizer_of(runner, 'SMDHook')
-        entries = self._choose(runner)
-        computed_in_main(lambda: _hold(runner.work_dir))
-        if is_main_process() and self.verify:
-            entries = proved(runner, entries)
+        self._gave_up = False
+        optimizer, entries = together(lambda: self._look_at(runner), all_processes())
+        # What was found and proved may differ by chance between processes.
+        entries = computed_in_main(lambda: self._proved(runner, entries))
         if self.granularity == 'layer':
             self._group = ddp_group(runner.model)
-        if self._group is not None:
-            # What was found and proved may differ by chance between processes.
-            entries = from_main(entries)
-        elif not is_main_process():
-            return
-        self._together(runner, lambda: self._begin(runner, optimizer, entries))
+        if self._group is not None or is_main_process():
+            self._in_all(lambda: self._begin(runner, optimizer, entries))
 
+    @survive
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
@@ -195,9 +202,16 @@ class SMDHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Make a checkpoint that a run without the hook can resume as well."""
-        if (split := getattr(runner.optim_wrapper, 'split', None)) is not None:
-            join_checkpoint(checkpoint, split)
         self._save(runner, checkpoint)
+        if (split := getattr(runner.optim_wrapper, 'split', None)) is None:
+            return
+        try:
+            join_checkpoint(checkpoint, split)
+        except Exception as fault:
+            runner.logger.warning(
+                'smd: a run without SMDOptimWrapperConstructor cannot resume the '
+                f'checkpoint: {type(fault).__name__}: {one_line(fault)}'
+            )
 
     @survive
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
@@ -205,6 +219,7 @@ class SMDHook(Hook):
         if self._recording is not None and self.report == 'val':
             report_now(runner)
 
+    @survive
     def after_train(self, runner: Runner) -> None:
         """Write what is left, the window under way included."""
         self._finish(runner)
@@ -225,28 +240,66 @@ class SMDHook(Hook):
         """End the measuring in this process, with a warning; training goes on.
 
         A process that measures with others still takes part in their exchange, so
-        that none of them waits for it.
+        that none of them waits for it. Before that has begun a fault is one of all
+        processes.
 
         Args:
             runner: The run.
             fault: What went wrong.
         """
-        if self._recording is not None:
-            self._recording.monitor.withdraw()
-        self._recording = None
-        lock.release(runner.work_dir)
+        if self._gave_up:
+            return
+        self._gave_up, self._recording = True, None
+        with contextlib.suppress(Exception):
+            lock.release(runner.work_dir, self._hold)
+        with contextlib.suppress(Exception):
+            if self._share is not None:
+                self._share.withdraw()
         runner.logger.warning(
             f'smd: monitoring stopped at iteration {runner.iter + 1}, training goes '
-            f'on: {type(fault).__name__}: {fault}'
+            f'on: {type(fault).__name__}: {one_line(fault)}'
         )
 
-    def _choose(self, runner: Runner) -> list[ScaleInvariance]:
-        entries = choose_layers(scale_invariance_of(runner), self.include, self.exclude)
-        trained = {n for n, p in model_of(runner).named_parameters() if p.requires_grad}
-        entries = [entry for entry in entries if entry.name in trained]
-        if not entries:
-            raise SettingError(f'SMDHook: no weight to measure: {FROZEN_ADVICE}')
-        return entries
+    def _split(self, runner: Runner, checkpoint: dict) -> None:
+        """Put a checkpoint's parameter groups as our constructor has them."""
+        if (split := getattr(runner.optim_wrapper, 'split', None)) is None:
+            return
+        if (decays := getattr(runner.optim_wrapper, 'decays', None)) is not None:
+            decays.set()  # auto_scale_lr has changed the rates by now
+        split_checkpoint(checkpoint, split)
+        groups = runner.optim_wrapper.optimizer.param_groups
+        if runner._resume and (text := other_decay(checkpoint, groups)):
+            runner.logger.warning(f'smd: {text}')
+
+    def _look_at(self, runner: Runner) -> tuple[Optimizer, list[ScaleInvariance]]:
+        """The optimizer and the weights to measure; refuses what cannot be."""
+        refuse_second(runner, SMDHook)
+        refuse_sharded(runner, 'SMDHook')
+        optimizer = optimizer_of(runner, 'SMDHook')
+        entries = layers_to_measure(
+            model_of(runner),
+            optimizer,
+            scale_invariance_of(runner),
+            self.include,
+            self.exclude,
+            runner.logger.info,
+        )
+        return optimizer, entries
+
+    def _proved(
+        self, runner: Runner, entries: list[ScaleInvariance]
+    ) -> list[ScaleInvariance]:
+        """Take the folder, and hold what is believed of the weights against numbers."""
+        self._hold = _take(runner.work_dir)
+        if not self.verify:
+            return entries
+        if parts := wrapped_parts(model_of(runner)):
+            runner.logger.warning(
+                f'smd: scale invariance is not proved by numbers: {parts[0]} is '
+                'wrapped for DDP by itself, and one process alone cannot run it'
+            )
+            return entries
+        return proved(runner, entries)
 
     def _begin(
         self, runner: Runner, optimizer: Optimizer, entries: list[ScaleInvariance]
@@ -264,13 +317,14 @@ class SMDHook(Hook):
         )
         if is_main_process():
             self._recording = begin_recording(
-                runner, entries, self._share, self._saved, self.visualize
+                runner, entries, self._share, self._saved, self.visualize, self._hold
             )
 
     def _follow(self, runner: Runner, share: SphericalMotionMonitor) -> None:
         """In all processes, go on at the optimizer that took the other's place."""
         self._end_window(runner)
-        self._together(runner, lambda: share.follow(runner.optim_wrapper.optimizer))
+        optimizer = runner.optim_wrapper.optimizer
+        self._in_all(lambda: share.follow(optimizer))
         self.describe(runner, {'theory': share.theory})
 
     @survive
@@ -295,18 +349,18 @@ class SMDHook(Hook):
         if self._recording is None:
             return
         self._recording.end()
-        lock.release(runner.work_dir)
+        lock.release(runner.work_dir, self._hold)
         self._recording.progress.tell()
         if self.report:
             report_now(runner)
 
-    def _together(self, runner: Runner, action: Callable[[], object]) -> None:
-        """Do something in all processes; if one fails, end the measuring in all."""
+    def _in_all(self, action: Callable[[], object]) -> None:
+        """Do something in all processes; if one fails, all measure no more."""
         try:
             together(action, self._group)
-        except Exception as fault:
-            self.give_up(runner, fault)
+        except Exception:
             self._detach()
+            raise
 
     def _detach(self) -> None:
         """Stop reading.
@@ -318,10 +372,10 @@ class SMDHook(Hook):
         self._share = None
 
 
-def _hold(work_dir: str) -> None:
-    """Refuse a folder that another run writes to."""
+def _take(work_dir: str) -> lock.Hold:
+    """Hold a folder; refuse one that another run writes to."""
     try:
-        lock.hold(work_dir)
+        return lock.hold(work_dir)
     except lock.FolderInUse as fault:
         raise SettingError(
             f'SMDHook: work_dir {fault}: give this run another work_dir, or wait for '

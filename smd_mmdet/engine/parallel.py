@@ -1,13 +1,14 @@
 """A run in several processes: what is refused, who measures with whom, and consensus.
 
 Consensus is what keeps the processes of a run alike. A value that may differ by chance
-is taken from the main process (:func:`from_main`), and what fails in one process is
-left undone in all of them (:func:`together`).
+is taken from the main process (:func:`from_main`, :func:`computed_in_main`), and what
+fails in one process is left undone in all of them (:func:`together`). A setting that
+one process refuses is refused in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from mmengine.dist import (
@@ -33,9 +34,12 @@ __all__ = [
     'from_main',
     'refuse_sharded',
     'together',
+    'wrapped_parts',
 ]
 
 T = TypeVar('T')
+# Whether a setting is refused, and what is said of it or of any other fault.
+_Told = tuple[bool, str]
 
 SHARDING_STRATEGIES = ('DeepSpeedStrategy', 'FSDPStrategy', 'ColossalAIStrategy')
 
@@ -96,14 +100,35 @@ def ddp_group(model: nn.Module) -> dist.ProcessGroup | None:
     """
     if not isinstance(model, DistributedDataParallel):
         return None
+    # MMSeparateDistributedDataParallel wraps the parts of a model and has no group.
+    group = getattr(model, 'process_group', None)
     world = dist.get_world_size()
-    if world == 1 or dist.get_world_size(model.process_group) != world:
+    if group is None or world == 1 or dist.get_world_size(group) != world:
         return None
-    if dist.get_backend(model.process_group) == 'gloo':
+    if dist.get_backend(group) == 'gloo':
         return dist.new_group()
     # Two NCCL groups must not work at the same time, and each takes memory of the
     # GPU. In DDP's own the exchange comes after a step's gradients, on all ranks.
-    return model.process_group
+    return group
+
+
+def wrapped_parts(model: nn.Module) -> list[str]:
+    """The parts of a model that are wrapped for DDP one by one.
+
+    Such a part waits in its forward or backward pass for the other processes, so one
+    process alone must not run it.
+
+    Args:
+        model: The model, without a wrapper around it all.
+
+    Returns:
+        Their names.
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, DistributedDataParallel)
+    ]
 
 
 def all_processes() -> dist.ProcessGroup | None:
@@ -125,18 +150,17 @@ def from_main(value: T) -> T:
 def computed_in_main(compute: Callable[[], T]) -> T:
     """What the main process computes, in all processes; all of them must call this.
 
+    Args:
+        compute: What the main process calls.
+
     Raises:
         SettingError: In all processes, if it is raised in the main one.
+        RuntimeError: In all processes, if anything else goes wrong there.
     """
-    value, refusal = None, None
-    if is_main_process():
-        try:
-            value = compute()
-        except SettingError as error:
-            refusal = error
-    value, refusal = from_main((value, refusal))
-    if refusal is not None:
-        raise refusal
+    value, fault = _attempt(compute) if is_main_process() else (None, None)
+    told, value = from_main((_told(fault), value))
+    if told is not None:
+        raise _error([told]) from fault
     return cast('T', value)
 
 
@@ -151,19 +175,41 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None) -> T:
         What the action returns.
 
     Raises:
-        RuntimeError: If it failed in a process, which the message names.
+        SettingError: If it was raised in a process.
+        RuntimeError: If anything else failed in a process, which the message names.
         Exception: If this process is alone, whatever the action raised.
     """
     if group is None:
         return action()
-    result, fault = None, None
-    try:
-        result = action()
-    except Exception as error:
-        fault = error
-    told: list[str | None] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(told, fault and f'{type(fault).__name__}: {fault}', group)
-    for rank, text in enumerate(told):
-        if text is not None:
-            raise RuntimeError(f'process {rank}: {text}') from fault
+    result, fault = _attempt(action)
+    told: list[_Told | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(told, _told(fault), group)
+    if any(told):
+        raise _error(told) from fault
     return cast('T', result)
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as fault:
+        return None, fault
+
+
+def _told(fault: Exception | None) -> _Told | None:
+    """What the other processes learn of a fault."""
+    if fault is None:
+        return None
+    if isinstance(fault, SettingError):
+        return True, str(fault)
+    return False, f'{type(fault).__name__}: {fault}'
+
+
+def _error(told: Sequence[_Told | None]) -> Exception:
+    """The one error of all processes, from what each of them tells."""
+    failed = [(rank, *what) for rank, what in enumerate(told) if what is not None]
+    for _, refused, text in failed:
+        if refused:
+            return SettingError(text)
+    rank, _, text = failed[0]
+    return RuntimeError(f'process {rank}: {text}')

@@ -12,6 +12,7 @@ from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.records import FOLDER, RecordWriter
 
+from .lock import Hold, holds
 from .metadata import output_variances, run_metadata
 from .progress import Progress
 from .rates import planned_stages
@@ -40,6 +41,7 @@ class Recording:
         resumed_at: The first iteration that this run measures of a run that it
             resumes; the rows from there on are dropped. None for a new run, which
             sets the records of an earlier one aside.
+        held: What keeps others from writing to the run's folder; None if nothing does.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Recording:
         monitor: SphericalMotionMonitor,
         progress: Progress,
         resumed_at: int | None,
+        held: Hold | None = None,
     ) -> None:
         self.monitor = monitor
         self.progress = progress
@@ -57,6 +60,7 @@ class Recording:
         self._model = model_of(runner)
         self._entries = entries
         self._resumed_at = resumed_at
+        self._held = held
         self._metadata = run_metadata(runner, self._model, entries, monitor)
         self._unwritten: list[dict[str, np.ndarray]] = []
         # None until the disk has taken the metadata.
@@ -70,10 +74,12 @@ class Recording:
             wait: Whether to wait for windows on their way from the device.
 
         Raises:
+            RuntimeError: If another monitor of this process has taken the folder.
             Exception: The monitor's fault, if it has one.
         """
         if not (wait or self.monitor.ready or self.monitor.fault):
             return
+        self._check_folder()
         rows = self.monitor.collect(wait)
         if len(rows['iter']):
             self.progress.look(rows)
@@ -101,6 +107,7 @@ class Recording:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Keep more facts about the run, as plain values, beside its records."""
+        self._check_folder()
         self._metadata.update(facts)
         if self._writer is not None:
             self._writer.describe(self._metadata)
@@ -112,6 +119,12 @@ class Recording:
         self.collect()
         if self._writer is not None:
             self._writer.merge()
+
+    def _check_folder(self) -> None:
+        if self._held is not None and not holds(self._work_dir, self._held):
+            raise RuntimeError(
+                f'another monitor of this process writes records to {self._work_dir}'
+            )
 
     def _write(self) -> None:
         """Write what waits to be written, as far as the disk takes it."""
@@ -154,6 +167,7 @@ def begin_recording(
     monitor: SphericalMotionMonitor,
     saved: dict | None,
     visualize: bool,
+    held: Hold | None = None,
 ) -> Recording:
     """Open the records of a run that begins, or go on with those of a resumed one.
 
@@ -163,6 +177,7 @@ def begin_recording(
         monitor: What measures them; it takes up the window that was under way.
         saved: That window, from the checkpoint; None where there is none.
         visualize: Whether window means go to the Visualizer.
+        held: What keeps others from writing to the run's folder; None if nothing does.
     """
     stages = planned_stages(runner)
     resumed_at = None
@@ -172,7 +187,7 @@ def begin_recording(
         _take_up_window(runner, monitor, saved, number)
         resumed_at = monitor.window_start
     progress = Progress(runner, entries, stages, monitor.window, visualize)
-    recording = Recording(runner, entries, monitor, progress, resumed_at)
+    recording = Recording(runner, entries, monitor, progress, resumed_at, held)
     invariant = sum(entry.invariant for entry in entries)
     runner.logger.info(
         f'smd: {len(entries)} weights are measured at every iteration, {invariant} '

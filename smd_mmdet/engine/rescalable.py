@@ -16,7 +16,7 @@ from smd_mmdet.invariance import Dependents, find_dependents
 from smd_mmdet.invariance.sample_inputs import model_loss
 from smd_mmdet.monitor.readers import groups_of
 
-from .layers import FROZEN_ADVICE, choose_layers
+from .layers import choose_layers, nothing_found
 from .parallel import computed_in_main
 from .runs import model_of, scale_invariance_of
 from .verify import batches
@@ -65,8 +65,10 @@ def find_groups(
 
     Raises:
         SettingError: If there are none.
+        RuntimeError: If there are none, and the model could not be looked at.
     """
-    chosen = choose_layers(scale_invariance_of(runner), exclude=exclude)
+    entries = scale_invariance_of(runner)
+    chosen = choose_layers(entries, exclude=exclude)
     parameters = dict(model_of(runner).named_parameters())
     found = groups_of(optimizer, [parameters[entry.name] for entry in chosen])
     groups = {
@@ -75,7 +77,7 @@ def find_groups(
         if group is not None
     }
     if not groups:
-        raise SettingError(f'SMDRescaleHook: no weight to rescale: {FROZEN_ADVICE}')
+        raise nothing_found('SMDRescaleHook: no weight to rescale', entries)
     return groups
 
 
@@ -95,7 +97,9 @@ def find_rescalable(
         SettingError: If no weight can be rescaled.
     """
     model = model_of(runner)
-    dependents = computed_in_main(lambda: _dependents(runner, model))
+    dependents = computed_in_main(
+        lambda: _observed(runner, model) or find_dependents(model)
+    )
     left_alone = {
         name: reason
         for name in groups
@@ -110,15 +114,6 @@ def find_rescalable(
             f'SMDRescaleHook: no weight can be rescaled, {name} for one: {reason}'
         )
     return Rescalable(model, optimizer, kept, dependents)
-
-
-def _dependents(runner: Runner, model: nn.Module) -> Dependents:
-    try:
-        return _observed(runner, model) or find_dependents(model)
-    except Exception as fault:
-        raise SettingError(
-            f'SMDRescaleHook: nothing can be rescaled: {fault}'
-        ) from fault
 
 
 def _observed(runner: Runner, model: nn.Module) -> Dependents | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,18 +11,25 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.optim import Optimizer
 
+from smd_mmdet._text import one_line
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.rescaling import RescaleSettings
 from smd_mmdet.monitor.readers import reader_for
 from smd_mmdet.theory import THEORIES, Theory
 
-from .faults import survive
+from .faults import survive, survive_or_refuse
 from .hook import SMDHook
-from .parallel import from_main, refuse_sharded
+from .parallel import (
+    all_processes,
+    from_main,
+    refuse_sharded,
+    together,
+    wrapped_parts,
+)
 from .rates import RateHistory
 from .rescalable import Rescalable, find_groups, find_rescalable
 from .rescaling import listed, rescale_weights
-from .runs import accumulated, optimizer_of
+from .runs import accumulated, model_of, optimizer_of, refuse_second
 from .start import EquilibriumStart, above_epsilon
 
 if TYPE_CHECKING:
@@ -74,8 +82,8 @@ class SMDRescaleHook(Hook):
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
-            if nothing is scale-invariant, or no equilibrium is known under the
-            optimizer.
+            if nothing is scale-invariant, no equilibrium is known under the
+            optimizer, or the run has the hook twice.
 
     Example:
         In a config it follows SMDHook, whose records then tell what was rescaled:
@@ -118,21 +126,13 @@ class SMDRescaleHook(Hook):
         """Keep the rates that the run that is resumed has used."""
         self._saved = checkpoint.get(CHECKPOINT_KEY)
 
+    @survive_or_refuse
     def before_train(self, runner: Runner) -> None:
         """Find the weights, and what follows them."""
-        refuse_sharded(runner, 'SMDRescaleHook')
-        optimizer = optimizer_of(runner, 'SMDRescaleHook')
-        law = _law_of(optimizer)
-        groups = find_groups(runner, optimizer, self.settings.exclude)
-        self._refuse_short_phases(accumulated(runner))
+        everyone = all_processes()
+        optimizer, groups = together(lambda: self._look_at(runner), everyone)
         targets = find_rescalable(runner, optimizer, groups)
-        rates = RateHistory(runner, optimizer, targets.groups.values())
-        phases = None
-        if self.settings.start is not None:
-            phases = EquilibriumStart(self.settings.start, optimizer, targets.weights)
-        self._work = _Work(law, targets, rates, phases)
-        if runner.iter > 0:
-            self._resume(runner, self._work, self._saved or {})
+        together(lambda: self._begin(runner, targets), everyone)
 
     @survive
     def before_train_iter(
@@ -147,21 +147,22 @@ class SMDRescaleHook(Hook):
             drops = work.rates.drops(self.settings.continuous)
             if drops:
                 self._follow_rates(runner, work, drops)
-        phases = work.phases
-        if phases is not None and phases.due(runner.iter, work.rates.warmed_up()):
-            self._go_to_equilibrium(runner, work.targets, phases)
+        if work.phases is not None:
+            self._follow_phases(runner, work, work.phases)
         work.rates.advance()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the rates used, by weight: groups may be others at the resume."""
         if (work := self._work) is None:
             return
-        groups = work.targets.groups
-        checkpoint[CHECKPOINT_KEY] = {
-            'rates': {name: work.rates.state(group) for name, group in groups.items()},
-            'start': work.phases and work.phases.state_dict(),
-            'history': list(self.history),
-        }
+        # Only the main process saves, so a fault here must not end the rescaling.
+        try:
+            checkpoint[CHECKPOINT_KEY] = self._state(work)
+        except Exception as fault:
+            runner.logger.warning(
+                'smd: a checkpoint is saved without the state of SMDRescaleHook, which '
+                f'measures anew at a resume: {type(fault).__name__}: {one_line(fault)}'
+            )
 
     @survive
     def after_train(self, runner: Runner) -> None:
@@ -176,11 +177,52 @@ class SMDRescaleHook(Hook):
             runner: The run.
             fault: What went wrong.
         """
-        self._work = None
+        work, self._work = self._work, None
+        with contextlib.suppress(Exception):
+            if work is not None and work.phases is not None:
+                work.phases.stop()
         runner.logger.warning(
             f'smd: rescaling stopped at iteration {runner.iter + 1}, training goes '
-            f'on: {type(fault).__name__}: {fault}'
+            f'on: {type(fault).__name__}: {one_line(fault)}'
         )
+
+    def _look_at(self, runner: Runner) -> tuple[Optimizer, dict[str, int]]:
+        """The optimizer and the weights; refuses what cannot be rescaled."""
+        refuse_second(runner, SMDRescaleHook)
+        refuse_sharded(runner, 'SMDRescaleHook')
+        if parts := wrapped_parts(model_of(runner)):
+            raise SettingError(
+                f'SMDRescaleHook: model_wrapper_cfg.type={type(runner.model).__name__}:'
+                f' {parts[0]} is wrapped for DDP by itself, and what follows its '
+                'weights is not known; set '
+                'model_wrapper_cfg.type=MMDistributedDataParallel, or leave the hook '
+                'out'
+            )
+        optimizer = optimizer_of(runner, 'SMDRescaleHook')
+        _law_of(optimizer)
+        groups = find_groups(runner, optimizer, self.settings.exclude)
+        self._refuse_short_phases(accumulated(runner))
+        return optimizer, groups
+
+    def _begin(self, runner: Runner, targets: Rescalable) -> None:
+        """Be ready for the first iteration, or for the one after a checkpoint's."""
+        optimizer = targets.optimizer
+        rates = RateHistory(runner, optimizer, targets.groups.values())
+        phases = None
+        if self.settings.start is not None:
+            phases = EquilibriumStart(self.settings.start, optimizer, targets.weights)
+        self._work = _Work(_law_of(optimizer), targets, rates, phases)
+        if runner.iter > 0:
+            self._resume(runner, self._work, self._saved or {})
+
+    def _state(self, work: _Work) -> dict:
+        """Plain values and tensors, for a checkpoint."""
+        groups = work.targets.groups
+        return {
+            'rates': {name: work.rates.state(group) for name, group in groups.items()},
+            'start': work.phases and work.phases.state_dict(),
+            'history': list(self.history),
+        }
 
     def _refuse_short_phases(self, iterations: int) -> None:
         start = self.settings.start
@@ -223,6 +265,15 @@ class SMDRescaleHook(Hook):
         )
         self._note(runner, applied, 'learning rate', lr_divided_by=ratios)
 
+    def _follow_phases(
+        self, runner: Runner, work: _Work, phases: EquilibriumStart
+    ) -> None:
+        """Begin the first phase, or end one, where it is time."""
+        if phases.begins(runner.iter, work.rates.warmed_up()):
+            together(lambda: phases.begin(runner.iter), all_processes())
+        elif phases.ends(runner.iter):
+            self._go_to_equilibrium(runner, work.targets, phases)
+
     def _go_to_equilibrium(
         self, runner: Runner, targets: Rescalable, phases: EquilibriumStart
     ) -> None:
@@ -237,7 +288,8 @@ class SMDRescaleHook(Hook):
         if verdict is None:
             phases.stop()
             return
-        phases.go_on(runner.iter, verdict.settled)
+        settled = verdict.settled
+        together(lambda: phases.go_on(runner.iter, settled), all_processes())
         turn = f'{phases.done} of at most {phases.settings.repeats}'
         if not verdict.factors:
             runner.logger.info(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.optim import Optimizer
 
 from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.settings import type_name
 from smd_mmdet.invariance import ScaleInvariance
 
 from .layers import find_layers
@@ -17,7 +20,56 @@ from .layers import find_layers
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
     from mmengine.runner import Runner
 
-__all__ = ['accumulated', 'model_of', 'optimizer_of', 'scale_invariance_of']
+__all__ = [
+    'accumulated',
+    'model_of',
+    'optimizer_of',
+    'refuse_second',
+    'scale_invariance_of',
+]
+
+
+def refuse_second(runner: Runner, kind: type[Hook]) -> None:
+    """Refuse a run that has a hook of ours twice.
+
+    Args:
+        runner: The run.
+        kind: The hook's class.
+
+    Raises:
+        SettingError: If there are several; it names where they come from.
+    """
+    found = [hook for hook in runner.hooks if isinstance(hook, kind)]
+    if len(found) < 2:
+        return
+    places = _places(runner.cfg, {type(hook).__name__ for hook in found})
+    by_code = len(found) - len(places)
+    if by_code > 0:
+        places.append(f'{by_code} registered by code')
+    raise SettingError(
+        f'{kind.__name__}: the run has {len(found)} of it, and one does all there is '
+        f'to do: {", ".join(places)}; keep one of them. A config has the hooks of '
+        'those in its _base_ too, unless it sets custom_hooks anew or the entry of '
+        'default_hooks to None'
+    )
+
+
+def _places(config: Mapping, kinds: Collection[str]) -> list[str]:
+    """Where a config asks for hooks of some kinds, with their settings."""
+    default, custom = config.get('default_hooks'), config.get('custom_hooks')
+    entries = [(f'default_hooks.{key}', hook) for key, hook in (default or {}).items()]
+    entries += [(f'custom_hooks[{i}]', hook) for i, hook in enumerate(custom or [])]
+    return [
+        f'{place} ({_settings(hook)})'
+        for place, hook in entries
+        if isinstance(hook, Mapping) and type_name(hook).rpartition('.')[2] in kinds
+    ]
+
+
+def _settings(hook: Mapping) -> str:
+    """The settings of a hook as a config has them."""
+    told = (f'{key}={hook[key]!r}' for key in hook if key != 'type')
+    return ', '.join(told) or 'no settings'
 
 
 def optimizer_of(runner: Runner, hook: str) -> Optimizer:
@@ -32,10 +84,17 @@ def optimizer_of(runner: Runner, hook: str) -> Optimizer:
             the theory does not hold for.
     """
     wrapper = runner.optim_wrapper
+    # OptimWrapperDict is a subclass of OptimWrapper.
+    if isinstance(wrapper, OptimWrapperDict):
+        names = ', '.join(wrapper.keys())
+        raise SettingError(
+            f'{hook}: optim_wrapper holds several optimizers ({names}); the hook is '
+            'for runs with a single one: leave it out of custom_hooks'
+        )
     if not isinstance(wrapper, OptimWrapper):
         raise SettingError(
-            f'{hook}: optim_wrapper holds several optimizers; the hook is for runs '
-            'with a single one'
+            f'{hook}: optim_wrapper is a {type(wrapper).__name__}; the hook needs an '
+            "OptimWrapper of MMEngine's, around a single optimizer"
         )
     for group in wrapper.optimizer.param_groups:
         for key, fix in (('nesterov', False), ('dampening', 0)):

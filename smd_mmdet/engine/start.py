@@ -69,21 +69,27 @@ class EquilibriumStart:
         self._weights = dict(weights)
         self._phase: Phase | None = None
 
-    def due(self, iteration: int, warmed_up: bool) -> bool:
-        """Whether a phase ends here; begins the first one where it is time.
+    def begins(self, iteration: int, warmed_up: bool) -> bool:
+        """Whether it is time for the first phase.
 
         Args:
             iteration: Iterations done.
             warmed_up: Whether no learning rate rises any more.
         """
-        if self.finished:
+        if self.finished or self._phase is not None:
             return False
-        if self._phase is not None:
-            return iteration - self._phase.started >= self.settings.measure
         begin = self.settings.begin
-        if warmed_up if begin is None else iteration >= begin:
-            self._phase = self._new_phase(iteration)
-        return False
+        return warmed_up if begin is None else iteration >= begin
+
+    def begin(self, iteration: int) -> None:
+        """Begin the first phase."""
+        self._phase = self._new_phase(iteration)
+
+    def ends(self, iteration: int) -> bool:
+        """Whether the phase under way is over."""
+        if self._phase is None:
+            return False
+        return iteration - self._phase.started >= self.settings.measure
 
     def end_phase(self) -> Verdict:
         """Tell what the phase under way has shown.

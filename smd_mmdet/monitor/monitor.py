@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import distributed as dist
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -161,13 +163,16 @@ class SphericalMotionMonitor:
         """Measure from the next step on; the constructor does it."""
         self.detach()
         self._measuring = True
-        hook = self._guard(self._measure)
+        # A compiled step calls them as they are: to trace them would compile anew at
+        # every change of a setting. The optimizer has imported the compiler already.
+        untraced = torch.compiler.disable
+        hook = untraced(self._guard(self._measure))
         self._handles = [self.optimizer.register_step_post_hook(hook)]
         if self._share is not None:
-            hook = self._sender(self._share)
+            hook = untraced(self._sender(self._share))
             self._handles.append(self.optimizer.register_step_post_hook(hook))
         if self._reader.before_step is not None:
-            hook = self._guard(self._reader.before_step)
+            hook = untraced(self._guard(self._reader.before_step))
             self._handles.append(self.optimizer.register_step_pre_hook(hook))
 
     def detach(self) -> None:
@@ -262,12 +267,14 @@ class SphericalMotionMonitor:
         self.fault = fault
         self.withdraw()
         where = '' if self._share is None else f' in process {self._share.rank}'
-        warnings.warn(
-            f'monitoring stopped at iteration {self.iteration}{where}, training goes '
-            f'on: {type(fault).__name__}: {fault}',
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        # Where warnings are errors, this one must not end the step it comes from.
+        with contextlib.suppress(RuntimeWarning):
+            warnings.warn(
+                f'monitoring stopped at iteration {self.iteration}{where}, training '
+                f'goes on: {type(fault).__name__}: {fault}',
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     # ------------------------------------------------------- at every step
 

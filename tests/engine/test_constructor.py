@@ -1,9 +1,17 @@
 """The constructor: every key of MMEngine's, and scale-invariant weights apart."""
 
 import pytest
+import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from tiny import SCALE_INVARIANT, TinyNet
+from tiny import (
+    SCALE_INVARIANT,
+    TinyNet,
+    log_of,
+    tiny_config,
+    train,
+    weights,
+)
 
 from smd_mmdet import theory
 from smd_mmdet.engine import SettingError
@@ -79,6 +87,67 @@ def test_the_angular_update_can_be_asked_for():
     assert {decay for _, decay, _ in settings.values()} == {1e-3}
 
 
+def angular_updates(runner):
+    """Δ* of every group of scale-invariant weights, at the rate of the config."""
+    return [
+        theory.angular_update(
+            group.get('initial_lr', group['lr']),
+            group['weight_decay'],
+            group['momentum'],
+        )
+        for group in runner.optim_wrapper.optimizer.param_groups
+        if group['scale_invariant']
+    ]
+
+
+@pytest.mark.parametrize('hook', [None, dict(window=5, verify=False)])
+@pytest.mark.parametrize('schedule', [True, False])
+def test_the_angular_update_is_that_of_the_rate_that_trains(tmp_path, hook, schedule):
+    """MMEngine doubles the rate after the constructor has set the decay."""
+    keys = {'layers.3': dict(lr_mult=0.5)}
+    changes = {
+        'auto_scale_lr': dict(enable=True, base_batch_size=4),
+        'optim_wrapper.paramwise_cfg': dict(angular_update=2e-3, custom_keys=keys),
+        'default_hooks.checkpoint.interval': 6,
+    }
+    config = tiny_config(tmp_path, 12, hook, **changes)
+    if not schedule:
+        config.param_scheduler = None
+    runner = train(config)
+    assert angular_updates(runner) == pytest.approx([2e-3, 2e-3], rel=1e-12)
+    whole = weights(runner)
+    decays = [g['weight_decay'] for g in runner.optim_wrapper.optimizer.param_groups]
+    assert decays[0] != decays[1]
+    config.resume, config.load_from = True, str(tmp_path / 'iter_6.pth')
+    runner = train(config)
+    assert angular_updates(runner) == pytest.approx([2e-3, 2e-3], rel=1e-12)
+    assert 'is that of the checkpoint' not in log_of(runner)
+    for name, value in weights(runner).items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_a_resumed_run_keeps_the_decay_of_its_checkpoint(tmp_path):
+    changes = {'optim_wrapper.paramwise_cfg': dict(angular_update=2e-3)}
+    train(tiny_config(tmp_path, 25, **changes))
+    changes = {
+        'optim_wrapper.paramwise_cfg': dict(angular_update=3e-3),
+        'resume': True,
+        'load_from': str(tmp_path / 'iter_25.pth'),
+    }
+    runner = train(tiny_config(tmp_path, 27, dict(window=5, verify=False), **changes))
+    assert angular_updates(runner) == pytest.approx([2e-3], rel=1e-12)
+    assert 'weight decay of scale-invariant weights is that of' in log_of(runner)
+
+
+def test_a_constructor_without_an_optimizer_says_so():
+    config = dict(
+        constructor='SMDOptimWrapperConstructor',
+        head=dict(optimizer=dict(type='SGD', lr=0.1)),
+    )
+    with pytest.raises(SettingError, match=r'optim_wrapper\.optimizer is missing'):
+        build_optim_wrapper(TinyNet(), config)
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -93,6 +162,11 @@ def test_the_angular_update_can_be_asked_for():
             'both set the weight decay',
         ),
         (dict(include=['layers.9']), "include: 'layers.9' matches no parameter"),
+        (
+            dict(angular_update=1e-3, custom_keys={'layers.3': dict(lr_mult=0)}),
+            r'^paramwise_cfg.angular_update: layers.3.weight has a learning rate of 0 '
+            r'\(lr_mult=0\): no weight decay gives .*; leave it out by paramwise_',
+        ),
     ],
 )
 def test_the_constructor_names_what_is_wrong(changes, message):

@@ -97,6 +97,36 @@ def test_a_process_that_cannot_measure_does_not_stop_the_others(runs, rank):
     assert rows.equals(whole[whole['iter'] <= 19])
 
 
+@pytest.fixture(scope='module')
+def faults(tmp_path_factory):
+    """Runs of two processes in which something goes wrong before training."""
+    folder = tmp_path_factory.mktemp('faults')
+    on_ranks(2, folder, 'faults')
+    return folder
+
+
+@pytest.mark.parametrize('fault', ['scale_invariance_of_1', 'proved_0', 'filterwise_1'])
+def test_a_fault_of_one_process_before_training_is_told_by_the_first(
+    faults, runs, fault
+):
+    for process in range(2):
+        same_weights(faults / fault, runs / 'plain', process)
+    log = log_of(faults / fault)
+    assert log.count('monitoring stopped at iteration 1,') == 1
+    assert f'process {fault[-1]}: RuntimeError: out of luck' in log
+
+
+def test_parts_that_are_wrapped_one_by_one_are_measured_by_the_first_process(faults):
+    for process in range(2):
+        same_weights(faults / 'parts', faults / 'parts_plain', process)
+    log = log_of(faults / 'parts')
+    assert 'layers is wrapped for DDP by itself' in log
+    assert set(rows_of(faults / 'parts')['layer']) == {
+        'layers.module.0.weight',
+        'layers.module.3.weight',
+    }
+
+
 def test_one_process_resumed_by_two(runs):
     assert_equal_but_for_rounding(
         rows_of(runs / 'single'), rows_of(runs / 'single_whole'), QUANTITIES

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner import Runner
 from tiny import (
     SCALE_INVARIANT,
@@ -18,11 +21,22 @@ from tiny import (
     train,
     weights,
 )
+from torch._dynamo.utils import counters
 
-from smd_mmdet.engine import SettingError
+from smd_mmdet.engine import SettingError, SMDHook
 from smd_mmdet.records import read_records
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """What is refused here is refused before the first iteration."""
+
+    def trained(*args, **kwargs):
+        raise AssertionError('an iteration was run')
+
+    monkeypatch.setattr(TinyNet, 'train_step', trained)
 
 
 def test_training_is_bit_identical_with_and_without(tmp_path):
@@ -111,12 +125,8 @@ def test_a_fault_of_the_monitor_is_logged_and_training_goes_on(tmp_path, monkeyp
     ],
 )
 def test_wrong_settings_are_refused_before_the_first_iteration(
-    tmp_path, monkeypatch, hook, changes, message
+    tmp_path, untrained, hook, changes, message
 ):
-    def trained(*args, **kwargs):
-        raise AssertionError('an iteration was run')
-
-    monkeypatch.setattr(TinyNet, 'train_step', trained)
     with pytest.raises(SettingError, match=message):
         train(tiny_config(tmp_path, hook=hook, **changes))
 
@@ -166,3 +176,90 @@ def test_the_hook_tells_what_measures_and_whether_it_keeps_records(tmp_path):
     runner.train()
     assert hook.keeps_records
     assert list(hook.monitor.names) == SCALE_INVARIANT
+
+
+class Several:
+    """Two optimizers, as a constructor for GANs builds them."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        pass
+
+    def __call__(self, model):
+        return OptimWrapperDict(
+            convolutions=OptimWrapper(
+                torch.optim.SGD(model.layers[:6].parameters(), 0.1)
+            ),
+            head=OptimWrapper(torch.optim.SGD(model.layers[6:].parameters(), 0.1)),
+        )
+
+
+OPTIM_WRAPPER_CONSTRUCTORS.register_module(module=Several)
+
+
+@pytest.mark.parametrize('hook', ['SMDHook', 'SMDRescaleHook'])
+def test_several_optimizers_are_refused(tmp_path, untrained, hook):
+    config = tiny_config(tmp_path)
+    config.optim_wrapper.constructor = 'Several'
+    config.param_scheduler = None
+    config.custom_hooks = [dict(type=hook)]
+    message = (
+        rf'^{hook}: optim_wrapper holds several .*\(convolutions, head\).*leave it'
+    )
+    with pytest.raises(SettingError, match=message) as error:
+        train(config)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('hook', ['SMDHook', 'SMDRescaleHook'])
+def test_a_hook_that_a_config_has_twice_is_refused(tmp_path, untrained, hook):
+    config = tiny_config(tmp_path)
+    config.default_hooks.smd = dict(type=hook)
+    config.custom_hooks = [
+        dict(type='EMAHook'),
+        dict(type=f'mmengine.{hook}', exclude=['layers.0']),
+    ]
+    with pytest.raises(SettingError) as error:
+        train(config)
+    assert str(error.value).startswith(f'{hook}: the run has 2 of it')
+    assert (
+        "default_hooks.smd (no settings), custom_hooks[1] (exclude=['layers.0']); keep "
+        'one' in str(error.value)
+    )
+
+
+def test_a_second_hook_that_is_registered_by_code_is_refused(tmp_path, untrained):
+    config = tiny_config(tmp_path, hook=dict(window=5))
+    message = r'custom_hooks\[0\] \(window=5\), 1 registered by code'
+    with pytest.raises(SettingError, match=message):
+        train(config, SMDHook())
+
+
+class Inner(Hook):
+    """Trains another model in the same folder, in the middle of the run."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 30:
+            Runner.from_cfg(tiny_config(runner.work_dir, 20, dict(window=5))).train()
+
+
+def test_a_run_within_a_run_takes_the_folder_over(tmp_path):
+    """Its records are whole; the outer run trains on and says what has happened."""
+    runner = train(tiny_config(tmp_path, hook=dict(window=10)), Inner())
+    assert runner.iter == 60
+    assert log_of(runner).count('another monitor of this process writes records') == 1
+    assert sorted(set(rows_of(tmp_path)['iter'])) == [5, 9, 14, 19, 20]
+
+
+def test_a_compiled_run_compiles_no_more_with_the_hook(tmp_path):
+    def compiled(name, hook):
+        torch._dynamo.reset()
+        counters.clear()
+        config = tiny_config(tmp_path / name, 15, hook, compile=dict(backend='eager'))
+        return weights(train(config)), dict(counters['stats'])
+
+    plain, graphs = compiled('plain', None)
+    ours, graphs_with_hook = compiled('ours', dict(window=4))
+    assert graphs['unique_graphs'] > 0 and graphs_with_hook == graphs
+    assert rows_of(tmp_path / 'ours')['count'].sum() == 2 * 15
+    for name, value in plain.items():
+        assert torch.equal(ours[name], value), name

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,19 +36,42 @@ def test_a_folder_is_held_until_its_process_ends(tmp_path):
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    lock.hold(tmp_path)
-    lock.hold(tmp_path)  # a process is no obstacle to itself
-    lock.release(tmp_path)
+    first = lock.hold(tmp_path)
+    second = lock.hold(tmp_path)  # a run broken off is no obstacle to the next one
+    assert lock.holds(tmp_path, second) and not lock.holds(tmp_path, first)
+    lock.release(tmp_path, first)
+    assert lock.holds(tmp_path, second)
+    lock.release(tmp_path, second)
+
+
+def test_a_folder_is_kept_from_another_thread_that_lives(tmp_path):
+    taken, end = threading.Event(), threading.Event()
+
+    def measure():
+        lock.hold(tmp_path)
+        taken.set()
+        end.wait()
+
+    thread = threading.Thread(target=measure, name='other-run')
+    thread.start()
+    taken.wait()
+    try:
+        with pytest.raises(lock.FolderInUse, match='in use by other-run of this proc'):
+            lock.hold(tmp_path)
+    finally:
+        end.set()
+        thread.join()
+    lock.release(tmp_path, lock.hold(tmp_path))
 
 
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path):
-    lock.hold(tmp_path)
+    held = lock.hold(tmp_path)
     worker = os.fork()
     if worker == 0:
         time.sleep(60)
         os._exit(0)
     try:
-        lock.release(tmp_path)
+        lock.release(tmp_path, held)
         code = HOLDER.format(root=str(ROOT), folder=str(tmp_path))
         code = code.replace('time.sleep(600)', '')
         done = subprocess.run([sys.executable, '-c', code], capture_output=True)
