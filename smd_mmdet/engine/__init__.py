@@ -10,7 +10,8 @@ SMDRescaleHook (``rescale_hook.py``) finds the weights that can be rescaled
 ``phase.py``).
 
 SMDOptimWrapperConstructor (``constructor.py``) gives scale-invariant weights parameter
-groups of their own (``groups.py``).
+groups of their own (``groups.py``), and the weight decay of an angular update
+(``decay.py``).
 
 All of them share what is asked of a run (``runs.py``), what several processes have to
 agree on (``parallel.py``), and what happens to a fault of ours (``faults.py``).

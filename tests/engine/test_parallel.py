@@ -139,3 +139,16 @@ def test_what_the_main_process_refuses_is_refused():
     assert computed_in_main(lambda: 7) == 7
     with pytest.raises(SettingError, match='no'):
         computed_in_main(refuse)
+
+
+def test_rescaling_is_refused_where_parts_are_wrapped_one_by_one(one_process, tmp_path):
+    changes = {
+        'model_wrapper_cfg': dict(type='MMSeparateDistributedDataParallel'),
+        'custom_hooks.0.type': 'SMDRescaleHook',
+    }
+    config = ranks.parallel_config(tmp_path, **changes)
+    del config.custom_hooks[0]['window']
+    config.launcher = 'pytorch'
+    message = r'^SMDRescaleHook: model_wrapper_cfg.type=MMSep.*: layers is wrapped for'
+    with pytest.raises(SettingError, match=message):
+        ranks.train(config)

@@ -296,3 +296,15 @@ def test_collect_without_a_step_is_empty():
     rows = SphericalMotionMonitor(optimizer, weights_of(net)).collect()
     assert tuple(rows) == COLUMNS
     assert all(len(values) == 0 for values in rows.values())
+
+
+def test_a_fault_ends_no_step_where_warnings_are_errors():
+    net = small_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    monitor = SphericalMotionMonitor(optimizer, weights_of(net))
+    monitor._reader.tensors = None  # cannot be called
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        backward(net, 0)
+        optimizer.step()
+    assert isinstance(monitor.fault, TypeError)
