@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.optim import Optimizer
 
+from smd_mmdet.config.optimizer import optimizer_settings
 from smd_mmdet.config.schedule import Span, learning_rates, spans
 
 if TYPE_CHECKING:
@@ -32,10 +33,25 @@ def schedule_of(runner: Runner) -> tuple[np.ndarray, np.ndarray]:
             iterations=runner.max_iters,
             iters_per_epoch=len(runner.train_dataloader),
             by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
+            lr=_first_rate(runner),
         )
     except Exception as fault:
         runner.logger.warning(f'smd: the schedule to come is not known: {fault}')
         return np.empty(0), np.empty(0)
+
+
+def _first_rate(runner: Runner) -> float:
+    """The learning rate of the config, as AutoScaleLR scales it.
+
+    The schedulers begin from the scaled rate, and where they end is not scaled (an
+    ``eta_min``, say): so their rates are not the config's by a factor.
+    """
+    lr = float(optimizer_settings(runner.cfg)['lr'])
+    scaling = runner.auto_scale_lr or {}
+    if not scaling.get('enable', False):
+        return lr
+    images = runner.world_size * runner.train_dataloader.batch_size
+    return lr * images / scaling['base_batch_size']
 
 
 def planned_stages(runner: Runner) -> list[Span]:
