@@ -32,7 +32,7 @@ def synthetic_run(work_dir: Path, layers: int, windows: int, seed: int = 0) -> N
         work_dir: Folder to make ``smd`` in.
         layers: Number of layers.
         windows: Windows per layer.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     rng = np.random.default_rng(seed)
     lr = np.full(ITERATIONS, 0.02)
