@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from smd_mmdet.config.errors import SettingError
-from smd_mmdet.config.settings import type_name
+from smd_mmdet.config.types import type_name
 from smd_mmdet.invariance import ScaleInvariance
 
 from .layers import find_layers
@@ -62,7 +62,7 @@ def _places(config: Mapping, kinds: Collection[str]) -> list[str]:
     return [
         f'{place} ({_settings(hook)})'
         for place, hook in entries
-        if isinstance(hook, Mapping) and type_name(hook).rpartition('.')[2] in kinds
+        if isinstance(hook, Mapping) and type_name(hook) in kinds
     ]
 
 
