@@ -25,9 +25,10 @@ from smd_mmdet._text import first_line, one_line
 from smd_mmdet.config.errors import SettingError
 
 from . import machine
+from .checkpoints import check_checkpoint, find_last_checkpoint
 from .data_files import check_data_files
 
-__all__ = ['build_runner', 'check_checkpoint', 'one_line_errors']
+__all__ = ['build_runner', 'one_line_errors']
 
 # MMEngine causes these warnings itself: a user can do nothing about them.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -48,7 +49,8 @@ def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runne
         A runner, ready for ``train()`` or ``test()``.
 
     Raises:
-        SettingError: If data are missing, or the config cannot run on this machine.
+        SettingError: If data or a checkpoint are missing, or the config cannot run on
+            this machine.
     """
     if args.launcher in ('none', 'pytorch'):  # Slurm and MPI number their processes
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -60,19 +62,19 @@ def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runne
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     check_data_files(cfg, training)
+    found = None
+    if cfg.get('load_from'):
+        if 'runner_type' not in cfg:  # others write folders
+            check_checkpoint(cfg.load_from)
+    elif cfg.get('resume') and (found := find_last_checkpoint(cfg)):
+        cfg.load_from = found
     machine.prepare(cfg, training=training)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def check_checkpoint(path: str) -> None:
-    """Raise SettingError if a path is a local file that is not there.
-
-    Args:
-        path: A file, or an address such as ``https://...`` or ``torchvision://...``,
-            which is left to MMEngine.
-    """
-    if '://' not in path and not Path(path).is_file():
-        raise SettingError(f'no such checkpoint: {path}')
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if found:
+        runner.logger.info(
+            f'The work dir was copied or moved: going on from its own {found}.'
+        )
+    return runner
 
 
 @contextmanager
