@@ -70,7 +70,7 @@ def apply_args(args, cfg):
 
 def main():
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(training=True):
         cfg = load_config(args.config, args.cfg_options)
         apply_args(args, cfg)
         build_runner(args, cfg, training=True).train()

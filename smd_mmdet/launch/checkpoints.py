@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from, and whether it can be read."""
 
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def check_checkpoint(path: str) -> None:
             which is left to MMEngine.
 
     Raises:
-        SettingError: If there is no such file, it is a folder, it is empty, or its end
-            is missing.
+        SettingError: If there is no such file, it is a folder, it is empty, its end is
+            missing, or torch did not write it.
     """
     if '://' in path:
         return
@@ -32,13 +33,15 @@ def check_checkpoint(path: str) -> None:
         raise SettingError(f'no such checkpoint: {path}')
     with open(file, 'rb') as opened:
         start = opened.read(2)
-    # torch writes a ZIP archive, whose list of contents comes last.
+    # torch writes a pickle or a ZIP archive, whose list of contents comes last.
     if not start or (start == b'PK' and not zipfile.is_zipfile(file)):
         found = 'cut off' if start else 'empty'
         raise SettingError(
             f'the checkpoint is {found}: {path} (was the run that wrote it ended, or '
             'the disk full?); take an earlier one'
         )
+    if start != b'PK' and start[:1] != b'\x80' and not tarfile.is_tarfile(file):
+        raise SettingError(f'no checkpoint, but another kind of file: {path}')
 
 
 def find_last_checkpoint(cfg: Config) -> str | None:

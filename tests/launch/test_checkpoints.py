@@ -125,6 +125,9 @@ def test_a_damaged_checkpoint_is_refused(copied, tmp_path):
         file.write_bytes(whole[:length])
         with pytest.raises(SettingError, match=says):
             find_last_checkpoint(copied)
+    file.write_text('a text')
+    with pytest.raises(SettingError, match='another kind of file'):
+        check_checkpoint(str(file))
     with pytest.raises(SettingError, match='is a folder'):
         check_checkpoint(str(tmp_path))
     (tmp_path / 'copy/last_checkpoint').write_text('')
