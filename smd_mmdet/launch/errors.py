@@ -43,8 +43,7 @@ def as_setting_error(error: Exception) -> SettingError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f' ({error.filename})' if error.filename else ''
         return SettingError(
-            f'{error.strerror}{where}: make room, then go on with --resume; the '
-            'checkpoint that was being written may be cut off'
+            f'{error.strerror}{where}: make room, then go on with --resume'
         )
     return None
 

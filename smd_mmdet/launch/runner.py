@@ -28,6 +28,7 @@ from .checkpoints import check_checkpoint, find_last_checkpoint
 from .data_files import check_data_files
 from .errors import as_setting_error
 from .streams import tell
+from .whole_files import write_whole_files
 
 __all__ = ['build_runner', 'one_line_errors']
 
@@ -68,6 +69,7 @@ def build_runner(args: argparse.Namespace, cfg: Config, training: bool) -> Runne
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    write_whole_files()
     check_data_files(cfg, training)
     found = None
     if cfg.get('load_from'):

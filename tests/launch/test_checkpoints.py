@@ -1,5 +1,6 @@
 """Which checkpoints are loaded, and which are refused: unsafe, damaged, not there."""
 
+import errno
 import os
 import pickle
 import sys
@@ -9,10 +10,14 @@ import pytest
 import torch
 from launching import one_error
 from mmengine.config import Config
+from mmengine.fileio import io
+from mmengine.fileio.backends import registry_utils
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import save_checkpoint
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.launch.checkpoints import check_checkpoint, find_last_checkpoint
+from smd_mmdet.launch.whole_files import write_whole_files
 
 
 class Evil:
@@ -133,3 +138,31 @@ def test_a_damaged_checkpoint_is_refused(copied, tmp_path):
     (tmp_path / 'copy/last_checkpoint').write_text('')
     with pytest.raises(SettingError, match=r'last_checkpoint is empty; .*--resume'):
         find_last_checkpoint(copied)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry_utils, 'backends', dict(registry_utils.backends))
+    kept = dict(registry_utils.prefix_to_backends)
+    monkeypatch.setattr(registry_utils, 'prefix_to_backends', kept)
+    monkeypatch.setattr(io, 'prefix_to_backends', kept)
+    monkeypatch.setattr(io, 'backends', registry_utils.backends)
+    write_whole_files()
+    try:
+        file = tmp_path / 'new/a.pth'
+        save_checkpoint({'step': 1}, str(file))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, 'fsync', _full)
+            with pytest.raises(OSError, match='No space'):
+                save_checkpoint({'step': 2}, str(file))
+        assert torch.load(file) == {'step': 1}
+        assert [path.name for path in file.parent.iterdir()] == ['a.pth']
+        save_checkpoint({'step': 3}, str(file))
+        assert torch.load(file) == {'step': 3}
+    finally:
+        io.backend_instances.clear()
+
+
+def _full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
