@@ -128,6 +128,9 @@ def one_line_errors(training: bool = False) -> Iterator[None]:
 
 def _end_from_outside(error: BaseException) -> signal.Signals | None:
     """The signal that an error comes of, if it comes of one."""
+    # Where SIGTERM is sent to all processes of a job, workers that load data die of it.
+    if 'killed by signal: Terminated' in str(error):
+        return signal.SIGTERM
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, KeyboardInterrupt):

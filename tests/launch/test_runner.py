@@ -73,6 +73,9 @@ def test_ctrl_c_is_told_where_other_code_has_made_an_error_of_it(capsys, monkeyp
             raise SyntaxError('Failed to format')  # noqa: B904  # as MMEngine does
     assert exit.value.code == 130
     assert capsys.readouterr().err == 'error: the run was ended by SIGINT\n'
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', 'none')
+    worker = 'DataLoader worker (pid 7) is killed by signal: Terminated. '
+    assert fail_with(RuntimeError(worker)) == 143
 
 
 @pytest.mark.parametrize(
