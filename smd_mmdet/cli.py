@@ -132,6 +132,7 @@ def _add_audit(commands: Any) -> None:
     parser.add_argument(
         '--verify', action='store_true', help='prove it by numbers, in float64'
     )
+    add_cfg_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON document')
     parser.set_defaults(run=_audit)
 
@@ -140,7 +141,8 @@ def _audit(args: argparse.Namespace) -> int:
     from smd_mmdet.audit import audit
     from smd_mmdet.report.tables import render_audit
 
-    _print(audit(args.config, verify=args.verify), args.json, render_audit)
+    found = audit(args.config, args.verify, args.cfg_options)
+    _print(found, args.json, render_audit)
     return 0
 
 

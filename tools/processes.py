@@ -44,6 +44,8 @@ def launch() -> None:
     except SignalException as error:
         name = signal.Signals(error.sigval).name
         fail(f'the run was ended by {name}', code=128 + error.sigval)
+    except KeyboardInterrupt:  # before torchrun has begun to handle it
+        fail('the run was ended by SIGINT', code=128 + signal.SIGINT)
 
 
 def refuse_wrong_setting(failures: Iterable[ProcessFailure]) -> None:

@@ -17,7 +17,8 @@ from smd_mmdet.launch.arguments import (
     add_common_arguments,
     path_argument,
 )
-from smd_mmdet.launch.runner import build_runner, check_checkpoint, one_line_errors
+from smd_mmdet.launch.checkpoints import check_checkpoint
+from smd_mmdet.launch.runner import build_runner, one_line_errors
 
 
 def parse_args():

@@ -14,7 +14,8 @@ from smd_mmdet.launch.arguments import (
     add_common_arguments,
     path_argument,
 )
-from smd_mmdet.launch.runner import build_runner, check_checkpoint, one_line_errors
+from smd_mmdet.launch.checkpoints import check_checkpoint
+from smd_mmdet.launch.runner import build_runner, one_line_errors
 
 
 def parse_args():
@@ -69,7 +70,7 @@ def apply_args(args, cfg):
 
 def main():
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(training=True):
         cfg = load_config(args.config, args.cfg_options)
         apply_args(args, cfg)
         build_runner(args, cfg, training=True).train()

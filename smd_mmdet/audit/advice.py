@@ -6,11 +6,13 @@ from typing import Any
 
 from mmengine.registry import MODELS
 
+from smd_mmdet.config.types import type_name
+
 __all__ = ['advice']
 
 NORM = "dict(type='SyncBN', requires_grad=True)"
 # Norms that use statistics of the images at hand, as many as a detector is trained on.
-GOOD_NORMS = ('GN', 'SyncBN', 'MMSyncBN')
+GOOD_NORMS = ('GN', 'GroupNorm', 'SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 # Parts of a detector that may take a norm_cfg, as paths in the config's model.
 PLACES = (
     ('backbone',),
@@ -98,7 +100,7 @@ def _part(path: tuple[str, ...], config: dict) -> _Part:
         part.settings.append('norm_eval=False')
         part.faults.append(f'norm_eval=True fixes the statistics of the {name}')
     # EfficientNet counts its stages from the stem: 0 freezes none.
-    free = 0 if kind == 'EfficientNet' else -1
+    free = 0 if type_name(config) == 'EfficientNet' else -1
     frozen = config.get('frozen_stages', free)
     if isinstance(frozen, int) and frozen > free:
         part.settings.append(f'frozen_stages={free}')
@@ -115,13 +117,13 @@ def _part(path: tuple[str, ...], config: dict) -> _Part:
 
 def _has_convolutions(config: dict) -> bool:
     """Whether a norm_cfg does anything: heads of linear layers take one in vain."""
-    linear = config.get('type') == 'Shared2FCBBoxHead'
+    linear = type_name(config) == 'Shared2FCBBoxHead'
     return not linear and config.get('num_shared_convs', 1) != 0
 
 
 def _norm(config: dict) -> str | None:
     norm = config.get('norm_cfg')
-    return norm.get('type') if isinstance(norm, dict) else None
+    return type_name(norm) if isinstance(norm, dict) else None
 
 
 def _options(kind: Any) -> set[str]:

@@ -1,5 +1,6 @@
 """The audit of a config: which weights are scale-invariant, and why."""
 
+import copy
 from typing import Any
 
 from mmengine.config import Config
@@ -23,7 +24,11 @@ from .untrained import build_untrained
 __all__ = ['audit']
 
 
-def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
+def audit(
+    config: str | Config,
+    verify: bool = False,
+    options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Tell for every parameter of a config whether it is scale-invariant, and why.
 
     The model is built with random weights: nothing is downloaded or loaded.
@@ -32,6 +37,8 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
         config: Path of a config, ``package::folder/name.py``, or a config.
         verify: Whether to prove or refute the answer by numbers, for every trainable
             tensor of two dimensions or more.
+        options: Dotted names of settings and the values to give them first, as
+            ``--cfg-options`` of the training takes them.
 
     Returns:
         Plain data: ``config``; ``parameters``, a list of dicts with ``name``,
@@ -56,7 +63,11 @@ def audit(config: str | Config, verify: bool = False) -> dict[str, Any]:
         >>> found['summary']['layers'], found['summary']['invariant_layers']
         (20, 20)
     """
-    loaded = load_config(config) if isinstance(config, str) else config
+    if isinstance(config, str):
+        loaded = load_config(config, options)
+    else:
+        loaded = copy.deepcopy(config)
+        loaded.merge_from_dict(options or {})
     name = config if isinstance(config, str) else (config.filename or 'the config')
     with kept_rng():
         model = build_untrained(loaded)

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from smd_mmdet._text import one_line
 from smd_mmdet.config.compat import allow_mmpretrain
+from smd_mmdet.config.types import names_class, type_name
 
 __all__ = ['build_untrained']
 
@@ -66,7 +68,7 @@ def build_untrained(config: Config) -> nn.Module:
 def _forget_checkpoints(node: Any) -> None:
     """Take out every reference to trained weights."""
     if isinstance(node, dict):
-        if node.get('type') == 'Pretrained':
+        if _is_pretrained(node):
             # It may stand in a list of initializations, which must keep its length:
             # this one does nothing.
             node.clear()
@@ -75,15 +77,19 @@ def _forget_checkpoints(node: Any) -> None:
         for key in ('pretrained', 'teacher_ckpt'):
             if node.get(key) is not None:
                 node[key] = False if node[key] is True else None
-        initialization = node.get('init_cfg')
-        if (
-            isinstance(initialization, dict)
-            and initialization.get('type') == 'Pretrained'
-        ):
+        if _is_pretrained(node.get('init_cfg')):
             node['init_cfg'] = None
     for child in node.values() if isinstance(node, dict) else node:
         if isinstance(child, (dict, list, tuple)):
             _forget_checkpoints(child)
+
+
+def _is_pretrained(node: Any) -> bool:
+    """Whether a node of the config is an initialization that loads a checkpoint."""
+    # MMEngine registers the class PretrainedInit as 'Pretrained'.
+    return isinstance(node, dict) and (
+        type_name(node) == 'Pretrained' or names_class(node, PretrainedInit.__name__)
+    )
 
 
 @contextlib.contextmanager

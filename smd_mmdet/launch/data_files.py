@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.utils import is_abs
 
 from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.types import type_name
 
 __all__ = ['check_data_files']
 
@@ -97,7 +98,7 @@ def _is_known(registry: Any, cfg: Config, settings: dict) -> bool:
 def _of_dataset(settings: dict) -> Path | None:
     """The annotation file or folder that a data set reads first."""
     root, file = settings.get('data_root') or '', settings.get('ann_file')
-    if not file and str(settings.get('type')).endswith(_OF_FOLDERS):
+    if not file and type_name(settings) in _OF_FOLDERS:
         file = settings.get('data_prefix') or '.'
     if not isinstance(file, str) or not isinstance(root, str):
         return None

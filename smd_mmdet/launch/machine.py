@@ -18,6 +18,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet.config.errors import SettingError
+from smd_mmdet.config.types import names_class, type_name
 
 __all__ = ['prepare']
 
@@ -79,7 +80,7 @@ def _check_gpus(launcher: str) -> None:
 def _refuse_amp(cfg: Config) -> None:
     """Refuse mixed precision, which MMEngine has on accelerators only."""
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    if names_class(wrapper, 'AmpOptimWrapper'):
         raise SettingError(
             'mixed precision (--amp, AmpOptimWrapper) needs a GPU and this run is on '
             'the CPU: leave --amp out or set optim_wrapper.type=OptimWrapper'
@@ -105,8 +106,7 @@ def _refuse_sync_norm(cfg: Config) -> None:
 def _sync_norms(node: Any, path: str) -> Iterator[tuple[str, str]]:
     """Give the path and type of every such norm below a node of the config."""
     if isinstance(node, Mapping):
-        name = node.get('type')
-        if isinstance(name, str) and name.split('.')[-1] in SYNC_NORMS:
+        if (name := type_name(node)) in SYNC_NORMS:
             yield path, name
         # A norm in evaluation mode uses stored statistics, and works on any device.
         if node.get('norm_eval'):

@@ -4,13 +4,18 @@ import logging
 
 import pytest
 from mmengine.config import Config
+from mmengine.model.weight_init import PretrainedInit
 
 from smd_mmdet.audit import build_untrained
 from smd_mmdet.audit.untrained import _forget_checkpoints
 
 
-def test_every_reference_to_trained_weights_is_taken_out():
-    pretrained = dict(type='Pretrained', checkpoint='https://host/weights.pth')
+@pytest.mark.parametrize(
+    'kind',
+    ['Pretrained', PretrainedInit, 'mmengine.model.weight_init.PretrainedInit'],
+)
+def test_every_reference_to_trained_weights_is_taken_out(kind):
+    pretrained = dict(type=kind, checkpoint='https://host/weights.pth')
     model = dict(
         pretrained='torchvision://resnet50',
         teacher_ckpt='teacher.pth',

@@ -4,7 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from launching import ROOT, one_error
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
 from smd_mmdet.config.errors import SettingError
@@ -52,7 +54,7 @@ def test_a_data_set_that_is_not_there_is_named(
     config = config if '::' in config else ROOT / 'configs' / config
     assert says in one_error(capsys, 'train.py', config)
     assert not (tmp_path / 'work_dirs').exists()
-    Path('some.pth').touch()
+    torch.save({}, 'some.pth')
     # A test run needs the test data only.
     assert '(test_dataloader.' in one_error(capsys, 'test.py', config, 'some.pth')
 
@@ -80,6 +82,15 @@ def data_config(**settings):
 )
 def test_data_that_cannot_be_judged_are_left_to_the_run(settings):
     check_data_files(data_config(**settings), training=True)
+
+
+@pytest.mark.parametrize(
+    'kind', [CocoDataset, 'mmdet.datasets.CocoDataset', 'mmdet.CocoDataset']
+)
+def test_a_data_set_is_judged_whichever_way_its_class_is_named(kind):
+    cfg = data_config(type=kind, data_root='none', ann_file='a.json')
+    with pytest.raises(SettingError, match=r'none/a\.json'):
+        check_data_files(cfg, training=True)
 
 
 def test_files_that_are_there_and_loops_that_do_not_run_are_fine(tmp_path):

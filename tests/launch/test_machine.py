@@ -2,14 +2,28 @@
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
+from torch import nn
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.launch import machine
 
 
-def test_sync_norm_in_cpu_processes(monkeypatch):
+@pytest.mark.parametrize(
+    'kind', ['AmpOptimWrapper', AmpOptimWrapper, 'mmengine.optim.AmpOptimWrapper']
+)
+def test_mixed_precision_on_the_cpu(monkeypatch, kind):
     monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
-    norm = dict(type='SyncBN', requires_grad=True)
+    cfg = Config(dict(optim_wrapper=dict(type=kind)))
+    with pytest.raises(SettingError, match=r'optim_wrapper\.type=OptimWrapper'):
+        machine.prepare(cfg)
+    machine.prepare(cfg, training=False)
+
+
+@pytest.mark.parametrize('kind', ['SyncBN', 'mmcv.cnn.SyncBN', nn.SyncBatchNorm])
+def test_sync_norm_in_cpu_processes(monkeypatch, kind):
+    monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
+    norm = dict(type=kind, requires_grad=True)
     cfg = Config(dict(launcher='pytorch', model=dict(neck=dict(norm_cfg=norm))))
     with pytest.raises(SettingError, match=r'model\.neck\.norm_cfg\.type=BN'):
         machine.prepare(cfg)

@@ -1,13 +1,17 @@
 """Errors of a run are told in one line, or handed to torchrun."""
 
 import json
+import pickle
 import signal
 
 import pytest
+import torch
 from launching import one_error
+from mmengine.registry import HOOKS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.load import load_config
+from smd_mmdet.launch.errors import as_setting_error
 from smd_mmdet.launch.runner import one_line_errors
 
 
@@ -45,6 +49,66 @@ def test_a_wrong_setting_is_one_line(capsys, monkeypatch):
     monkeypatch.delenv('TORCHELASTIC_ERROR_FILE', raising=False)
     assert fail_with(SettingError('lr is\nwrong')) == 2
     assert capsys.readouterr() == ('', 'error: lr is wrong\n')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_end_from_outside_is_one_line(capsys, monkeypatch, number):
+    monkeypatch.delenv('TORCHELASTIC_ERROR_FILE', raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as exit, one_line_errors(training=True):
+        signal.raise_signal(number)
+    assert exit.value.code == 128 + number
+    out, told = capsys.readouterr()
+    assert out == '' and told.count('\n') == 1
+    assert f'ended by {number.name}; ' in told and '--resume goes on' in told
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_is_told_where_other_code_has_made_an_error_of_it(capsys, monkeypatch):
+    monkeypatch.delenv('TORCHELASTIC_ERROR_FILE', raising=False)
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            raise SyntaxError('Failed to format')  # noqa: B904  # as MMEngine does
+    assert exit.value.code == 130
+    assert capsys.readouterr().err == 'error: the run was ended by SIGINT\n'
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', 'none')
+    worker = 'DataLoader worker (pid 7) is killed by signal: Terminated. '
+    assert fail_with(RuntimeError(worker)) == 143
+
+
+@pytest.mark.parametrize(
+    ('registry', 'name', 'says'),
+    [
+        (HOOKS, 'SMDhook', r"no such hook; did you mean 'SMDHook'\?"),
+        (OPTIMIZERS, 'sgd', r"no such optimizer; did you mean 'SGD'\?"),
+        (PARAM_SCHEDULERS, 'MultistepLR', "did you mean 'MultiStepLR'"),
+        (MODELS, 'Nothing.LikeXyz', 'in custom_imports'),
+    ],
+)
+def test_a_name_that_is_not_registered_is_a_wrong_setting(registry, name, says):
+    with pytest.raises(KeyError) as raised:
+        registry.build(dict(type=name))
+    with pytest.raises(SettingError, match=f"^type='{name}': .*{says}"):
+        raise as_setting_error(raised.value)
+
+
+def test_a_full_disk_and_a_damaged_checkpoint_are_told(tmp_path):
+    torch.save({'w': torch.zeros(9)}, tmp_path / 'a.pth')
+    whole = (tmp_path / 'a.pth').read_bytes()
+    for data, kind, says in (
+        (whole[:-99], RuntimeError, 'damaged'),
+        (b'\x80\x02P', pickle.UnpicklingError, 'none that torch can read'),
+    ):
+        (tmp_path / 'a.pth').write_bytes(data)
+        with pytest.raises(kind) as raised:
+            torch.load(tmp_path / 'a.pth', weights_only=True)
+        assert says in str(as_setting_error(raised.value))
+    with pytest.raises(OSError) as full, open('/dev/full', 'wb', 0) as file:
+        file.write(b'a')
+    assert 'No space left' in str(as_setting_error(full.value))
+    assert as_setting_error(OSError(5, 'Input/output error')) is None
 
 
 def test_any_other_error_is_raised(monkeypatch):

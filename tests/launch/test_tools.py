@@ -20,6 +20,8 @@ def test_train_resume_after_kill_and_test(tiny):
     status, output = finish(whole)
     assert status == 0, output
     assert finish(killed)[0] == -signal.SIGKILL
+    # What last_checkpoint notes is where the checkpoint was before.
+    work_dir = work_dir.rename(tiny / 'moved')
     resumed = start('train.py', config, '--work-dir', work_dir, '--resume')
     tested = start(
         'test.py', config, tiny / 'whole/iter_12.pth', '--work-dir', tiny / 'test'
@@ -27,6 +29,7 @@ def test_train_resume_after_kill_and_test(tiny):
     status, output = finish(resumed)
     assert status == 0, output
     assert 'resumed epoch: 0, iter: 8' in output
+    assert f'going on from its own {work_dir}/iter_8.pth' in output
     status, output = finish(tested)
     assert status == 0, output
     assert re.search(r'mean: -?\d', output)
