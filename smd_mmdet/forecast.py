@@ -2,26 +2,33 @@
 
 In a run's first iterations the momentum buffer fills and the norm may change fast.
 There the means of ‖w‖², ⟨w, v⟩ and ‖v‖² are followed step by step, under the step of
-SGD itself. From then on the mean of ‖w‖⁴ obeys a linear recurrence (Wan et al.,
-arXiv 2006.08419; with the effective rate η/(1−α) for momentum): it relaxes to
-w*⁴ ∝ ηL by the factor (1 − λη/(1−α))⁴ per iteration, and at fixed L the angle is
-Δ = Δ*·(w*/‖w‖)².
+SGD itself. From then on, and under adaptive optimizers from the beginning, the mean of
+a power of the norm obeys a linear recurrence (:class:`.theory.Theory`): under SGD ‖w‖⁴
+relaxes to w*⁴ ∝ ηL by the factor (1 − λη/(1−α))⁴ per iteration, and at fixed L the
+angle is Δ = Δ*·(w*/‖w‖)². The power is 4 − p where the gradient is clipped, and 2 under
+AdamW.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from smd_mmdet import theory
-from smd_mmdet._arguments import finite, fraction, non_negative, positive
+from smd_mmdet._arguments import (
+    finite,
+    fraction,
+    non_negative,
+    positive,
+    real_number,
+)
 
 __all__ = ['Forecast', 'forecast']
 
 # How many iterations are followed step by step, before the recurrence takes over.
 _BEGINNING = 2000
-# In one block of the scan ‖w‖⁴ decays by e^300 at most, so that neither the factor nor
+# In one block of the scan ‖w‖^e decays by e^300 at most, so that neither the factor nor
 # its inverse leaves the range of a float64 (about e^±700).
 _BLOCK_DECAY = 300.0
 
@@ -63,21 +70,30 @@ def forecast(
     unit_grad_sq: ArrayLike,
     rescale: ArrayLike = False,
     at: ArrayLike | None = None,
+    law: str = 'sgd',
+    clipping_power: float = 0.0,
 ) -> Forecast:
     """Expected motion of scale-invariant weights over a schedule.
 
     Args:
         lr: Learning rate η ≥ 0, an array of one entry per iteration.
         weight_decay: Weight decay λ ≥ 0, a number or one entry per iteration.
-        momentum: Momentum α in [0, 1), a number or one entry per iteration.
+        momentum: Momentum α, or β₁, in [0, 1), a number or one entry per iteration.
         norm: Norm ‖w‖ > 0 at the start, a number or an array over layers.
-        unit_grad_sq: Mean L ≥ 0 of ‖g̃‖², or of h̃ with momentum, which is taken to
-            stay as it is. It broadcasts against ``norm``.
-        rescale: Whether the weights are divided by k^(1/4) whenever the learning rate
-            falls by k. An array of one bool per iteration chooses the iterations at
-            which they are, whether the rate falls or rises there.
+        unit_grad_sq: The drive D ≥ 0 of the optimizer's law, measured at this norm: the
+            mean L of ‖g̃‖², or of h̃ with momentum; under AdamW and its kin the mean U
+            of the squared update. It broadcasts against ``norm``, and is taken to stay
+            as it is, or to follow the norm as clipping makes it.
+        rescale: Whether the weights are divided by k^(1/4), or what the law has instead
+            of it, whenever the learning rate falls by k. An array of one bool per
+            iteration chooses the iterations at which they are, whether the rate falls
+            or rises there.
         at: 0-based iterations to return, in rising order; None returns all. Many
             layers over many iterations would fill the memory.
+        law: The optimizer, a key of :data:`.THEORIES` whose law of the norm is known.
+        clipping_power: The power p, in [0, 2], with which the drive grows with the norm
+            where the gradient is clipped; see :func:`.theory.clipping_power`. It is
+            without effect under a law that clipping does not change.
 
     Returns:
         The forecast.
@@ -100,6 +116,10 @@ def forecast(
         0.316
         1.0
     """
+    known = theory.THEORIES.get(law)
+    if known is None or not known.norm_law:
+        choices = [key for key, one in theory.THEORIES.items() if one.norm_law]
+        raise ValueError(f'law must be one of {", ".join(choices)}, got {law!r}')
     lr = _schedule(lr)
     if (lr < 0).any():
         raise ValueError('lr must be >= 0')
@@ -116,37 +136,112 @@ def forecast(
             f'unit_grad_sq of shape {unit_grad_sq.shape} does not fit norm of shape '
             f'{norm.shape}'
         ) from None
-    decay = weight_decay * lr / (1 - momentum)
-    if (decay >= 1).any():
+    power = real_number(clipping_power, 'clipping_power')
+    if power > 2:
+        raise ValueError(f'clipping_power must be in [0, 2], got {clipping_power!r}')
+    power = power if known.clips else 0.0
+    if (known.decay(lr, weight_decay, momentum) >= 1).any():
         raise ValueError('weight_decay * lr / (1 - momentum) must be < 1')
 
     jump = _jumps(lr, np.asarray(rescale))
     settings = lr, weight_decay, momentum
     at = np.arange(len(lr)) if at is None else _iterations(at, len(lr))
-    begun = min(len(lr), _BEGINNING)
-    norm4, angle, norm4_now = _follow(
-        [values[:begun] for values in settings], jump, norm, unit_grad_sq
+    motion = _Motion(known, power, unit_grad_sq / norm**power)
+    begun = min(len(lr), _BEGINNING) if known.exponent == 4 else 0
+    size, angle, size_now = _follow(
+        motion, [values[:begun] for values in settings], jump, norm
     )
-    norm4, angle = norm4[at[at < begun]], angle[at[at < begun]]
+    size, angle = size[at[at < begun]], angle[at[at < begun]]
     if at[-1] >= begun:
         chosen = at[at >= begun] - begun
         rest = [values[begun:] for values in settings]
-        later = _relax(rest, jump[begun:], norm4_now, unit_grad_sq, chosen)
-        norm4 = np.concatenate([norm4, later])
-        unit = _unit_angle_sq(*(values[chosen] for values in rest))
-        angle_sq = _per_layer(unit, norm) * unit_grad_sq / later
+        later = _relax(motion, rest, jump[begun:], size_now, chosen)
+        size = np.concatenate([size, later])
+        unit = motion.unit_angle_sq(*(values[chosen] for values in rest))
+        angle_sq = _per_layer(unit, norm) * motion.drive / later
         angle = np.concatenate([angle, np.sqrt(angle_sq)])
     lr, weight_decay, momentum = (values[at] for values in settings)
     return Forecast(
-        weight_norm=np.sqrt(np.sqrt(norm4)),
+        weight_norm=size ** (1 / motion.exponent),
         angular_update=angle,
-        weight_norm_eq=_norm_eq(lr, weight_decay, momentum, unit_grad_sq),
-        angular_update_eq=np.sqrt(theory.angular_update_sq(lr, weight_decay, momentum)),
+        weight_norm_eq=motion.norm_eq(lr, weight_decay, momentum),
+        angular_update_eq=np.sqrt(known.angular_update_sq(lr, weight_decay, momentum)),
     )
 
 
+@dataclass(frozen=True)
+class _Motion:
+    """The law of z = ‖w‖^e, with e = q − p: z ← keep·z + growth·drive.
+
+    Args:
+        law: The optimizer's law, with its power q.
+        power: The power p with which the drive grows with the norm.
+        drive: D/‖w‖^p, which does not depend on the norm, by layer.
+    """
+
+    law: theory.Theory
+    power: float
+    drive: np.ndarray
+
+    @property
+    def exponent(self) -> float:
+        """The power e."""
+        return self.law.exponent - self.power
+
+    def keep(
+        self, lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+    ) -> np.ndarray:
+        """The share of z that decay leaves."""
+        return (1 - self.law.decay(lr, weight_decay, momentum)) ** self.exponent
+
+    def growth(
+        self, lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+    ) -> np.ndarray:
+        """Growth of z per iteration and unit of drive, such that w* is its fixed point.
+
+        With x = λη_e it is w*^e/drive · (1 − (1−x)^e), where λ is cancelled so that it
+        may be 0.
+        """
+        decay = self.law.decay(lr, weight_decay, momentum)
+        spread = self.exponent * decay
+        lost = -np.expm1(self.exponent * np.log1p(-decay))
+        share = np.divide(lost, spread, out=np.ones_like(spread), where=spread > 0)
+        growth = _formula(self.law.growth)(lr, weight_decay, momentum)
+        return growth * self.exponent / self.law.exponent * share
+
+    def unit_angle_sq(
+        self, lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+    ) -> np.ndarray:
+        """Δ²·z/drive = Δ*²·w*^e/drive, where λ is cancelled so that it may be 0."""
+        turn = self.law.angular_update_sq(lr, 1.0, momentum)
+        decay = self.law.decay(lr, 1.0, momentum)
+        turn = np.divide(turn, decay, out=np.zeros_like(turn), where=decay > 0)
+        growth = _formula(self.law.growth)(lr, weight_decay, momentum)
+        return turn * growth / self.law.exponent
+
+    def norm_eq(
+        self, lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
+    ) -> np.ndarray:
+        """w* by iteration and layer; infinite without decay, 0 at a rate of 0."""
+        unit = self.law.equilibrium_power(lr, weight_decay, 1.0, momentum)
+        unit[lr == 0] = 0.0
+        # Without decay and without gradients it is ∞ · 0.
+        with np.errstate(invalid='ignore'):
+            size = _per_layer(unit, self.drive) * self.drive
+        return size ** (1 / self.exponent)
+
+
+def _formula(formula: Callable[..., np.ndarray] | None) -> Callable[..., np.ndarray]:
+    """A formula that a law of the norm always has."""
+    assert formula is not None
+    return formula
+
+
 def _jumps(lr: np.ndarray, rescale: np.ndarray) -> np.ndarray:
-    """By which factor ‖w‖⁴ is rescaled in front of every iteration; 1 is not at all."""
+    """By which factor ‖w‖^e is rescaled in front of every iteration; 1 is not at all.
+
+    As w* ∝ η^(1/e), it is that of the rate under every law.
+    """
     if rescale.shape not in ((), lr.shape) or rescale.dtype != bool:
         raise ValueError(
             'rescale must be True, False or one of them per iteration, got '
@@ -177,69 +272,64 @@ def _per_layer(values: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _follow(
+    motion: _Motion,
     settings: Sequence[np.ndarray],
     jump: np.ndarray,
     norm: np.ndarray,
-    unit_grad_sq: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means under v ← αv + g + λw, w ← w − ηv, from an empty momentum buffer.
 
-    The gradient is orthogonal to w, and E(‖g‖² + 2α⟨v, g⟩) = L/‖w‖².
+    With Nesterov momentum it is w ← w − η(g + λw + αv). The gradient is orthogonal to
+    w, and the mean of what drives the norm (‖g‖² + 2α⟨v, g⟩ without Nesterov) is
+    drive·‖w‖^(p−2).
 
     Args:
+        motion: The law.
         settings: Learning rate, weight decay and momentum, one entry per step each.
-        jump: The factor that rescales ‖w‖⁴ in front of each step.
+        jump: The factor that rescales z in front of each step.
         norm: Norm ‖w‖ at the start, by layer.
-        unit_grad_sq: Mean L of the unit gradient, by layer.
 
     Returns:
-        ‖w‖⁴ before each step, the angle of each step, and ‖w‖⁴ after the last.
+        z = ‖w‖^e before each step, the angle of each step, and z after the last.
     """
     lr = settings[0]
     shape = (len(lr), *norm.shape)
-    norm4, angle = np.empty(shape), np.empty(shape)
+    size, angle = np.empty(shape), np.empty(shape)
+    nesterov = motion.law is theory.THEORIES['nesterov']
+    half = motion.exponent / 2
     ww = norm.astype(np.float64) ** 2
     wv, vv = np.zeros_like(ww), np.zeros_like(ww)
     for t, (eta, lam, alpha) in enumerate(zip(*settings, strict=True)):
         if jump[t] != 1:
-            ww, vv = ww * np.sqrt(jump[t]), vv / np.sqrt(jump[t])
-        norm4[t] = ww * ww
-        vv = alpha**2 * vv + unit_grad_sq / ww + lam**2 * ww + 2 * alpha * lam * wv
+            factor = jump[t] ** (1 / half)
+            ww, vv = ww * factor, vv / factor
+        size[t] = ww**half
+        # The gradient with decay, g + λw: its square, and its product with v.
+        pull = motion.drive * ww ** (motion.power / 2 - 1) + lam**2 * ww
+        pull_v = pull + alpha * lam * wv
+        vv = alpha**2 * vv + pull + 2 * alpha * lam * wv
         wv = alpha * wv + lam * ww
-        across = np.sqrt(np.maximum(vv * ww - wv * wv, 0.0))
-        angle[t] = np.arctan2(eta * across, ww - eta * wv)
-        ww, wv = ww - 2 * eta * wv + eta**2 * vv, wv - eta * vv
-    return norm4, angle, ww * ww
+        ws, vs, ss = wv, vv, vv
+        if nesterov:
+            ws, vs = lam * ww + alpha * wv, pull_v + alpha * vv
+            ss = pull + 2 * alpha * pull_v + alpha**2 * vv
+        across = np.sqrt(np.maximum(ss * ww - ws * ws, 0.0))
+        angle[t] = np.arctan2(eta * across, ww - eta * ws)
+        ww, wv = ww - 2 * eta * ws + eta**2 * ss, wv - eta * vs
+    return size, angle, ww**half
 
 
 def _relax(
+    motion: _Motion,
     settings: Sequence[np.ndarray],
     jump: np.ndarray,
-    norm4: np.ndarray,
-    unit_grad_sq: np.ndarray,
+    size: np.ndarray,
     chosen: np.ndarray,
 ) -> np.ndarray:
-    """‖w‖⁴ before the chosen steps, by its linear recurrence from ``norm4``."""
-    lr, weight_decay, momentum = settings
-    keep = (1 - weight_decay * lr / (1 - momentum)) ** 4
-    kept, gathered = _scan(keep, _drive(lr, weight_decay, momentum), jump)
-    kept, gathered = (_per_layer(part[chosen], norm4) for part in (kept, gathered))
-    return kept * norm4 + gathered * unit_grad_sq
-
-
-def _norm_eq(
-    lr: np.ndarray,
-    weight_decay: np.ndarray,
-    momentum: np.ndarray,
-    unit_grad_sq: np.ndarray,
-) -> np.ndarray:
-    """w* by iteration and layer; infinite without decay, 0 at a learning rate of 0."""
-    unit = theory.equilibrium_norm4(lr, weight_decay, 1.0, momentum)
-    unit[lr == 0] = 0.0
-    unit = np.sqrt(np.sqrt(unit))
-    # Without decay and without gradients it is ∞ · 0.
-    with np.errstate(invalid='ignore'):
-        return _per_layer(unit, unit_grad_sq) * unit_grad_sq**0.25
+    """z before the chosen steps, by its linear recurrence from ``size``."""
+    kept, gathered = _scan(motion.keep(*settings), motion.growth(*settings), jump)
+    kept, gathered = (_per_layer(part[chosen], size) for part in (kept, gathered))
+    return kept * size + gathered * motion.drive
 
 
 def _schedule(lr: ArrayLike) -> np.ndarray:
@@ -258,28 +348,6 @@ def _per_iteration(values: np.ndarray, name: str, lr: np.ndarray) -> np.ndarray:
     if values.shape not in ((), lr.shape):
         raise ValueError(f'{name} must be a number or of the length of lr')
     return np.broadcast_to(values, lr.shape)
-
-
-def _drive(
-    lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
-) -> np.ndarray:
-    """Growth of ‖w‖⁴ per iteration and unit of L, such that w*⁴ is its fixed point.
-
-    With x = λη/(1−α): w*⁴/L · (1 − (1−x)⁴), where λ is cancelled so that it may be 0.
-    """
-    rate = lr / (1 - momentum)
-    decay = weight_decay * rate
-    # (1 − (1−x)⁴) / 4x, which is 1 without decay.
-    share = (4 - 6 * decay + 4 * decay**2 - decay**3) / 4
-    return 4 * rate**2 * share / theory.second_order(lr, weight_decay, momentum)
-
-
-def _unit_angle_sq(
-    lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
-) -> np.ndarray:
-    """Δ²·‖w‖⁴/L = Δ*²·w*⁴/L, where λ is cancelled so that it may be 0."""
-    second = theory.second_order(lr, weight_decay, momentum)
-    return 2 * lr**2 / ((1 - momentum**2) * second)
 
 
 def _scan(

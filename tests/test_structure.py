@@ -252,7 +252,7 @@ def test_a_new_optimizer_is_a_reader_and_what_is_known_of_it(tmp_path, monkeypat
     class UnitReader(readers.DisplacementReader):
         theory = 'unit'
 
-    known = theory.Theory('UnitSGD', lambda lr, wd, _: (2 * lr * wd) ** 0.5, 0.5)
+    known = theory.Theory('UnitSGD', lambda lr, wd, _: 2 * lr * wd)
     monkeypatch.setitem(theory.THEORIES, 'unit', known)
     monkeypatch.setitem(readers.READERS, UnitSGD, UnitReader)
     monkeypatch.setitem(OPTIMIZERS.module_dict, 'UnitSGD', UnitSGD)

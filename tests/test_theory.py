@@ -98,7 +98,8 @@ def test_checked_and_unchecked_equations_are_the_same(lr, weight_decay, momentum
     assert angle == np.sqrt(theory.angular_update_sq(*settings))
     assert theory.relaxation_rate(*settings) == theory.norm4_rate(*settings) / 2
     norm = theory.equilibrium_norm(lr, weight_decay, 2.0, momentum)
-    assert norm == theory.equilibrium_norm4(lr, weight_decay, 2.0, momentum) ** 0.25
+    norm4 = theory.equilibrium_norm4(lr, weight_decay, 2.0, momentum)
+    assert norm == pytest.approx(norm4**0.25, rel=1e-14)
 
 
 def test_arrays_broadcast_in_float64():
@@ -135,6 +136,14 @@ GOOD = {
     'lower_bound': 0.1,
     'distance': 10.0,
     'tolerance': 0.2,
+    'norm_power': 0.5,
+    'total_norm': [0.5, 2.0],
+    'max_norm': 1.0,
+    'update_sq': 3.0,
+    'beta2': 0.99,
+    'unit_grad_norm': 0.5,
+    'weight_norm': 2.0,
+    'size': 64,
 }
 BAD = {
     'lr': [0, -0.1],
@@ -148,10 +157,21 @@ BAD = {
     'lower_bound': [0],
     'distance': [-1],
     'tolerance': [0],
+    'norm_power': [0, -0.5],
+    'total_norm': [-1],
+    'max_norm': [0, -1],
+    'update_sq': [-1],
+    'beta2': [-0.1, 1],
+    'unit_grad_norm': [-1],
+    'weight_norm': [0, -1],
+    'size': [0, -4],
 }
 ALWAYS_BAD = [math.nan, math.inf, -math.inf, 'fast', None, [0.1, math.nan]]
 # These take whatever was measured.
-UNCHECKED = 'angular_update_sq', 'second_order', 'equilibrium_norm4', 'norm4_rate'
+UNCHECKED = (
+    *('angular_update_sq', 'second_order', 'equilibrium_norm4', 'norm4_rate'),
+    'nesterov_angular_update_sq',
+)
 FUNCTIONS = [
     function
     for name in theory.__all__

@@ -64,17 +64,27 @@ class Truth:
                 if any(p is param for p in g['params'])
             )
             alpha = group.get('momentum', 0.0)
+            kept = 1 - group.get('dampening', 0.0) if alpha else 1.0
             w, u = self.old[name], param.detach().double()
             g = param.grad.double()
-            v_old = self.buffers[name]
-            v = alpha * v_old + g + group['weight_decay'] * w
+            v_old, first = self.buffers[name], not self.rows[name]
+            v = alpha * v_old + kept * (g + group['weight_decay'] * w)
+            if first:  # torch's first buffer is the gradient
+                v = v / kept
             self.buffers[name] = v
             cosine = (w * u).sum() / (w.norm() * u.norm())
             unit_w, unit_u = w / w.norm(), u / u.norm()
             # Kahan's angle, exact for small and for large angles.
             angle = 2 * torch.atan2((unit_w - unit_u).norm(), (unit_w + unit_u).norm())
             assert abs(torch.cos(angle) - cosine) < 1e-12
-            h = g.square().sum() + 2 * alpha * (v_old * g).sum()
+            # In place of v and ηv it is v/(1−d) and η(1−d) with dampening d.
+            held = alpha * v_old / kept
+            if first:
+                held = (1 / kept - 1) * g
+            if group.get('nesterov'):
+                held = alpha * held
+            h = g.square().sum() + 2 * (held * g).sum()
+            update = self.update(param, group)
             self.rows[name].append(
                 {
                     'weight_norm': w.norm(),
@@ -83,9 +93,22 @@ class Truth:
                     'unit_h': h * w.norm() ** 2,
                     'angular_update': angle,
                     'cosine': (w * g).sum() / (w.norm() * g.norm()),
-                    'momentum_norm': v.norm(),
+                    'momentum_norm': v.norm() / kept,
+                    'update_sq': update.square().sum(),
+                    'update_cosine': (w * update).sum() / (w.norm() * update.norm()),
                 }
             )
+
+    def update(self, param, group):
+        """m̂/√v̂ of Adam's kind, from the optimizer's own moments."""
+        state = self.optimizer.state[param]
+        if 'exp_avg_sq' not in state:
+            return torch.full_like(param, torch.nan).double()
+        t = float(state['step'])
+        mean, square = state['exp_avg'].double(), state['exp_avg_sq'].double()
+        beta1, beta2 = group['betas']
+        root = (square / (1 - beta2**t)).sqrt() + group['eps']
+        return mean / (1 - beta1**t) / root
 
     def statistics(self, name, quantity, steps):
         values = np.array([float(row[quantity]) for row in self.rows[name][steps]])
@@ -97,7 +120,10 @@ def terms_of_unit_h(row):
     return float(size * row['weight_norm'] ** 2)
 
 
-def assert_window_equals(rows, truth, layer, last, steps, rtol, quantities=QUANTITIES):
+OF_SGD = tuple(name for name in QUANTITIES if not name.startswith('update_'))
+
+
+def assert_window_equals(rows, truth, layer, last, steps, rtol, quantities=OF_SGD):
     chosen = (rows['layer'] == layer) & (rows['iter'] == last)
     assert chosen.sum() == 1, f'no row, or several, for {layer} at {last}'
     count = len(truth.rows[layer][steps])

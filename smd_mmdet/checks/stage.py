@@ -65,7 +65,7 @@ def check_stage(
     case = Case(series, previous, facts)
     stage.angular_update_ratio = case.angle.value
     known = THEORIES[theory_name]
-    if not known.norm_law:
+    if known.drive != 'unit_h':
         found = angle_alone(case, known.title)
         stage.checks = [Check('angular_update', 'conclusion', **vars(found))]
         if case.passing:
@@ -124,7 +124,7 @@ def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str]
         return NOT_INVARIANT, f'measured as a control, not scale-invariant: {reason}'
     if theory_name not in THEORIES:
         return NO_THEORY, 'no formula is derived for this optimizer'
-    measured_h = not THEORIES[theory_name].norm_law or np.isfinite(series.h).all()
+    measured_h = THEORIES[theory_name].drive != 'unit_h' or np.isfinite(series.h).all()
     if series.diverged or not measured_h:
         return DIVERGED, 'weights or gradients were not finite: the training diverged'
     if series.standing_still:

@@ -61,7 +61,11 @@ class Optimizer:
     @property
     def comes_to_equilibrium(self) -> bool:
         """Whether there is an equilibrium, and the way to it is known."""
-        return self.known is not None and self.known.norm_law and self.weight_decay > 0
+        return (
+            self.known is not None
+            and self.known.drive == 'unit_h'
+            and self.weight_decay > 0
+        )
 
     def multipliers(self, layer: str, shape: Sequence[int] = ()) -> tuple[float, float]:
         """What a layer's learning rate and weight decay are multiplied by.

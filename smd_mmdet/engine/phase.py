@@ -146,7 +146,7 @@ def factor_to_equilibrium(
     if measured.cosine_sq > COSINE_LEFT**2:
         return 'its gradient is not orthogonal to it'
     known = theory.THEORIES[law]
-    if not known.norm_law:
+    if known.drive != 'unit_h':
         wanted = float(known.angular_update(lr, decay, momentum))
         return math.sqrt(measured.angular_update_sq) / wanted
     if not measured.unit_h_mean > 0:

@@ -252,7 +252,8 @@ class SMDRescaleHook(Hook):
         self, runner: Runner, work: _Work, drops: Mapping[int, float]
     ) -> None:
         """Where a group's rate is divided by k, w* is divided by k^p."""
-        by_group = {group: k**-work.law.norm_power for group, k in drops.items()}
+        power = float(work.law.norm_power())
+        by_group = {group: k**-power for group, k in drops.items()}
         factors = {
             name: by_group[group]
             for name, group in work.targets.groups.items()
@@ -334,11 +335,15 @@ class SMDRescaleHook(Hook):
 def _law_of(optimizer: Optimizer) -> Theory:
     """What is known of an optimizer's equilibrium."""
     law = THEORIES.get(reader_for(optimizer).theory)
-    if law is None:
+    if law is None or not law.norm_law or law.indicative:
+        known = [
+            one.title
+            for one in THEORIES.values()
+            if one.norm_law and not one.indicative
+        ]
         raise SettingError(
-            'SMDRescaleHook: no equilibrium is known under '
-            f'{type(optimizer).__name__}; take '
-            f'{" or ".join(known.title for known in THEORIES.values())}, or '
-            'leave the hook out'
+            'SMDRescaleHook: no equilibrium norm is known under '
+            f'{type(optimizer).__name__} with its settings; take {", ".join(known)}, '
+            'or leave the hook out'
         )
     return law

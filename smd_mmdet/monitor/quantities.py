@@ -30,7 +30,11 @@ class Step:
         momentum_sq: Squared norm of the momentum buffer after the step, NaN where
             the optimizer has none.
         h: ‖g‖² + 2α⟨v₋₁, g⟩ of SGD, with the momentum α and the buffer v₋₁ before
-            the step; NaN for other optimizers.
+            the step, or ‖g‖² + 2α²⟨v₋₁, g⟩ with Nesterov momentum; NaN for other
+            optimizers.
+        update_sq: Squared norm of the update m̂/√v̂ of AdamW and its kin, before
+            learning rate and decay; None for other optimizers.
+        update_along: Inner product of w and that update.
 
     Example:
         A step from w = (3, 4) to u = (3, 0), with the gradient g = (0, 1):
@@ -49,6 +53,8 @@ class Step:
     gd: Tensor
     momentum_sq: Tensor
     h: Tensor
+    update_sq: Tensor | None = None
+    update_along: Tensor | None = None
 
     @property
     def ww(self) -> Tensor:
@@ -74,9 +80,29 @@ def _angular_update(step: Step) -> Tensor:
 
 def _cosine(step: Step) -> Tensor:
     """⟨w, g⟩ / (‖w‖‖g‖), which Lemma 1 has 0 for a scale-invariant weight."""
+    return _orthogonal(step.wg, step.ww * step.gg)
+
+
+def _orthogonal(along: Tensor, squares: Tensor) -> Tensor:
+    """A cosine, from an inner product and the product of the squared norms."""
     # A gradient of 0 (behind a zero-initialized norm, say) counts as orthogonal.
-    scale = (step.ww * step.gg).sqrt()
-    return torch.where(scale > 0, step.wg / scale, torch.where(scale == 0, 0.0, scale))
+    scale = squares.sqrt()
+    return torch.where(scale > 0, along / scale, torch.where(scale == 0, 0.0, scale))
+
+
+def _update_sq(step: Step) -> Tensor:
+    return _unknown(step) if step.update_sq is None else step.update_sq
+
+
+def _update_cosine(step: Step) -> Tensor:
+    """⟨w, m̂/√v̂⟩ / (‖w‖‖m̂/√v̂‖), which the law of AdamW takes for the decay alone."""
+    if step.update_sq is None or step.update_along is None:
+        return _unknown(step)
+    return _orthogonal(step.update_along, step.ww * step.update_sq)
+
+
+def _unknown(step: Step) -> Tensor:
+    return torch.full_like(step.gg, torch.nan)
 
 
 QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
@@ -87,6 +113,8 @@ QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
     'angular_update': _angular_update,
     'cosine': _cosine,
     'momentum_norm': lambda step: step.momentum_sq.clamp_min(0).sqrt(),
+    'update_sq': _update_sq,
+    'update_cosine': _update_cosine,
 }
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 
 from smd_mmdet import theory
 
@@ -29,8 +30,13 @@ __all__ = [
     'MOMENT',
     'READERS',
     'ROW',
+    'AdamReader',
     'AdamWReader',
     'DisplacementReader',
+    'LambReader',
+    'LionReader',
+    'NAdamReader',
+    'NesterovReader',
     'Reader',
     'SGDReader',
     'StepFormula',
@@ -99,12 +105,24 @@ class Reader:
             squared_norms(present, rows[:, MOMENT])
         return layers, moments
 
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """The reader for an optimizer of this kind with these settings.
+
+        Args:
+            groups: The optimizer's parameter groups.
+
+        Returns:
+            This class or another one; None if no algebra covers the settings.
+        """
+        return cls
+
     def equilibrium(
         self,
         lr: np.ndarray,
         weight_decay: np.ndarray,
         momentum: np.ndarray,
-        h: np.ndarray,
+        columns: Mapping[str, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Angular update Δ* and weight norm w* of the equilibrium.
 
@@ -112,10 +130,11 @@ class Reader:
             lr: Learning rate η.
             weight_decay: Weight decay λ, of the same shape.
             momentum: Momentum α, of the same shape.
-            h: Mean of h̃ = ‖w‖²h, of the same shape.
+            columns: What was measured, by name of the column, of the same shape: the
+                mean of what drives the norm, and that of ‖g̃‖².
 
         Returns:
-            Δ* and w*; NaN where none exists (λ = 0, or the mean of h̃ below 0) or none
+            Δ* and w*; NaN where none exists (λ = 0, or a mean of h̃ below 0) or none
             is known. The formulas are in :mod:`smd_mmdet.theory`.
         """
         angle, norm = np.full_like(lr, np.nan), np.full_like(lr, np.nan)
@@ -123,21 +142,25 @@ class Reader:
         if known is None:
             return angle, norm
         exists = (lr > 0) & (weight_decay > 0) & (weight_decay * lr < 2)
-        angle[exists] = known.angular_update(
-            lr[exists], weight_decay[exists], momentum[exists]
-        )
+        settings = lr[exists], weight_decay[exists], momentum[exists]
+        measured = {}
         if known.norm_law:
-            exists &= h >= 0
-            norm[exists] = theory.equilibrium_norm(
-                lr[exists], weight_decay[exists], h[exists], momentum[exists]
+            drive = columns[f'{known.drive}_mean'][exists]
+            norm[exists] = known.equilibrium_norm(
+                settings[0], settings[1], drive, settings[2]
             )
+            measured = dict(
+                unit_grad_sq=columns['unit_grad_sq_mean'][exists], drive=drive
+            )
+        angle[exists] = np.sqrt(known.angular_update_sq(*settings, **measured))
         return angle, norm
 
 
 class SGDReader(Reader):
     """SGD undoes itself: weights, gradients and buffers after the step suffice.
 
-    It needs dampening 0 and no Nesterov momentum.
+    With dampening d the step is that of SGD without it, of the rate η(1−d) and the
+    buffer v/(1−d); see :func:`settings_of`.
 
     Example:
         >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -154,6 +177,14 @@ class SGDReader(Reader):
 
     theory = 'sgd'
 
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """Nesterov momentum has a reader of its own; a mixture of both has none."""
+        nesterov = {bool(group.get('nesterov')) for group in groups}
+        if len(nesterov) > 1:
+            return None
+        return NesterovReader if nesterov == {True} else SGDReader
+
     def tensors(self) -> Iterator[Layer]:
         """(u, g, v) of every layer after the step: weight, gradient and buffer."""
         groups, state = self.optimizer.param_groups, self.optimizer.state
@@ -166,6 +197,8 @@ class SGDReader(Reader):
                 grad = -grad
             # .get: indexing the optimizer's state would add an entry to it.
             buffer = state.get(param, {}).get('momentum_buffer')
+            if buffer is not None and (kept := _undampened(groups[group])) != 1:
+                buffer = buffer / kept
             yield param, grad, grad if buffer is None else buffer
 
     def moments(self) -> Iterator[None]:
@@ -197,6 +230,50 @@ class SGDReader(Reader):
         wg = ug + lr * gv
         h = torch.where(plain, gg, 2 * (gv - weight_decay * wg) - gg)
         return Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=h)
+
+
+class NesterovReader(SGDReader):
+    """Nesterov momentum as torch writes it: w ← w − η(g + λw + αv), undone likewise.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = SGD([weight], lr=0.5, momentum=0.5, nesterov=True)
+        >>> weight.grad = torch.tensor([0.0, 2.0])
+        >>> optimizer.step()  # by 0.5 · (2 + 0.5 · 2) along the second dimension
+        >>> rows = torch.zeros(1, ROW).double()
+        >>> reader = NesterovReader(optimizer, [weight], [0])
+        >>> _ = reader.read(rows)
+        >>> settings = [torch.tensor([value]) for value in (0.5, 0.0, 0.5)]
+        >>> step = reader.step(rows, *settings)
+        >>> step.ww, step.dd
+        (tensor([25.], dtype=torch.float64), tensor([2.2500], dtype=torch.float64))
+    """
+
+    theory = 'nesterov'
+
+    @staticmethod
+    def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
+        """The step, from w = (u + ηg + ηαv) / (1 − ηλ).
+
+        Args:
+            rows: What :meth:`read` wrote; shape (steps, layers, 7).
+            lr: Learning rate η, shape (steps, layers).
+            weight_decay: Weight decay λ, shape (steps, layers).
+            momentum: Momentum α, shape (steps, layers).
+
+        Returns:
+            The step, with h = ‖g‖² + 2α²⟨v₋₁, g⟩ where αv₋₁ = v − g − λw.
+        """
+        uu, ug, uv, gg, gv, vv = (rows[..., i] for i in (WW, WG, WV, GG, GV, VV))
+        back = lr / (1 - lr * weight_decay)
+        # What takes the step back is back · (g + αv + λu).
+        ud = back * (ug + momentum * uv + weight_decay * uu)
+        gd = back * (gg + momentum * gv + weight_decay * ug)
+        vd = back * (gv + momentum * vv + weight_decay * uv)
+        dd = back * (gd + momentum * vd + weight_decay * ud)
+        wg = ug + gd
+        h = gg + 2 * momentum * (gv - gg - weight_decay * wg)
+        return Step(uu, ud, dd, ug, gg, gd, momentum_sq=vv, h=h)
 
 
 class DisplacementReader(Reader):
@@ -261,13 +338,133 @@ class DisplacementReader(Reader):
 
 
 class AdamWReader(DisplacementReader):
-    """AdamW: Δ* is known (Kosson et al., 2023), w* is not."""
+    """AdamW: what is left of a step without its decay is the update m̂/√v̂.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = AdamW([weight], lr=0.5, weight_decay=0.1)
+        >>> weight.grad = torch.tensor([0.0, 2.0])
+        >>> reader = AdamWReader(optimizer, [weight], [0])
+        >>> reader.before_step()
+        >>> optimizer.step()  # decays by 1/20, and takes 0.5 off the second number
+        >>> rows = torch.zeros(1, ROW).double()
+        >>> _ = reader.read(rows)
+        >>> settings = [torch.tensor([value]) for value in (0.5, 0.1, 0.9)]
+        >>> reader.step(rows, *settings).update_sq.round(decimals=5)
+        tensor([1.], dtype=torch.float64)
+    """
 
     theory = 'adamw'
 
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """None where v̂ is a maximum."""
+        return None if any(group.get('amsgrad') for group in groups) else cls
 
-# The readers of torch's optimizers; any other is read by copies, without theory.
-READERS: dict[type[Optimizer], type[Reader]] = {SGD: SGDReader, AdamW: AdamWReader}
+    @staticmethod
+    def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
+        """The step, and the update (w − u)/η − λw within it.
+
+        Args:
+            rows: What :meth:`read` wrote; shape (steps, layers, 7).
+            lr: Learning rate η, shape (steps, layers).
+            weight_decay: Decoupled weight decay λ, shape (steps, layers).
+            momentum: β₁; it is not needed here.
+        """
+        step = DisplacementReader.step(rows, lr, weight_decay, momentum)
+        wd, decay = step.ud + step.dd, lr * weight_decay
+        moved = step.dd - 2 * decay * wd + decay**2 * step.ww
+        # At a rate of 0 nothing tells of the update.
+        rate = torch.where(lr > 0, lr, torch.inf)
+        step.update_sq = moved.clamp_min(0) / rate**2
+        step.update_along = (wd - decay * step.ww) / rate
+        return step
+
+
+class NAdamReader(AdamWReader):
+    """NAdam with decoupled decay, whose step is taken apart as that of AdamW."""
+
+    theory = 'nadamw'
+
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """None where decay is added to the gradient."""
+        return cls if all(g.get('decoupled_weight_decay') for g in groups) else None
+
+
+class LionReader(AdamWReader):
+    """Lion, whose update is a sign; the law is that of β₂ = 0.99."""
+
+    theory = 'lion'
+
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """None for another β₂, of which the records would not tell."""
+        usual = all(tuple(group.get('betas', ()))[1:] == (0.99,) for group in groups)
+        return cls if usual else None
+
+
+class LambReader(DisplacementReader):
+    """LAMB, whose step is as long as the weight times the learning rate."""
+
+    theory = 'lamb'
+
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """None where the step is shorter: without decay, or with a clipped ratio."""
+        whole = all(
+            (group.get('weight_decay') or group.get('always_adapt'))
+            and not group.get('trust_clip')
+            for group in groups
+        )
+        return cls if whole else None
+
+
+class AdamReader(DisplacementReader):
+    """Adam whose decay is added to the gradient; each layer has a Δ* of its own."""
+
+    theory = 'adam'
+
+    @classmethod
+    def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
+        """AdamW's reader where decay is decoupled; None where v̂ is a maximum."""
+        decoupled = {bool(group.get('decoupled_weight_decay')) for group in groups}
+        if any(group.get('amsgrad') for group in groups) or len(decoupled) > 1:
+            return None
+        return AdamWReader if decoupled == {True} else cls
+
+    def equilibrium(
+        self,
+        lr: np.ndarray,
+        weight_decay: np.ndarray,
+        momentum: np.ndarray,
+        columns: Mapping[str, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Δ* and w* of each layer, from its size and ‖g̃‖; see the base class."""
+        angle, norm = np.full_like(lr, np.nan), np.full_like(lr, np.nan)
+        grad = np.sqrt(columns['unit_grad_sq_mean'])
+        exists = (lr > 0) & (weight_decay > 0) & (grad > 0) & np.isfinite(grad)
+        sizes = [math.prod(shape) for shape in columns['shape']]
+        size = np.array(sizes, dtype=np.float64)[exists]
+        rate, beta1 = lr[exists], momentum[exists]
+        norm[exists] = theory.adam_equilibrium_norm(
+            rate, weight_decay[exists], grad[exists], size
+        )
+        angle[exists] = theory.adam_angular_update(rate, beta1, norm[exists], size)
+        return angle, norm
+
+
+# The readers of optimizers, by class, or by name where torch does not have them; any
+# other is read by copies, without theory. A class comes before those that it extends.
+READERS: dict[type[Optimizer] | str, type[Reader]] = {
+    SGD: SGDReader,
+    AdamW: AdamWReader,
+    Adam: AdamReader,
+    NAdam: NAdamReader,
+    'Lamb': LambReader,
+    'LAMB': LambReader,
+    'Lion': LionReader,
+}
 
 
 def reader_for(optimizer: Optimizer) -> type[Reader]:
@@ -286,18 +483,21 @@ def reader_for(optimizer: Optimizer) -> type[Reader]:
         >>> reader_for(SGD([weight], lr=0.1, momentum=0.9)).theory
         'sgd'
         >>> reader_for(SGD([weight], lr=0.1, momentum=0.9, nesterov=True)).theory
+        'nesterov'
+        >>> reader_for(torch.optim.RMSprop([weight], lr=0.1)).theory
         'none'
     """
-    departures = ('nesterov', 'dampening', 'amsgrad')
-    groups = optimizer.param_groups
-    if any(group.get(key) for group in groups for key in departures):
-        return DisplacementReader
-    for kind, reader in READERS.items():
-        # A subclass with a step of its own (LARS, say) is another optimizer.
-        # torch wraps the step of a class when its first optimizer is made.
-        step = inspect.unwrap(type(optimizer).step)
-        if isinstance(optimizer, kind) and step is inspect.unwrap(kind.step):
-            return reader
+    kind = type(optimizer)
+    # A subclass with a step of its own (LARS, say) is another optimizer. torch wraps
+    # the step of a class when its first optimizer is made.
+    step = inspect.unwrap(kind.step)
+    for known, reader in READERS.items():
+        if known == kind.__name__ or (
+            isinstance(known, type)
+            and isinstance(optimizer, known)
+            and step is inspect.unwrap(known.step)
+        ):
+            return reader.for_groups(optimizer.param_groups) or DisplacementReader
     return DisplacementReader
 
 
@@ -309,7 +509,8 @@ def settings_of(group: Mapping[str, Any]) -> tuple[float, float, float]:
 
     Returns:
         Learning rate, weight decay and momentum; β₁ of Adam and its kin counts as
-        momentum, and what the optimizer does not have is 0.
+        momentum, and what the optimizer does not have is 0. With dampening d the
+        learning rate is η(1−d), the rate of SGD without dampening that steps alike.
 
     Example:
         >>> optimizer = AdamW([nn.Parameter(torch.ones(2))], lr=0.1, weight_decay=0.05)
@@ -317,7 +518,13 @@ def settings_of(group: Mapping[str, Any]) -> tuple[float, float, float]:
         (0.1, 0.05, 0.9)
     """
     momentum = group.get('momentum', group.get('betas', (0.0,))[0])
-    return float(group['lr']), float(group.get('weight_decay', 0)), float(momentum)
+    lr = float(group['lr']) * _undampened(group)
+    return lr, float(group.get('weight_decay', 0)), float(momentum)
+
+
+def _undampened(group: Mapping[str, Any]) -> float:
+    """The share 1 − d of the gradient that dampening lets into the momentum buffer."""
+    return 1 - float(group.get('dampening', 0)) if group.get('momentum') else 1.0
 
 
 def groups_of(optimizer: Optimizer, params: Iterable[nn.Parameter]) -> list[int | None]:

@@ -79,7 +79,7 @@ def columns_of(
     for i, quantity in enumerate(QUANTITIES):
         for j, name in enumerate(STATISTICS, start=1):
             columns[f'{quantity}_{name}'] = moments[:, j, i].ravel()
-    angle, norm = reader.equilibrium(lr, decay, momentum, columns['unit_h_mean'])
+    angle, norm = reader.equilibrium(lr, decay, momentum, columns)
     columns.update(angular_update_eq=angle, weight_norm_eq=norm)
     if filters is not None:
         means = [closed.filter_means for closed in windows]

@@ -90,7 +90,7 @@ def verdict(
     """
     if optimizer.known is None:
         return f'no theory for {optimizer.name}'
-    if not optimizer.known.norm_law:
+    if optimizer.known.drive != 'unit_h':
         return f'{optimizer.known.title}: Δ* is known, the way there is not'
     if not optimizer.weight_decay > 0:
         return 'no weight decay, no equilibrium'

@@ -52,7 +52,7 @@ class Motion:
         self.norm = columns['weight_norm_mean']
         self.cosine = _root_mean_square(columns, 'cosine')
         known = theory.THEORIES.get(theory_name)
-        self.norm_law = known is not None and known.norm_law
+        self.norm_law = known is not None and known.drive == 'unit_h'
         of_h = self.norm_law and bool((self.momentum > 0).any())
         self.unit_name = 'h̃' if of_h else '‖g̃‖²'
         self.unit = columns['unit_h_mean' if of_h else 'unit_grad_sq_mean']

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from truth import Truth, assert_window_equals, backward, batch, small_net, weights_of
+from truth import (
+    OF_SGD,
+    Truth,
+    assert_window_equals,
+    backward,
+    batch,
+    small_net,
+    weights_of,
+)
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.monitor import COLUMNS
-from smd_mmdet.monitor.quantities import QUANTITIES
 
 OPTIMIZERS = {
     'sgd': {},
@@ -40,7 +47,7 @@ def test_sgd_matches_float64_recomputation(options, window):
     assert tuple(rows) == COLUMNS
     assert len(rows['iter']) == 2 * 20 // window
     # maximize turns the gradient round in the dynamics; the truth above does not.
-    quantities = set(QUANTITIES)
+    quantities = set(OF_SGD)
     if settings.get('maximize'):
         quantities -= {'unit_h', 'cosine', 'momentum_norm'}
     for layer in params:
