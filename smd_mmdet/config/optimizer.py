@@ -12,7 +12,7 @@ from mmengine.registry import OPTIMIZERS
 
 from smd_mmdet._text import one_line
 from smd_mmdet.monitor.readers import reader_for, settings_of
-from smd_mmdet.theory import THEORIES, Theory, weight_decay_for
+from smd_mmdet.theory import THEORIES, Theory
 
 from .errors import SettingError
 from .paramwise import Paramwise, read_paramwise
@@ -215,7 +215,7 @@ def _with_one_angle(optimizer: Optimizer, angle: Any) -> Optimizer:
     Δ* goes with the product of learning rate and weight decay, so a layer whose rate
     is multiplied has its weight decay divided by as much.
     """
-    check_angular_update(optimizer.theory)
+    law = check_angular_update(optimizer.theory)
     number(angle, f'{_PARAMWISE}.angular_update')
     for key, (rate, _) in optimizer.paramwise.custom_keys.items():
         # Which layers have the name is not known here: a pattern with it is enough.
@@ -227,7 +227,7 @@ def _with_one_angle(optimizer: Optimizer, angle: Any) -> Optimizer:
                 'out by paramwise_cfg.exclude'
             )
     try:
-        decay = weight_decay_for(angle, optimizer.lr, optimizer.momentum)
+        decay = law.weight_decay_for(angle, optimizer.lr, optimizer.momentum)
     except ValueError as error:
         raise SettingError(f'paramwise_cfg: {error}') from None
     return replace(optimizer, weight_decay=float(decay), same_angle=True)

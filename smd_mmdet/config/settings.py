@@ -10,6 +10,7 @@ import numpy as np
 
 from smd_mmdet._arguments import real_number, true_or_false, whole_number
 from smd_mmdet._text import did_you_mean
+from smd_mmdet.theory import THEORIES, Theory
 
 from .errors import SettingError
 
@@ -136,20 +137,26 @@ def text(value: Any, path: str) -> str:
     return str(value)
 
 
-def check_angular_update(theory_name: str) -> None:
-    """Refuse ``angular_update`` for an optimizer that it is not derived for.
+def check_angular_update(theory_name: str) -> Theory:
+    """Refuse ``angular_update`` for an optimizer whose weight decay does not set it.
 
     Args:
         theory_name: Name of the theory that holds under the optimizer, or 'none'.
 
+    Returns:
+        The theory.
+
     Raises:
-        SettingError: If it is not SGD's.
+        SettingError: If no law of the norm is known under the optimizer, or a rough
+            one only.
     """
-    if theory_name != 'sgd':
+    law = THEORIES.get(theory_name)
+    if law is None or not law.norm_law or law.indicative:
         raise SettingError(
-            'paramwise_cfg.angular_update is derived for SGD without nesterov and '
-            'dampening; choose that optimizer, or leave the key out'
+            'paramwise_cfg.angular_update is derived for SGD, AdamW and NAdam with '
+            'decoupled decay; choose one of these optimizers, or leave the key out'
         )
+    return law
 
 
 def unknown_setting(owner: str, key: str, known: Sequence[str]) -> str:

@@ -40,9 +40,10 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               scale-invariant weights.
             - ``angular_update`` (float): the equilibrium angular update Δ wanted of
               them, radians per iteration. It sets their weight decay, once, from the
-              learning rate of the config, as ``auto_scale_lr`` scales it: λ of
-              Δ = √(2λη/(1 + α)), see :func:`smd_mmdet.theory.weight_decay_for`
-              (SGD only).
+              learning rate of the config, as ``auto_scale_lr`` scales it, for SGD and
+              AdamW: under SGD it is λ of Δ = √(2λη/(1 + α)), under AdamW that of
+              Δ = √(2λη(1 − β₁)/(1 + β₁)); see
+              :meth:`smd_mmdet.theory.Theory.weight_decay_for`.
             - ``include``, ``exclude`` (list[str]): names or patterns of parameters
               to count, or not to count, as scale-invariant.
 
@@ -108,10 +109,10 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if group['scale_invariant']:
                 self._multiply_decay(group)
         if self._angular_update is not None:
-            check_angular_update(reader_for(wrapper.optimizer).theory)
+            law = check_angular_update(reader_for(wrapper.optimizer).theory)
             names = {id(parameter): name for name, parameter in parameters.items()}
             wrapper.decays = DecayByAngle(
-                self._angular_update, wrapper.optimizer, names
+                self._angular_update, wrapper.optimizer, law, names
             )
             wrapper.decays.set()
             set_when_training_begins(wrapper, wrapper.decays)

@@ -10,8 +10,9 @@ from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch.optim import Optimizer
 
-from smd_mmdet import theory
 from smd_mmdet.config.errors import SettingError
+from smd_mmdet.monitor.readers import settings_of
+from smd_mmdet.theory import Theory
 
 __all__ = ['DecayByAngle', 'set_when_training_begins']
 
@@ -27,7 +28,8 @@ class DecayByAngle:
 
     Args:
         angle: The angular update that is wanted, radians per iteration.
-        optimizer: SGD, with its groups split.
+        optimizer: The optimizer, with its groups split.
+        law: What is known of its equilibrium.
         names: Name of each parameter, by its id.
 
     Raises:
@@ -35,9 +37,13 @@ class DecayByAngle:
     """
 
     def __init__(
-        self, angle: float, optimizer: Optimizer, names: Mapping[int, str]
+        self,
+        angle: float,
+        optimizer: Optimizer,
+        law: Theory,
+        names: Mapping[int, str],
     ) -> None:
-        self._angle = angle
+        self._angle, self._law = angle, law
         self._groups = [g for g in optimizer.param_groups if g['scale_invariant']]
         # The rate that the decay of each group was last set from.
         self._rates: list[float | None] = [None] * len(self._groups)
@@ -64,12 +70,13 @@ class DecayByAngle:
                 self._rates[i] = rate
 
     def _set_one(self, group: dict, rate: float) -> None:
-        angle, momentum = self._angle, group['momentum']
+        angle, law = self._angle, self._law
+        lr, _, momentum = settings_of({**group, 'lr': rate})
         try:
-            decay = float(theory.weight_decay_for(angle, rate, momentum))
+            decay = float(law.weight_decay_for(angle, lr, momentum))
         except ValueError as error:
             raise SettingError(f'paramwise_cfg: {error}') from None
-        if decay * rate >= 1 - momentum:
+        if law.decay(lr, decay, momentum) >= 1:
             raise SettingError(
                 f'{_KEY}={angle!r} takes a weight decay of {decay:.3g}, which at lr '
                 f'{rate:.3g} leaves nothing of a weight; choose a smaller angle (usual '

@@ -71,20 +71,34 @@ def test_scale_invariant_weights_can_have_a_decay_of_their_own():
         assert decay == pytest.approx(expected, rel=1e-12), name
 
 
-def test_the_angular_update_can_be_asked_for():
+@pytest.mark.parametrize(
+    ('optimizer', 'wanted'),
+    [
+        # λ = Δ²(1+α)/(2η), with what each optimizer has instead of (1+α)/η.
+        (dict(type='SGD', lr=0.1, momentum=0.9), 1.9 / 0.2),
+        (dict(type='SGD', lr=0.1, momentum=0.9, dampening=0.5), 1.9 / 0.1),
+        (
+            dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True),
+            1.9 / (0.2 * (1 + 1.8 - 1.458)),
+        ),
+        (dict(type='AdamW', lr=1e-3), 1.9 / (2e-3 * 0.1)),
+    ],
+)
+def test_the_angular_update_can_be_asked_for(optimizer, wanted):
     model = TinyNet()
     wrapper = build_optim_wrapper(
         model,
         dict(
             constructor='SMDOptimWrapperConstructor',
-            optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
+            optimizer=dict(optimizer, weight_decay=1e-3),
             paramwise_cfg=dict(angular_update=2e-3, exclude=['layers.0']),
         ),
     )
-    settings = settings_per_parameter(wrapper, model)
-    lr, decay, momentum = settings.pop('layers.3.weight')
-    assert theory.angular_update(lr, decay, momentum) == pytest.approx(2e-3, rel=1e-12)
-    assert {decay for _, decay, _ in settings.values()} == {1e-3}
+    groups = wrapper.optimizer.param_groups
+    decays = {id(p): g['weight_decay'] for g in groups for p in g['params']}
+    decay = decays.pop(id(model.layers[3].weight))
+    assert decay == pytest.approx(2e-3**2 * wanted, rel=1e-12)
+    assert set(decays.values()) == {1e-3}
 
 
 def angular_updates(runner):
