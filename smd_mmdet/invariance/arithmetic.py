@@ -163,6 +163,9 @@ def _is_spread(value: Tensor) -> bool:
             exponent = saved_attribute(node, 'exponent')
             if isinstance(exponent, (int, float)) and exponent == 2:
                 return True
+        elif operation == 'Mul':
+            # Of z·z both sides come from the same place.
+            return len(node.next_functions) == 2 and len(set(node.next_functions)) == 1
         elif operation not in VIEWS and operation != 'Sqrt':
             return False
         node = node.next_functions[0][0]
