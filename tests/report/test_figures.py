@@ -17,6 +17,12 @@ def test_all_figures_are_drawn(run):
     assert figures['weight_norm'].axes[0].get_title(loc='left') == 'backbone.conv1'
 
 
+def test_the_norm_that_a_run_begins_with_is_drawn():
+    run = run_of(simulated(window=1), 'long')
+    for axes in draw(run, names=['weight_norm'])['weight_norm'].axes:
+        assert axes.get_ylim()[1] > 6.0
+
+
 def test_named_layers_are_drawn(run):
     figures = draw(run, ['neck.conv'])
     assert [axes.get_title(loc='left') for axes in figures['distance'].axes] == [

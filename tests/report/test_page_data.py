@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from runs import simulated, with_columns
 
+from smd_mmdet.report.figures import draw
 from smd_mmdet.report.page import render_page
 from smd_mmdet.report.page_data import page_data
 from smd_mmdet.report.run import run_of
@@ -51,9 +52,63 @@ def test_axes_hold_what_they_show(run):
                 outside = (values < low).mean()
                 assert outside <= (0.05 if name == 'distance' else 0.0)
                 assert values.max() < high < 10 * values.max()
+    ranges = {quantity['series']: quantity['range'] for quantity in data['quantities']}
     greatest = max(np.nanmax(layer.angle_eq) for layer in run.layers)
-    assert data['ranges']['angle'][1] >= np.log10(greatest)
-    assert data['ranges']['ratio'][1] > 0
+    assert ranges['angle'][1] >= np.log10(greatest)
+    assert ranges['ratio'][1] > 0
+
+
+def starved(number, since):
+    """A run of 60 layers, one of which turns a thousand times too slowly in the end."""
+    names = [f'layer{i}' for i in range(60)]
+    records = simulated(names, window=5, lr=np.full(300, 0.05))
+    layer = np.array(records.table['layer'].to_pylist())
+    ends = records.table['iter'].to_numpy() > since
+    slow = np.where((layer == f'layer{number}') & ends, 1e-3, 1.0)
+    columns = {'angular_update_mean': slow, 'angular_update_var': slow**2}
+    scaled = {n: records.table[n].to_numpy() * by for n, by in columns.items()}
+    return run_of(with_columns(records, **scaled), 'starved')
+
+
+def test_no_axis_cuts_off_a_starved_layer():
+    """Its values are fewer than two in a hundred of all."""
+    run = starved(59, since=0)
+    lowest = {
+        name: min(np.nanmin(getattr(each, name)) for each in run.layers)
+        for name in ('angle', 'ratio')
+    }
+    for quantity in page_data(run)['quantities']:
+        if quantity['series'] in lowest:
+            assert 10 ** quantity['range'][0] < lowest[quantity['series']]
+    low, _ = draw(run, names=['angular_update'])['angular_update'].axes[0].get_ylim()
+    assert low < lowest['angle']
+
+
+def test_the_page_begins_with_the_layer_furthest_from_equilibrium():
+    run = starved(17, since=100)
+    assert page_data(run)['first'] == 17
+    assert 'layer17' in [layer.name for layer in run.examples()]
+
+
+def test_reasons_are_told_word_by_word(run):
+    """They travel as words and figures, which must come together again."""
+    data = page_data(run)
+    for layer, truth in zip(data['layers'], run.report.layers, strict=True):
+        for stage, known in zip(layer['stages'], truth.stages, strict=True):
+            told = []
+            for place in (check[6] for check in stage['checks']):
+                words, *figures = data['reasons'][place]
+                pairs = zip(data['sentences'][words], [*figures, ''], strict=True)
+                told.append(''.join(word + figure for word, figure in pairs))
+            assert told == [check.reason for check in known.checks]
+
+
+def test_stages_are_called_as_in_the_figures(run):
+    names = [name for stage in page_data(run)['stages'] for name in stage['names']]
+    axes = draw(run, names=['angular_update'])['angular_update'].axes[0]
+    written = {text.get_text() for text in axes.texts if 'Δ*' not in text.get_text()}
+    assert written <= set(names)
+    assert 'stage 1, lr 0.005' in names
 
 
 def test_a_panel_with_values_below_zero_is_not_logarithmic():
