@@ -188,8 +188,8 @@
   }
 
   function drawAll() {
-    const quantity = data.quantities[find('scale').value];
-    const kind = quantity.series;
+    const kind = find('scale').value;
+    const quantity = data.quantities.find(({ series }) => series === kind);
     describe('all', `${quantity.title}: a line for each of ${data.layers.length} layers over ${number(data.last)} iterations.${ends(quantity)}`);
     const style = (layer, i) => ({
       type: 'scatter', mode: 'lines', name: plotText(layer.short), hoverinfo: 'name+x+y',
@@ -591,7 +591,7 @@
   }
 
   function fillOptions() {
-    options('scale', data.quantities.map(({ title }, i) => [i, title]));
+    options('scale', data.quantities.map(({ series, title }) => [series, title]));
     options('layer', data.layers.map((layer, i) => [i, layer.name]));
     options('stage', [...data.stages].reverse()
       .map((s) => [s.stage, s.names[0]]));
