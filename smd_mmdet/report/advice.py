@@ -170,8 +170,14 @@ def next_steps(report: Report) -> list[str]:
         return []
     steps = [_where(report, last)]
     if report.theory in theory.THEORIES and theory.THEORIES[report.theory].norm_law:
-        stage = last[0]
-        steps += [_other_decay(stage), _next_drop(stage)]
+        there = [stage.state == checks.IN_EQUILIBRIUM for stage in last]
+        steps.append(_other_decay(last[0]))
+        # Of layers that are still on their way the next drop is not the question.
+        steps += [_next_drop(last[0])] if np.mean(there) >= 0.5 else []
+    steps.append(
+        '`smd plan CONFIG --work-dir RUN` tells what another schedule would do to '
+        'these layers, one by one.'
+    )
     return steps
 
 
@@ -245,8 +251,7 @@ def _next_drop(stage: StageReport) -> str:
         f'If the rate is divided by {_DROP} next, Δ* falls to {angle}, and Δ of '
         f'a layer in equilibrium to {number(_DROP**-0.5, 2)} of that; it is within '
         f'{ANGLE_TOLERANCE:.0%} again after {waiting:,.0f} '
-        'iterations, or at once with `SMDRescaleHook`. `smd plan CONFIG --work-dir '
-        'RUN` tells it layer by layer for another schedule.'
+        'iterations, or at once with `SMDRescaleHook`.'
     )
 
 

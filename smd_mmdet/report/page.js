@@ -38,6 +38,11 @@
 
   function number(value, digits = 3) {
     if (value === null || value === undefined) return '–';
+    // Lines do not break after a true minus.
+    return digitsOf(value, digits).replaceAll('-', '−');
+  }
+
+  function digitsOf(value, digits) {
     if (Math.abs(value) >= 1e4) return Math.round(value).toLocaleString('en');
     if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(digits - 1);
     return String(Number(value.toPrecision(digits)));
@@ -506,7 +511,7 @@
   function fromTo(low, high) {
     if (low === high) return low;
     // A dash beside a minus would be read as one.
-    return (low + high).includes('-') ? `${low} … ${high}` : `${low}–${high}`;
+    return /[-−]/.test(low + high) ? `${low} … ${high}` : `${low}–${high}`;
   }
 
   // Checks of which the same is to be said are one row, which opens. What fails and

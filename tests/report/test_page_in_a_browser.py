@@ -145,8 +145,12 @@ def test_picking_a_layer_changes_the_figure(page):
 
 
 def test_zooming_zooms_all_figures(page):
+    written = "document.getElementById('all').layout.annotations.map(a => a.text)"
+    stages = ['stage 0, lr 0.05', 'stage 1, lr 0.005']
+    assert ask(page, written) == ['warm-up', *stages]
     for field, value in (('from', '300'), ('to', '600')):
         type_into(page, field, value + Keys.TAB)
+    wait(page, f'{written}.join() === {stages[0]!r}', 'stages are not named anew')
     for graph in ('heat', 'all', 'one'):
         range_of = f"document.getElementById('{graph}').layout.xaxis.range"
         wait(page, f'{range_of}.map(Math.round).join() === "300,600"', graph)
