@@ -17,7 +17,7 @@ __all__ = ['advice', 'fine_print', 'next_steps']
 
 # The layers that are in one state at the end of a stage, by name.
 _Layers = list[tuple[str, StageReport]]
-# By how much ‖w‖⁴ is off where Δ is by its tolerance.
+# By how much ‖w‖⁴ (of AdamW, ‖w‖²) is off where Δ is by its tolerance.
 _NEAR = 2 * ANGLE_TOLERANCE
 # By how much a weight decay may be raised without making it another training.
 _MOST_DECAY = 5
@@ -168,12 +168,13 @@ def next_steps(report: Report) -> list[str]:
     last = _last_stages(report)
     if not last:
         return []
+    law = theory.THEORIES[report.theory]
     steps = [_where(report, last)]
-    if report.theory in theory.THEORIES and theory.THEORIES[report.theory].norm_law:
+    if law.norm_law:
+        steps.append(_other_decay(law, last[0]))
         there = [stage.state == checks.IN_EQUILIBRIUM for stage in last]
-        steps.append(_other_decay(last[0]))
         # Of layers that are still on their way the next drop is not the question.
-        steps += [_next_drop(last[0])] if np.mean(there) >= 0.5 else []
+        steps += [_next_drop(law, last[0])] if np.mean(there) >= 0.5 else []
     steps.append(
         '`smd plan CONFIG --work-dir RUN` tells what another schedule would do to '
         'these layers, one by one.'
@@ -206,52 +207,51 @@ def _where(report: Report, last: list[StageReport]) -> str:
     there = [stage for stage in last if stage.state == checks.IN_EQUILIBRIUM]
     ratios = span(stage.angular_update_ratio for stage in last)
     name = stage_name(last[0].stage)
+    angle = _angle(theory.THEORIES[report.theory], last[0])
     if len(there) == len(report.layers) and not report.exit_code:
         return (
             f'Nothing is wrong: {len(there)} of {len(there)} layers are in equilibrium '
-            f'in {name}, where Δ* is {_angle(report, last[0])} rad per iteration (Δ/Δ* '
-            f'{ratios}).'
+            f'in {name}, where Δ* is {angle} rad per iteration (Δ/Δ* {ratios}).'
         )
     return (
-        f'In {name} Δ* is {_angle(report, last[0])} rad per iteration, and Δ/Δ* '
-        f'{ratios} over {plural(len(last), "layer")}.'
+        f'In {name} Δ* is {angle} rad per iteration, and Δ/Δ* {ratios} over '
+        f'{plural(len(last), "layer")}.'
     )
 
 
-def _angle(report: Report, stage: StageReport) -> str:
-    """Δ* of a stage."""
-    known = theory.THEORIES[report.theory].angular_update
-    return number(float(known(stage.lr, stage.weight_decay, stage.momentum)))
+def _angle(
+    law: theory.Theory, stage: StageReport, lr: float = 1.0, decay: float = 1.0
+) -> str:
+    """Δ* of a stage if its learning rate and weight decay were multiplied."""
+    settings = lr * stage.lr, decay * stage.weight_decay, stage.momentum
+    return number(float(law.angular_update(*settings)))
 
 
-def _other_decay(stage: StageReport) -> str:
+def _other_decay(law: theory.Theory, stage: StageReport) -> str:
     """What twice the decay, and half of it, would do."""
-    half, double = (
-        theory.angular_update(stage.lr, f * stage.weight_decay, stage.momentum)
-        for f in (0.5, 2.0)
-    )
-    time = _relaxation(stage)
+    rate = law.rate(stage.lr, stage.weight_decay, stage.momentum)
+    time = float(stage.iterations_per_step / rate)
+    power = {2: '²', 4: '⁴'}[law.exponent]
     return (
         f'To turn more or less: with the weight decay doubled to '
-        f'{number(2 * stage.weight_decay)} Δ* is {number(float(double))}, and ‖w‖⁴ '
-        f'comes nearer by 1/e in {time / 2:,.0f} iterations in place of {time:,.0f}; '
-        f'halved, {number(float(half))} and {2 * time:,.0f}. The keys are '
-        '`scale_invariant_decay_mult`, or `angular_update` for the angle itself.'
+        f'{number(2 * stage.weight_decay)} Δ* is {_angle(law, stage, decay=2)}, and '
+        f'‖w‖{power} comes nearer by 1/e in {time / 2:,.0f} iterations in place of '
+        f'{time:,.0f}; halved, {_angle(law, stage, decay=0.5)} and {2 * time:,.0f}. In '
+        'a config the keys are `scale_invariant_decay_mult`, or `angular_update` for '
+        'the angle itself.'
     )
 
 
-def _next_drop(stage: StageReport) -> str:
+def _next_drop(law: theory.Theory, stage: StageReport) -> str:
     """What a drop of the rate would do to a layer in equilibrium."""
-    lower = stage.lr / _DROP
-    settings = lower, stage.weight_decay, stage.momentum
-    needed = theory.iterations_to_tolerance(_DROP - 1, *settings, _NEAR)
-    angle = number(float(theory.angular_update(*settings)))
-    waiting = needed * stage.iterations_per_step
+    rate = law.rate(stage.lr / _DROP, stage.weight_decay, stage.momentum)
+    # w*^q falls with the rate, and ‖w‖^q comes down to it from so many times w*^q.
+    waiting = np.log((_DROP - 1) / _NEAR) / rate * stage.iterations_per_step
     return (
-        f'If the rate is divided by {_DROP} next, Δ* falls to {angle}, and Δ of '
-        f'a layer in equilibrium to {number(_DROP**-0.5, 2)} of that; it is within '
-        f'{ANGLE_TOLERANCE:.0%} again after {waiting:,.0f} '
-        'iterations, or at once with `SMDRescaleHook`.'
+        f'If the rate is divided by {_DROP} next, Δ* falls to '
+        f'{_angle(law, stage, lr=1 / _DROP)}, and Δ of a layer in equilibrium to '
+        f'{number(_DROP**-0.5, 2)} of that; it is within {ANGLE_TOLERANCE:.0%} again '
+        f'after {waiting:,.0f} iterations, or at once with `SMDRescaleHook`.'
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from smd_mmdet.stages import stage_name
+from smd_mmdet.theory import THEORIES
 
 from .grouping import number, span
 from .run import Run
@@ -109,7 +110,9 @@ def _date(run: Run) -> list[Fact]:
 
 
 def _settings(run: Run) -> list[Fact]:
-    first = 'β₁' if run.report.theory == 'adamw' else 'momentum'
+    law = THEORIES.get(run.report.theory)
+    # Records of adaptive optimizers keep their β₁ as momentum.
+    first = 'β₁' if law and law.drive == 'update_sq' else 'momentum'
     facts = [
         _rates(run),
         Fact('weight decay', _range(run, 'decay'), 'of the measured weights'),

@@ -85,8 +85,10 @@ def test_a_run_without_theory_is_promised_nothing():
     report = run_of(simulated(metadata={'theory': 'none'}), 'none').report
     assert next_steps(report) == []
     report = run_of(simulated(metadata={'theory': 'adamw'}), 'adamw').report
-    where, plan = next_steps(report)
-    assert where.startswith('In stage 1 Δ* is ') and 'smd plan' in plan
+    where, other, *_ = next_steps(report)
+    # Δ*² = 2ηλ(1−β₁)/(1+β₁), and ‖w‖² comes nearer by 1/e in 1/(2ηλ) iterations.
+    assert f'In stage 1 Δ* is {np.sqrt(2e-5 * 0.2 / 1.8):.3g} rad' in where
+    assert '‖w‖² comes nearer by 1/e in 25,000 iterations in place of 50,000' in other
 
 
 def test_a_diverged_run_is_told_what_it_is():
