@@ -130,8 +130,9 @@
   // Margins that plotly finds by itself cost it a second drawing.
   function heatMargin() {
     const longest = Math.max(...data.layers.map((layer) => heatName(layer).length));
+    // Above the rows is room for plotly's buttons.
     return narrow() ? { l: 10, r: 10, t: 24, b: 100 }
-      : { l: 12 + 5.8 * longest, r: 70, t: 24, b: 42 };
+      : { l: 12 + 5.8 * longest, r: 70, t: 44, b: 42 };
   }
 
   // The end of a name tells more than its beginning.
@@ -222,7 +223,7 @@
         itemdoubleclick: false },
       margin: graphs.all.margin(),
       xaxis: xAxis({ title: { text: 'iteration' } }),
-      yaxis: yAxis(quantity.title, { type: 'log', range: quantity.range }),
+      yaxis: yAxis(quantity.title, { type: 'log', ...(quantity.range ? { range: quantity.range, ...ticks(quantity.range) } : {}) }),
     })];
   }
 
@@ -269,7 +270,7 @@
       axes[key] = yAxis(title || layer.unit, {
         domain: [Math.max(0, top - height), top], type: range ? 'log' : 'linear',
         ...(log ? {} : { rangemode: 'tozero' }),
-        ...(range ? { range, dtick: ticks(range), tickformat: range[0] < -4.5 ? '' : '~g' } : {}),
+        ...(range ? { range, ...ticks(range) } : {}),
       });
       notes.push({ xref: 'paper', yref: 'paper', x: 0.01, y: top, xanchor: 'left',
         yanchor: 'bottom', showarrow: false, text: words.join(' · '), font: { size: 12 } });
@@ -281,10 +282,12 @@
     })];
   }
 
-  // Distance of ticks that are read at a glance on a logarithmic axis.
+  // Ticks that are read at a glance on a logarithmic axis, at least two.
   function ticks([low, high]) {
     const decades = high - low;
-    return decades > 6 ? 2 : decades > 1.2 ? 1 : 'D2';
+    const dtick = decades > 6 ? 2 : decades > 1.2 ? 1 : decades > 0.5 ? 'D2' : 'D1';
+    if (low >= -4.5) return { dtick, tickformat: '~g' };
+    return { dtick, tickformat: decades > 1.2 ? '' : '~e' };
   }
 
   // One after the other, so that the first is seen while the others are drawn.

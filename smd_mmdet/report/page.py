@@ -68,7 +68,7 @@ def render_page(run: Run) -> str:
         facts=_facts(run),
         overview=overview(run),
         terms=TERMS,
-        left_out=[_sentence(visible(part)) for part in run.left_out],
+        left_out=[f'{visible(part)}.' for part in run.left_out],
         advice=advice(run.report),
         next_steps=next_steps(run.report),
         fine_print=fine_print(run.report),

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from runs import simulated, with_columns
 
+from smd_mmdet.report import page_data as page_data_module
+from smd_mmdet.report import panels
 from smd_mmdet.report.figures import draw
 from smd_mmdet.report.page import render_page
 from smd_mmdet.report.page_data import page_data
-from smd_mmdet.report.run import run_of
+from smd_mmdet.report.run import Motion, run_of
 
 
 def decode(data, place):
@@ -129,6 +131,28 @@ def test_a_long_run_is_thinned_to_what_the_page_can_hold(monkeypatch):
             known = getattr(truth, name)
             assert values.max() == pytest.approx(known.max(), rel=1e-6)
             assert values.min() == pytest.approx(known.min(), rel=1e-6)
+
+
+def test_a_new_quantity_is_a_property_and_an_entry(run, monkeypatch):
+    """It has a panel, an axis, a choice and last values."""
+    twice = property(lambda layer: 2 * layer.norm)
+    monkeypatch.setattr(Motion, 'twice', twice, raising=False)
+    mine = panels.Panel('mine', 'twice', (panels.Line('twice', 'twice ‖w‖', 3),))
+    every = panels.Quantity('twice', 'Twice ‖w‖')
+    for module in (panels, page_data_module):
+        monkeypatch.setattr(module, 'PANELS', (*panels.PANELS, mine))
+        monkeypatch.setattr(module, 'QUANTITIES', (*panels.QUANTITIES, every))
+    data = page_data(run)
+    assert data['panels'][-1]['title'] == 'twice'
+    _, values = (decode(data, place) for place in data['layers'][0]['lines']['twice'])
+    np.testing.assert_allclose(values, 2 * run.layers[0].norm, rtol=1e-6)
+    low, high = 10 ** np.array(data['layers'][0]['ranges']['mine'])
+    assert low < values.min() <= values.max() < high
+    choice = data['quantities'][-1]
+    assert (choice['title'], choice['reference']) == ('Twice ‖w‖', None)
+    last = sorted(2 * layer.norm[-5:].mean() for layer in run.layers)
+    told = [value for _, value in choice['ends']]
+    np.testing.assert_allclose(told, last, rtol=5e-3)
 
 
 def test_page_json_is_json(run):

@@ -432,7 +432,7 @@ def test_a_heat_map_of_few_rows_keeps_its_height(page):
     """Where the window changes; its element kept room for a higher one."""
     height = "document.getElementById('heat').offsetHeight"
     drawn = "document.querySelector('#heat .main-svg').clientHeight"
-    rows = 5 * 28 + 24 + 42
+    rows = 5 * 28 + 44 + 42
     for width in (1280, 1000, 1200):
         page.browser.execute_cdp_cmd(
             'Emulation.setDeviceMetricsOverride',
