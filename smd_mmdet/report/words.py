@@ -8,10 +8,14 @@ TERMS = {
     'equilibrium': 'gradients lengthen a weight and weight decay shortens it; where '
     'both balance, the weight keeps its length and turns by the same angle each '
     'iteration',
-    'Δ*': 'that angle, which learning rate, weight decay and momentum alone decide',
+    'Δ*': 'that angle, √(2λη/(1+α)) under SGD, which weight decay λ, learning rate η '
+    'and momentum α alone decide',
     'w*': 'the length ‖w‖ of the weight there',
     'stage': 'a stretch of training in which learning rate, weight decay and momentum '
     'hold still',
+    'h̃': 'the squared gradient ‖g̃‖² that the layer would have if its weight had length '
+    '1, and with momentum how far it agrees with the steps before',
+    'L': 'the mean of h̃; it sets w*',
 }
 
 # Title and explanation of each figure.
@@ -23,8 +27,7 @@ FIGURES = {
     ),
     'angular_update': (
         'Angular update of every layer',
-        'The angle each weight turns through per iteration; at equilibrium it is '
-        'Δ* = √(2λη/(1+α)), whatever the layer.',
+        'Δ of each layer, and Δ*, to which all of them come, whatever the layer.',
     ),
     'weight_norm': (
         'Weight norm',
@@ -33,9 +36,8 @@ FIGURES = {
     ),
     'unit_gradient': (
         'Unit gradient',
-        '‖g̃‖² is the squared gradient that the layer would have if its weight had '
-        'length 1; h̃ adds how far it agrees with the momentum. L is its mean over 200 '
-        'iterations, and sets w*.',
+        'h̃ with momentum, ‖g̃‖² without: window means, and L, the mean over 200 '
+        'iterations. Where L drifts, w* goes with it.',
     ),
     'cosine': (
         'Cosine of weight and gradient',

@@ -120,9 +120,10 @@ def test_terms_are_explained_once_before_they_are_used(run):
     body = page.split('<body>')[1].split('<script')[0]
     for term in TERMS:
         assert body.count(f'<dfn>{term}</dfn>') == 1
-    rest = body.split('id="terms"')[0]
-    assert 'w*' not in rest
-    assert 'h̃' not in body.split('<dt>Unit gradient</dt>')[0].split('</details>')[-1]
+    before = body.split('id="terms"')[0]
+    assert not [term for term in ('Δ', 'w*', 'h̃', 'λη') if term in before]
+    # What stands beside the verdict speaks of stages and equilibrium: they come next.
+    assert body.index('id="terms"') < body.index('id="advice"')
 
 
 def test_the_page_shows_the_range_of_the_equilibria():
