@@ -36,7 +36,7 @@ from .run import MEAN_OVER, Motion, Run, short
 __all__ = ['FIGURES', 'draw']
 
 # Share of a line's values, the least of each stage, that an axis may cut off.
-DIPS = 0.02
+DIPS = 0.002
 
 
 def draw(

@@ -29,7 +29,7 @@ MOST_POINTS = 216_000
 MOST_BUCKETS = 1000
 LAW_BUCKETS = 60
 # Share of a line's values, the least of each stage, that the axis of all layers cuts.
-DIPS = 0.02
+DIPS = 0.002
 # Most lines of Δ* in the figure of all layers.
 MOST_EQUILIBRIA = 6
 # Windows at the end of a run that its last values are means of.

@@ -247,9 +247,16 @@ class Run:
             quantity: Gives the values of a layer, one per window.
 
         Returns:
-            The values of each layer and stage.
+            The values of each layer and stage. The warm-up, in which every line rises
+            with the rate, counts only where there is no other stage.
         """
-        return [quantity(layer)[part] for layer in self.layers for part in layer.stages]
+        every = [
+            (layer.stage[part.start], quantity(layer)[part])
+            for layer in self.layers
+            for part in layer.stages
+        ]
+        steady = [values for stage, values in every if stage >= 0]
+        return steady or [values for _, values in every]
 
     @cached_property
     def furthest(self) -> Motion:
