@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from smd_mmdet.checks import StageSummary
 from smd_mmdet.stages import stage_name
 
 from .reduce import min_max, split_points, time_bounds, time_means
@@ -41,6 +42,7 @@ __all__ = [
     'plain_number',
     'save',
     'span_of',
+    'stage_labels',
     'thousands',
     'time_axis',
     'write_at',
@@ -184,13 +186,20 @@ def time_axis(axes: Axes, run: Run, label: bool = True, inches: float = 0) -> No
         _name_stages(axes, run, inches)
 
 
+def stage_labels(stage: StageSummary) -> list[str]:
+    """What figures call a stage: the first of these for which there is room."""
+    name = stage_name(stage.stage)
+    if stage.stage < 0:
+        return [name]
+    rate = f'lr {stage.rate_text}'
+    return [f'{name}, {rate}', rate]
+
+
 def _name_stages(axes: Axes, run: Run, inches: float) -> None:
     """Write the names of the stages above the axes, as far as there is room."""
     taken = 0.0
     for stage in run.report.stages:
-        names = [stage_name(stage.stage)]
-        if stage.stage >= 0:
-            names = [f'{names[0]}, lr {stage.lr:.3g}', f'lr {stage.lr:.3g}']
+        names = stage_labels(stage)
         begin = max(0 if stage.stage < 0 else stage.first_iter / run.last_iter, taken)
         end = 1.0 if stage.stage < 0 else stage.last_iter / run.last_iter
         widths = [(0.07 * len(name) + 0.1) / inches for name in names]
@@ -241,20 +250,26 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
 def span_of(
     values: Sequence[np.ndarray], share: float = 0.001
 ) -> tuple[float, float] | None:
-    """Limits for a logarithmic axis that leave out the most extreme values.
+    """Limits for a logarithmic axis that hold every line but for its dips.
+
+    A starved layer, or a short stage, has few of all values and is what a reader looks
+    for. So each line counts by itself, and only moments of it may be cut off.
 
     Args:
-        values: Arrays of what is drawn; only finite values above 0 count.
-        share: Share of the values that may lie beyond each limit.
+        values: Arrays of what is drawn, one per line, or per stretch of a line that
+            has to be seen; only finite values above 0 count.
+        share: Share of the values of each array, the least of them, that may lie below
+            the lower limit; nothing lies above the upper one.
 
     Returns:
         The lower and the upper limit; None if no value counts.
     """
-    known = np.concatenate(values)
-    known = known[np.isfinite(known) & (known > 0)]
-    if not len(known):
+    known = [line[np.isfinite(line) & (line > 0)] for line in values]
+    known = [line for line in known if len(line)]
+    if not known:
         return None
-    low, high = np.quantile(known, [share, 1 - share])
+    low = min(np.quantile(line, share, method='lower') for line in known)
+    high = max(line.max() for line in known)
     return float(low) / 1.3, float(high) * 1.4
 
 

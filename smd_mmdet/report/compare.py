@@ -12,7 +12,6 @@ from smd_mmdet.records import read_records
 
 from . import write_files
 from .run import Reader, Run, read_run
-from .scores import read_scores
 
 __all__ = ['Comparison', 'Row', 'RunSummary', 'StageComparison', 'compare']
 
@@ -129,10 +128,7 @@ def compare(
     paths = [Path(work_dir) for work_dir in work_dirs]
     names = _names(paths)
     runs = [read_run(path, read) for path in paths]
-    scores = [
-        read_scores(path, run.metadata.get('started'))
-        for run, path in zip(runs, paths, strict=True)
-    ]
+    scores = [run.scores for run in runs]
     for run, name in zip(runs, names, strict=True):
         run.name = name
     comparison = Comparison(

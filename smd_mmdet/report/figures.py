@@ -35,6 +35,9 @@ from .run import MEAN_OVER, Motion, Run, short
 
 __all__ = ['FIGURES', 'draw']
 
+# Share of a line's values, the least of each stage, that an axis may cut off.
+DIPS = 0.002
+
 
 def draw(
     run: Run, layers: Sequence[str] = (), names: Sequence[str] = ()
@@ -101,13 +104,11 @@ def angular_update(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
 
 
 def _angle_limits(run: Run, values: Sequence[np.ndarray]) -> tuple[float, float] | None:
-    """Limits that hold Δ but for its extremes, and Δ* of every stage."""
-    most, inner = span_of(values), span_of(values, 0.02)
-    if most is None or inner is None:
-        return None
+    """Limits that hold Δ of every layer, and Δ* of every stage."""
     steps = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
-    both = span_of([*steps, np.array(inner)], 0.0) or inner
-    return both[0], max(both[1], 1.2 * most[1])
+    inner = span_of([*run.pieces(lambda layer: layer.angle), *steps], DIPS)
+    most = span_of(values)
+    return inner and most and (inner[0], max(inner[1], most[1]))
 
 
 def _label_equilibria(axes: Axes, layer: Motion, last: int) -> None:
@@ -163,7 +164,7 @@ def equilibrium(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
 def cosine(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     """|cosine(w, g)| of all layers, which is 0 by Lemma 1 but for rounding."""
     values = [np.where(layer.cosine > 0, layer.cosine, np.nan) for layer in run.layers]
-    span = span_of(values)
+    span = span_of(run.pieces(lambda layer: layer.cosine), DIPS)
     if span is None:
         return None
     figure = new_figure()
@@ -195,13 +196,18 @@ def weight_norm(run: Run, chosen: Sequence[Motion]) -> Figure | None:
         style = dict(color=COLOURS[1], zorder=3)
         draw_line(axes, layer.iter, layer.norm, half, color=COLOURS[0], lw=2.2)
         draw_line(axes, layer.iter, layer.norm_eq, half, band=True, lw=1.1, **style)
-        kept = np.concatenate([layer.norm, layer.norm_eq])
-        axes.set_ylim(0, 1.12 * np.quantile(kept[np.isfinite(kept)], 0.998))
+        axes.set_ylim(0, 1.12 * _highest_norm(layer))
     name = f'w*, from the mean of {run.layers[0].unit_name} over {MEAN_OVER} iterations'
     lines = [entry('‖w‖', COLOURS[0], 2.2), entry(name, COLOURS[1])]
     known = any(np.isfinite(layer.norm_eq).any() for layer, _ in places)
     head(figure, 'Weight norm against its equilibrium', lines[: 1 + known])
     return figure
+
+
+def _highest_norm(layer: Motion) -> float:
+    """The greatest ‖w‖, with which a run often begins, and w* but for its spikes."""
+    norm, target = (v[np.isfinite(v)] for v in (layer.norm, layer.norm_eq))
+    return float(max([*norm, np.quantile(target, 0.998) if len(target) else 0.0]))
 
 
 def unit_gradient(run: Run, chosen: Sequence[Motion]) -> Figure | None:
@@ -228,8 +234,8 @@ def _unit_scale(axes: Axes, layer: Motion) -> None:
     """Make the axis logarithmic, or as near to it as negative values allow."""
     known = layer.unit[np.isfinite(layer.unit)]
     if (known > 0).all():
-        low, high = span_of([known]) or (0.1, 1.0)
-        log_axis(axes, low, high)
+        parts = [layer.unit[part] for part in layer.stages]
+        log_axis(axes, *(span_of(parts, 0.002) or (0.1, 1.0)))
         return
     typical = float(np.median(np.abs(known))) or 1.0
     axes.set_yscale('symlog', linthresh=typical / 2, linscale=0.6)
@@ -254,8 +260,9 @@ def distance(run: Run, chosen: Sequence[Motion]) -> Figure | None:
         draw_line(axes, layer.iter, layer.distance, half, band=True, **style)
         draw_line(axes, layer.iter, layer.expected, color='black', lw=1.3)
         draw_line(axes, layer.iter, layer.guaranteed, color=COLOURS[1], lw=1.5, ls='--')
-        low, high = span_of([layer.distance, layer.guaranteed], 0.01) or (0.1, 1.0)
-        log_axis(axes, max(low, high * 1e-3), high)
+        # The laws fall for ever, and the distance dips where the norm crosses w*.
+        parts = [layer.distance[part] for part in layer.stages]
+        log_axis(axes, *(span_of(parts, 0.05) or (0.1, 1.0)))
     lines = [
         entry('measured', COLOURS[0]),
         entry('expected: ‖w‖⁴ relaxes at 4λη/(1−α)', 'black', 1.4),

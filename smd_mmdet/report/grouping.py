@@ -9,7 +9,7 @@ from smd_mmdet._text import did_you_mean
 from smd_mmdet.checks import Report
 from smd_mmdet.stages import stage_name
 
-__all__ = ['grouped', 'number', 'select', 'span', 'template', 'together']
+__all__ = ['grouped', 'number', 'pieces', 'select', 'span', 'template', 'together']
 
 Item = TypeVar('Item')
 # A number that is no part of a name, such as 17,804 or 1e-05.
@@ -64,6 +64,16 @@ def template(sentence: str) -> str:
         'about # iterations more (#%) after conv1'
     """
     return _FIGURE.sub('#', sentence)
+
+
+def pieces(sentence: str) -> tuple[list[str], list[str]]:
+    """A sentence taken apart: the words around its figures, and the figures.
+
+    Example:
+        >>> pieces('about 17,804 iterations more (95%)')
+        (['about ', ' iterations more (', '%)'], ['17,804', '95'])
+    """
+    return _FIGURE.split(sentence), _FIGURE.findall(sentence)
 
 
 def together(sentences: Sequence[str]) -> str:

@@ -96,25 +96,26 @@ def _angles(runs: Sequence[Run], take: _Take, name: str) -> Figure | None:
         take: Gives the values of a layer: Δ or Δ/Δ*.
         name: Name of the values.
     """
-    spread = [_columns(run, take) for run in runs]
-    span = span_of([rows.ravel() for _, rows in spread], 0.01)
+    columns = [_columns(run, take) for run in runs]
+    spread = [(m, np.nanquantile(rows, [0.1, 0.5, 0.9], axis=0)) for m, rows in columns]
+    span = span_of([line for _, lines in spread for line in lines], 0.01)
     if span is None:
         return None
     figure = new_figure()
     axes = figure.subplots()
-    for (middle, rows), style in zip(spread, _styles(len(runs)), strict=True):
+    for (middle, lines), style in zip(spread, _styles(len(runs)), strict=True):
         if not len(middle):
             continue  # nothing is known of this run
-        low, median, high = np.nanquantile(rows, [0.1, 0.5, 0.9], axis=0)
+        low, median, high = lines
         axes.fill_between(middle, low, high, color=style['color'], alpha=0.18, lw=0)
         axes.plot(middle, median, lw=1.6, **style)
-    lines = _entries(runs)
+    legend = _entries(runs)
     if _equilibrium(axes, runs, name):
-        lines.append(entry('Δ*' if name == 'Δ' else 'equilibrium', 'black', 1.2))
+        legend.append(entry('Δ*' if name == 'Δ' else 'equilibrium', 'black', 1.2))
     log_axis(axes, *span)
     _over_time(axes, runs)
     axes.set_ylabel('rad / iteration' if name == 'Δ' else name)
-    head(figure, f'{name}: median layer, and the middle four fifths', lines)
+    head(figure, f'{name}: median layer, and the middle four fifths', legend)
     return figure
 
 

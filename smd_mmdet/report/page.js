@@ -4,7 +4,8 @@
 (() => {
   const data = JSON.parse(document.getElementById('data').textContent);
   const find = (id) => document.getElementById(id);
-  const state = { layer: 0, range: null, all: false };
+  // open: whether a row of the checks was opened or closed by hand, by its key.
+  const state = { layer: data.first, range: null, open: new Map(), started: false };
 
   // ---------------------------------------------------------------- data
 
@@ -37,6 +38,11 @@
 
   function number(value, digits = 3) {
     if (value === null || value === undefined) return '–';
+    // Lines do not break after a true minus.
+    return digitsOf(value, digits).replaceAll('-', '−');
+  }
+
+  function digitsOf(value, digits) {
     if (Math.abs(value) >= 1e4) return Math.round(value).toLocaleString('en');
     if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(digits - 1);
     return String(Number(value.toPrecision(digits)));
@@ -81,14 +87,26 @@
     return stage.stage < 0 ? 'warm-up' : `stage ${stage.stage}`;
   }
 
-  function stageNames() {
-    return data.stages
-      .filter((s) => s.last - s.first > (narrow() ? 0.25 : 0.06) * data.last)
-      .map((s) => ({
-        x: s.stage < 0 ? 0 : s.first, y: 1, xanchor: 'left', yanchor: 'bottom',
-        yref: 'paper', showarrow: false, font: { size: 11, color: css('--faint') },
-        text: stageName(s),
-      }));
+  // As in the figures on paper: the longest name for which there is room.
+  function stageNames(id) {
+    const [low, high] = state.range || [0, data.last];
+    const { l, r } = graphs[id].margin();
+    const pixel = (high - low) / Math.max(find(id).clientWidth - l - r, 1);
+    const notes = [];
+    let taken = low;
+    for (const stage of data.stages) {
+      const begin = Math.max(stage.stage < 0 ? 0 : stage.first, taken);
+      // The name of the warm-up may reach into the next stage.
+      const end = stage.stage < 0 ? high : Math.min(stage.last, high);
+      const width = (name) => (6.2 * name.length + 14) * pixel;
+      const text = stage.last < low ? undefined
+        : stage.names.find((name) => begin + width(name) <= end);
+      if (text === undefined) continue;
+      taken = begin + width(text);
+      notes.push({ x: begin, y: 1, xanchor: 'left', yanchor: 'bottom', yref: 'paper',
+        showarrow: false, font: { size: 11, color: css('--faint') }, text: plotText(text) });
+    }
+    return notes;
   }
 
   // On a phone the buttons would lie over the legend; pages there zoom by the fields.
@@ -101,16 +119,49 @@
 
   // ---------------------------------------------------------------- figures
 
-  const graphs = { heat: drawHeat, all: drawAll, one: drawOne };
+  // What draws each figure, its margins, and whether stages are named above it.
+  const graphs = {
+    heat: { draw: drawHeat, margin: heatMargin, named: true },
+    all: { draw: drawAll, margin: () => ({ ...sides(), t: 60, b: 42 }), named: true },
+    one: { draw: drawOne, margin: () => ({ ...sides(), t: 24, b: 42 }), named: false },
+  };
+  const sides = () => ({ l: narrow() ? 54 : 70, r: 10 });
+
+  // Margins that plotly finds by itself cost it a second drawing.
+  function heatMargin() {
+    const longest = Math.max(...data.layers.map((layer) => heatName(layer).length));
+    // Above the rows is room for plotly's buttons.
+    return narrow() ? { l: 10, r: 10, t: 24, b: 100 }
+      : { l: 12 + 5.8 * longest, r: 70, t: 44, b: 42 };
+  }
+
+  // The end of a name tells more than its beginning.
+  const heatName = ({ short }) => (short.length > 48 ? `…${short.slice(-47)}` : short);
+
+  // What a picture is of, for those who do not see it.
+  function describe(id, text) {
+    find(id).setAttribute('aria-label', text);
+  }
+
+  function ends(quantity) {
+    if (!quantity.ends.length) return '';
+    const [low, middle, high] = quantity.ends.map(([name, v]) => `${number(v)} (${name})`);
+    return ` At the end: lowest ${low}, middle ${middle}, highest ${high}.`;
+  }
 
   function drawHeat() {
-    const names = data.layers.map((layer) => plotText(layer.short));
+    const names = data.layers.map((layer) => plotText(heatName(layer)));
     const ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10];
     if (!data.heat) {
       find('heat').textContent = 'No equilibrium is known for this optimizer.';
-      find('heat').style.minHeight = '0';
       return null;
     }
+    describe('heat', `Heat map of Δ/Δ*: ${names.length} layers, one row each, over ${number(data.last)} iterations.`
+      + ends(data.quantities.find((quantity) => quantity.series === 'ratio')));
+    // Few rows are made higher, so that the scale beside them can be read.
+    const row = names.length > 80 ? 8 : Math.max(narrow() ? 16 : 13, Math.min(28, 140 / names.length));
+    const margin = heatMargin();
+    const inner = row * names.length;
     const { edges, rows } = data.heat;
     const trace = {
       type: 'heatmap', x: edges, y: names.map((_, i) => i),
@@ -121,21 +172,18 @@
       colorbar: {
         tickvals: ticks.map(Math.log10), ticktext: ticks.map(String), outlinewidth: 0,
         thickness: 12, title: { text: 'Δ/Δ*', side: narrow() ? 'top' : 'right' },
-        ...(narrow() ? { orientation: 'h', y: -0.12, yanchor: 'top', len: 1 }
+        ...(narrow() ? { orientation: 'h', y: -28 / inner, yanchor: 'top', len: 1 }
           : { len: 0.94, y: 0, yanchor: 'bottom' }),
       },
     };
-    const row = names.length > 80 ? 8 : 13;
     const shown = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / 80) === 0);
     return [[trace], layout({
-      height: 90 + row * names.length + (narrow() ? 70 : 0),
-      // Margins that plotly finds by itself cost it a second drawing.
-      margin: { l: narrow() ? 10 : 12 + 5.8 * Math.max(...names.map((n) => n.length)),
-        r: narrow() ? 10 : 70, t: 24, b: narrow() ? 100 : 42 },
+      height: margin.t + inner + margin.b,
+      margin,
       shapes: [...stageShapes().map((s) => ({ ...s, layer: 'above' })).filter((s) => s.type === 'line'),
         { type: 'rect', xref: 'paper', x0: 0, x1: 1, y0: state.layer - 0.5,
           y1: state.layer + 0.5, line: { color: css('--ink'), width: 1.5 } }],
-      annotations: stageNames(),
+      annotations: stageNames('heat'),
       xaxis: xAxis({ title: { text: narrow() ? '' : 'iteration' }, showgrid: false }),
       yaxis: yAxis('', {
         range: [names.length - 0.5, -0.5], showgrid: false, showticklabels: !narrow(),
@@ -145,10 +193,10 @@
     })];
   }
 
-  const ALL = { angle: 'Δ, rad / iteration', ratio: 'Δ/Δ*', cosine: '|cosine(w, g)|' };
-
   function drawAll() {
     const kind = find('scale').value;
+    const quantity = data.quantities.find(({ series }) => series === kind);
+    describe('all', `${quantity.title}: a line for each of ${data.layers.length} layers over ${number(data.last)} iterations.${ends(quantity)}`);
     const style = (layer, i) => ({
       type: 'scatter', mode: 'lines', name: plotText(layer.short), hoverinfo: 'name+x+y',
       opacity: i === state.layer ? 1 : 0.6,
@@ -163,59 +211,49 @@
     });
     // The chosen layer is drawn over the others.
     traces.sort((a, b) => (a.meta === state.layer) - (b.meta === state.layer));
-    traces.push(...equilibria(kind));
+    traces.push(...references(quantity));
     const legend = data.parts.map((part) => ({
       type: 'scatter', mode: 'lines', x: [null], y: [null], name: plotText(part.name),
       line: { color: colour(part.colour), width: 3 }, showlegend: true,
     }));
     return [[...traces.map((t) => ({ showlegend: false, ...t })), ...legend], layout({
-      height: narrow() ? 380 : 460, annotations: stageNames(), showlegend: true,
+      // The legend of a phone is a column.
+      height: narrow() ? 400 + 19 * data.parts.length : 460, annotations: stageNames('all'), showlegend: true,
       legend: { orientation: 'h', y: 1.07, yanchor: 'bottom', x: 0, itemclick: false,
         itemdoubleclick: false },
-      margin: { l: narrow() ? 54 : 70, r: 10, t: 60, b: 42 },
+      margin: graphs.all.margin(),
       xaxis: xAxis({ title: { text: 'iteration' } }),
-      yaxis: yAxis(ALL[kind], { type: 'log', range: data.ranges[kind] }),
+      yaxis: yAxis(quantity.title, { type: 'log', ...(quantity.range ? { range: quantity.range, ...ticks(quantity.range) } : {}) }),
     })];
   }
 
-  function equilibria(kind) {
-    const style = { type: 'scatter', mode: 'lines', hoverinfo: 'name+y',
+  // What the lines of all layers are held against.
+  function references({ series, reference, reference_name: name }) {
+    const style = { type: 'scatter', mode: 'lines', hoverinfo: 'name+y', name,
       line: { color: css('--ink'), width: 2, dash: 'dash', shape: 'hv' }, meta: -1 };
-    if (kind === 'cosine') {
-      return [{ ...style, name: 'float32 rounds to this', x: [0, data.last], y: [data.rounding, data.rounding] }];
+    if (reference !== null) {
+      return [{ ...style, x: [0, data.last], y: [reference, reference], showlegend: true }];
     }
-    if (kind === 'ratio') {
-      return [{ ...style, name: 'equilibrium', x: [0, data.last], y: [1, 1], showlegend: true }];
-    }
-    return data.equilibria.map(([x, y], i) => ({
-      ...style, name: 'Δ*', x: data.arrays[x], y: data.arrays[y], showlegend: i === 0,
+    const lines = series === 'angle' ? data.equilibria : [];
+    return lines.map(([x, y], i) => ({
+      ...style, x: data.arrays[x], y: data.arrays[y], showlegend: i === 0,
     }));
   }
 
-  // Each panel's name, title and lines; a line's series, label and colour, where null is
-  // the colour of text. What is called '' has the name of the unit gradient.
-  const PANELS = [
-    ['angle', 'Δ', [['angle', 'Δ', 0], ['angle_eq', 'Δ*', null]]],
-    ['norm', '‖w‖', [['norm', '‖w‖', 0], ['norm_eq', 'w*', 1]]],
-    ['unit', '', [['unit', '', 4], ['unit_mean', 'L', null]]],
-    ['cosine', '|cosine|', [['cosine', '|cosine(w, g)|', 2]]],
-    ['distance', '|‖w‖²/w*² − 1|', [['distance', 'measured', 0],
-      ['expected', 'expected', null], ['guaranteed', "theorem's guarantee", 1]]],
-  ];
-
   function drawOne() {
     const layer = data.layers[state.layer];
-    const panels = PANELS.filter(([name]) => layer.lines[name]);
+    const panels = data.panels.filter(({ lines }) => layer.lines[lines[0].series]);
     const traces = [];
     const notes = [];
     const axes = {};
     const gap = 0.045;
     const height = (1 + gap) / panels.length - gap;
-    panels.forEach(([name, title, lines], row) => {
+    panels.forEach(({ name, title, lines, log }, row) => {
       const top = 1 - row * (height + gap);
       const key = row ? `yaxis${row + 1}` : 'yaxis';
       const words = [];
-      for (const [series, label, tone] of lines) {
+      // A line's tone is the place of its colour, where null is the colour of text.
+      for (const { series, label, tone, kind, dash, width } of lines) {
         const points = line(layer, series);
         if (!points) continue;
         const text = label || layer.unit;
@@ -223,17 +261,16 @@
         traces.push({
           type: 'scatter', mode: mode(layer), ...points, name: text,
           yaxis: row ? `y${row + 1}` : 'y', hoverinfo: 'name+x+y',
-          line: { color: ink, width: tone === 4 ? 1 : 1.8,
-            dash: series === 'guaranteed' || series === 'angle_eq' ? 'dash' : 'solid',
-            shape: series === 'angle_eq' ? 'hv' : 'linear' },
+          line: { color: ink, width, dash: dash ? 'dash' : 'solid',
+            shape: kind === 'steps' ? 'hv' : 'linear' },
         });
         words.push(`<span style="color:${ink}">${text}</span>`);
       }
       const range = layer.ranges[name];
       axes[key] = yAxis(title || layer.unit, {
         domain: [Math.max(0, top - height), top], type: range ? 'log' : 'linear',
-        ...(name === 'norm' ? { rangemode: 'tozero' } : {}),
-        ...(range ? { range, dtick: ticks(range), tickformat: '~g' } : {}),
+        ...(log ? {} : { rangemode: 'tozero' }),
+        ...(range ? { range, ...ticks(range) } : {}),
       });
       notes.push({ xref: 'paper', yref: 'paper', x: 0.01, y: top, xanchor: 'left',
         yanchor: 'bottom', showarrow: false, text: words.join(' · '), font: { size: 12 } });
@@ -245,17 +282,21 @@
     })];
   }
 
-  // Distance of ticks that are read at a glance on a logarithmic axis.
+  // Ticks that are read at a glance on a logarithmic axis, at least two.
   function ticks([low, high]) {
     const decades = high - low;
-    return decades > 6 ? 2 : decades > 1.2 ? 1 : 'D2';
+    const dtick = decades > 6 ? 2 : decades > 1.2 ? 1 : decades > 0.5 ? 'D2' : 'D1';
+    if (low >= -4.5) return { dtick, tickformat: '~g' };
+    return { dtick, tickformat: decades > 1.2 ? '' : '~e' };
   }
 
   // One after the other, so that the first is seen while the others are drawn.
   async function draw(...names) {
     for (const name of names) {
-      const made = graphs[name]();
-      // When the window changes, plotly takes its height from the element.
+      const made = graphs[name].draw();
+      // When the window changes, plotly takes its height from the element, whatever room
+      // was kept for it.
+      find(name).style.minHeight = '0';
       if (made) find(name).style.height = `${made[1].height}px`;
       if (made) await Plotly.react(find(name), ...made, config());
       await new Promise((done) => { setTimeout(done); });
@@ -279,17 +320,59 @@
     if (zooming) return;
     zooming = true;
     state.range = range && [Math.max(0, range[0]), Math.min(data.last, range[1])];
-    const [low, high] = state.range || [0, data.last];
-    find('from').value = Math.round(low);
-    find('to').value = Math.round(high);
+    showRange();
+    remember();
     Promise.all(Object.keys(graphs).filter((name) => find(name).layout).map(
-      (name) => Plotly.relayout(find(name), { 'xaxis.range': [low, high] }),
+      (name) => Plotly.relayout(find(name), {
+        'xaxis.range': state.range || [0, data.last],
+        ...(graphs[name].named ? { annotations: stageNames(name) } : {}),
+      }),
     )).finally(() => { zooming = false; });
   }
 
+  function showRange() {
+    const [low, high] = state.range || [0, data.last];
+    find('from').value = Math.round(low);
+    find('to').value = Math.round(high);
+    refuse('');
+  }
+
   function typedZoom() {
-    const [low, high] = [Number(find('from').value), Number(find('to').value)];
-    if (high > low && low >= 0) zoom([low, high]);
+    const texts = ['from', 'to'].map((id) => find(id).value);
+    const [low, high] = texts.map(Number);
+    if (texts.includes('')) refuse('Two iterations are wanted, both as whole numbers.');
+    else if (low >= high) refuse(`${low} to ${high}: the first iteration must be below the last.`);
+    else if (low >= data.last || high <= 0) refuse(`${low} to ${high}: the run has iterations 0 to ${data.last}.`);
+    else zoom([low, high]);
+  }
+
+  // The figures stay as they are, and the reader is told why.
+  function refuse(why) {
+    find('refused').textContent = why;
+    for (const id of ['from', 'to']) find(id).setAttribute('aria-invalid', why !== '');
+  }
+
+  // ---------------------------------------------------------------- address
+
+  // Layer and zoom are in the address, so that a link shows what its sender saw.
+  function remember() {
+    if (!state.started) return;
+    const words = new URLSearchParams({ layer: data.layers[state.layer].name });
+    if (state.range) {
+      words.set('from', Math.round(state.range[0]));
+      words.set('to', Math.round(state.range[1]));
+    }
+    window.history.replaceState(null, '', `#${words}`);
+  }
+
+  function recall() {
+    const words = new URLSearchParams(window.location.hash.slice(1));
+    const layer = data.layers.findIndex(({ name }) => name === words.get('layer'));
+    const [low, high] = ['from', 'to'].map((id) => Number(words.get(id) ?? NaN));
+    if (layer >= 0) state.layer = layer;
+    if (low >= 0 && high > low && low < data.last) state.range = [low, Math.min(high, data.last)];
+    else if (layer >= 0) state.range = null;
+    return layer >= 0 || state.range !== null;
   }
 
   // ---------------------------------------------------------------- one layer
@@ -297,14 +380,16 @@
   function choose(index, scroll) {
     state.layer = (index + data.layers.length) % data.layers.length;
     find('layer').value = state.layer;
+    remember();
     const layer = data.layers[state.layer];
     const stage = layer.stages[layer.stages.length - 1];
     const about = `${layer.name} (${layer.shape.join(' × ')}): ${stage.state}`
       + ` at the end of ${stageName(stage)}, Δ/Δ* ${number(stage.angle)},`
       + ` ‖w‖/w* ${number(stage.norm)}, Δ/Δ*·(‖w‖/w*)² ${number(stage.law)}.`
-      + (stage.note ? ` ${stage.note}.` : '');
+      + (stage.note ? ` ${stage.note[0].toUpperCase()}${stage.note.slice(1)}.` : '');
     find('about').textContent = about;
-    find('one').setAttribute('aria-label', `Angle, norm, unit gradient, cosine and distance to equilibrium over the run. ${about}`);
+    const titles = data.panels.map(({ title }) => title || layer.unit).join(', ');
+    describe('one', `${titles} over the run. ${about}`);
     for (const row of document.querySelectorAll('#layers tr')) {
       row.classList.toggle('chosen', Number(row.dataset.layer) === state.layer);
     }
@@ -346,17 +431,19 @@
     thead.append(row);
     const body = element('tbody');
     table.append(thead, body);
-    table.fill = (rows, most = Infinity) => {
+    const plain = (item) => {
+      const made = element('tr', undefined, { 'data-layer': item.layer });
+      made.classList.toggle('chosen', item.layer === state.layer);
+      made.append(...columns.map(([, take, cell]) => (cell ? cell(item) : element('td', take(item)))));
+      return made;
+    };
+    // Rows in the wanted order, made by a function of them all or each by itself.
+    table.fill = (rows, make = (sorted) => sorted.map(plain)) => {
       heads.forEach((head, i) => head.setAttribute('aria-sort',
         i !== sort.column ? 'none' : sort.down ? 'descending' : 'ascending'));
       const value = columns[sort.column][1];
       const sorted = [...rows].sort((a, b) => compare(value(a), value(b), sort.down));
-      body.replaceChildren(...sorted.slice(0, most).map((item) => {
-        const made = element('tr', undefined, { 'data-layer': item.layer });
-        made.classList.toggle('chosen', item.layer === state.layer);
-        made.append(...columns.map(([, take, cell]) => (cell ? cell(item) : element('td', take(item)))));
-        return made;
-      }));
+      body.replaceChildren(...make(sorted, plain));
     };
   }
 
@@ -404,6 +491,67 @@
     find('layers-count').textContent = `${rows.length} of ${data.layers.length} layers`;
   }
 
+  // A reason is kept as the place of its words, and the figures between them.
+  function sentence([place, ...figures]) {
+    return data.sentences[place].map((words, i) => words + (figures[i] ?? '')).join('');
+  }
+
+  // One sentence for reasons of the same words, with the range of each figure.
+  function together(reasons) {
+    const [place, ...first] = reasons[0];
+    return sentence([place, ...first.map((_, i) => {
+      const figures = reasons.map((reason) => reason[i + 1]);
+      const value = (figure) => Number(figure.replaceAll(',', ''));
+      return fromTo(...[0, -1].map((end) => [...figures].sort((a, b) => value(a) - value(b)).at(end)));
+    })]);
+  }
+
+  function span(values) {
+    const known = values.filter((value) => value !== null);
+    return known.length ? fromTo(number(Math.min(...known)), number(Math.max(...known))) : number(null);
+  }
+
+  function fromTo(low, high) {
+    if (low === high) return low;
+    // A dash beside a minus would be read as one.
+    return /[-−]/.test(low + high) ? `${low} … ${high}` : `${low}–${high}`;
+  }
+
+  // Checks of which the same is to be said are one row, which opens. What fails and
+  // speaks against the theory is open from the start.
+  function groupedRows(sorted, plain) {
+    const groups = new Map();
+    for (const item of sorted) {
+      const key = [item.check, item.verdict, item.reason[0]].join();
+      groups.set(key, [...(groups.get(key) || []), item]);
+    }
+    return [...groups].flatMap(([key, items]) => {
+      if (items.length === 1) return [plain(items[0])];
+      const alarm = items[0].verdict === 'fails' && items[0].kind === 'conclusion';
+      const open = state.open.get(key) ?? alarm;
+      return [groupRow(key, items, open), ...(open ? items.map(plain) : [])];
+    });
+  }
+
+  function groupRow(key, items, open) {
+    const row = element('tr', undefined, { class: 'group' });
+    const cell = element('td');
+    const button = element('button', `${open ? '▾' : '▸'} ${items.length} layers`,
+      { type: 'button', 'aria-expanded': open, 'data-group': key });
+    button.addEventListener('click', () => {
+      state.open.set(key, !open);
+      fillChecks();
+      const made = [...document.querySelectorAll('#checks [data-group]')];
+      made.find((each) => each.dataset.group === key)?.focus();
+    });
+    cell.append(button);
+    const range = (name) => element('td', span(items.map((item) => item[name])), { class: 'number' });
+    row.append(cell, element('td', items[0].title), element('td', items[0].kind), verdictCell(items[0]),
+      range('value'), range('bound'), range('margin'),
+      element('td', together(items.map((item) => item.reason)), { class: 'why' }));
+    return row;
+  }
+
   function fillChecks() {
     const [name, verdict, text] = ['check', 'verdicts', 'find-check'].map((id) => find(id).value);
     let total = 0;
@@ -412,19 +560,17 @@
       const stage = stageOf(layer);
       for (const c of stage ? stage.checks : []) {
         total += 1;
+        const reason = data.reasons[c[6]];
         const item = { layer: i, check: c[0], kind: c[1], verdict: c[2], value: c[3],
-          bound: c[4], margin: c[5], why: data.reasons[c[6]] };
+          bound: c[4], margin: c[5], reason, why: sentence(reason) };
         item.title = (data.checks[item.check] || [item.check])[0];
         if (name && item.check !== name) continue;
         if (verdict && item.verdict !== verdict) continue;
         if (has(text, layer.name, item.title, item.why)) rows.push(item);
       }
     });
-    const most = state.all ? Infinity : 200;
-    find('checks').fill(rows, most);
-    find('more').hidden = rows.length <= most;
-    const shown = rows.length > most ? `, the first ${most} shown` : '';
-    find('checks-count').textContent = `${rows.length} of ${total} checks of this stage${shown}`;
+    find('checks').fill(rows, groupedRows);
+    find('checks-count').textContent = `${rows.length} of ${total} checks of this stage`;
   }
 
   function makeTables() {
@@ -453,9 +599,10 @@
   }
 
   function fillOptions() {
+    options('scale', data.quantities.map(({ series, title }) => [series, title]));
     options('layer', data.layers.map((layer, i) => [i, layer.name]));
     options('stage', [...data.stages].reverse()
-      .map((s) => [s.stage, stageName(s)]));
+      .map((s) => [s.stage, s.names[0]]));
     const stages = data.layers.flatMap((layer) => layer.stages);
     const states = [...new Set(stages.map((s) => s.state))].sort();
     options('state', [['', 'any'], ...states.map((s) => [s, s])]);
@@ -481,10 +628,35 @@
     find('state').addEventListener('change', fillLayers);
     find('stage').addEventListener('change', () => { fillLayers(); fillChecks(); });
     for (const id of ['check', 'verdicts']) find(id).addEventListener('change', fillChecks);
-    find('more').addEventListener('click', () => { state.all = true; fillChecks(); });
+    find('see').addEventListener('click', () => find('h-layer').scrollIntoView());
     const redraw = () => draw('heat', 'all', 'one');
     dark.addEventListener('change', redraw);
-    window.matchMedia('(max-width: 639px)').addEventListener('change', redraw);
+    window.addEventListener('hashchange', () => {
+      if (!recall()) return;
+      choose(state.layer);
+      zoom(state.range);
+    });
+    // Names of stages and margins depend on the width; a phone changes its height only
+    // when it hides its bar.
+    let [width, wait] = [window.innerWidth, 0];
+    window.addEventListener('resize', () => {
+      if (window.innerWidth === width) return;
+      width = window.innerWidth;
+      clearTimeout(wait);
+      wait = setTimeout(redraw, 150);
+    });
+  }
+
+  // A finger covers what it points at, and no name stands beside the rows of a phone.
+  function touchHeat({ points: [{ y: i, text }] }) {
+    if (!narrow()) {
+      choose(i, true);
+      return;
+    }
+    const value = text.split('<br>')[1];
+    find('touched').hidden = false;
+    find('touched').firstElementChild.textContent = `${data.layers[i].name}: ${value} `;
+    choose(i);
   }
 
   fillOptions();
@@ -492,18 +664,19 @@
   fillLayers();
   fillChecks();
   listen();
-  find('to').value = data.last;
-  find('from').value = 0;
   find('to').max = data.last;
-  choose(0).then(() => {
+  recall();
+  showRange();
+  choose(state.layer).then(() => {
     Object.keys(graphs).forEach(link);
-    if (find('heat').on) find('heat').on('plotly_click', (event) => choose(event.points[0].y, true));
+    if (find('heat').on) find('heat').on('plotly_click', touchHeat);
     if (find('all').on) {
       find('all').on('plotly_click', (event) => {
         const { meta } = event.points[0].data;
         if (meta >= 0) choose(meta);
       });
     }
+    state.started = true;
     window.smdReady = performance.now();
   });
 })();

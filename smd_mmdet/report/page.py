@@ -8,16 +8,23 @@ style ``page.css``, the data of :mod:`~.page_data`, and two scripts: plotly.js a
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smd_mmdet.stages import stage_name
+from smd_mmdet._text import visible
 from smd_mmdet.theory import THEORIES
 
+from .advice import advice, fine_print, next_steps
+from .canvas import stage_labels
+from .overview import overview
 from .page_data import page_data
 from .run import Run
-from .words import FIGURES, advice, plural
+from .symptoms import SYMPTOMS, shown_by
+from .words import FIGURES, TERMS, plural
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ['render_page']
 
@@ -48,6 +55,7 @@ def render_page(run: Run) -> str:
         undefined=StrictUndefined,
     )
     # `tojson` also escapes what could end a script element.
+    environment.filters['code'] = _code
     environment.policies['json.dumps_kwargs'] = dict(
         ensure_ascii=False, allow_nan=False, separators=(',', ':')
     )
@@ -58,7 +66,13 @@ def render_page(run: Run) -> str:
         mark=_mark(run),
         verdict=_sentence(run.report.verdict),
         facts=_facts(run),
+        overview=overview(run),
+        terms=TERMS,
+        left_out=[f'{visible(part)}.' for part in run.left_out],
         advice=advice(run.report),
+        next_steps=next_steps(run.report),
+        fine_print=fine_print(run.report),
+        symptoms=list(zip(SYMPTOMS, shown_by(run.report), strict=True)),
         stages=_stages(run),
         settings=_settings(run),
         config=str(run.metadata.get('config') or ''),
@@ -97,6 +111,18 @@ def _policy(scripts: list[str]) -> str:
 
 
 # ------------------------------------------------------------------ written parts
+
+
+def _code(text: str) -> 'Markup':
+    """A sentence of ours in which `words` are code."""
+    from markupsafe import Markup, escape
+
+    words = str(escape(text)).split('`')
+    # Every second piece lies between two marks; a mark that is alone stays.
+    if len(words) % 2 == 0:
+        return escape(text)
+    marked = [f'<code>{w}</code>' if i % 2 else w for i, w in enumerate(words)]
+    return Markup(''.join(marked))
 
 
 def _sentence(text: str) -> str:
@@ -138,9 +164,8 @@ def _stages(run: Run) -> list[tuple[str, ...]]:
         states = ', '.join(f'{n} {state}' for state, n in stage.states.items())
         rows.append(
             (
-                stage_name(stage.stage, short=True),
+                stage_labels(stage)[0],
                 f'{stage.first_iter:,}–{stage.last_iter:,}',
-                f'{stage.lr:.4g}' if steady else 'rising',
                 _equilibrium(run, stage.stage) if steady else '–',
                 f'{stage.in_equilibrium} of {stage.layers}',
                 _number(stage.median_angular_update_ratio),

@@ -6,14 +6,17 @@ Each such array is kept once, in ``arrays``, and named by its place there.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from smd_mmdet.checks import COSINE_ROUNDING, StageReport
+from smd_mmdet.checks import StageReport
 
-from .canvas import COLOURS, OTHER, part_colours
+from .canvas import COLOURS, OTHER, part_colours, span_of, stage_labels
+from .grouping import pieces
+from .panels import LAW, PANELS, QUANTITIES, STEPS, Quantity, series_of
 from .reduce import min_max
 from .run import Motion, Run, short
 from .words import CHECKS
@@ -25,21 +28,12 @@ __all__ = ['page_data']
 MOST_POINTS = 216_000
 MOST_BUCKETS = 1000
 LAW_BUCKETS = 60
-
-# Measured lines are noisy and get the points that there is room for; the laws of
-# decay are smooth and need few.
-_NOISY = ('angle', 'norm', 'norm_eq', 'unit', 'unit_mean', 'cosine', 'distance')
-_LAWS = ('expected', 'guaranteed')
-# Panels of a layer that may be logarithmic, and the lines that their axis must hold.
-# The laws of decay fall for ever; they must not stretch the axis.
-_PANELS = {
-    'angle': ('angle', 'angle_eq'),
-    'unit': ('unit', 'unit_mean'),
-    'cosine': ('cosine',),
-    'distance': ('distance',),
-}
+# Share of a line's values, the least of each stage, that the axis of all layers cuts.
+DIPS = 0.002
 # Most lines of Δ* in the figure of all layers.
 MOST_EQUILIBRIA = 6
+# Windows at the end of a run that its last values are means of.
+LAST_WINDOWS = 5
 
 # Two places in ``arrays``: iterations and values.
 _Line = tuple[int, int]
@@ -58,11 +52,12 @@ def page_data(run: Run) -> dict[str, Any]:
     arrays = _Arrays()
     verdicts = {layer.layer: layer for layer in run.report.layers}
     parts = part_colours(run)
-    buckets = _buckets(run)
-    reasons: dict[str, int] = {}
+    series = [list(series_of(layer)) for layer in run.layers]
+    buckets = _buckets(series)
+    reasons = _Reasons()
     layers = []
-    for layer in run.layers:
-        lines = _lines(layer, arrays, buckets)
+    for layer, known in zip(run.layers, series, strict=True):
+        lines = _lines(layer, known, arrays, buckets)
         layers.append(
             {
                 'name': layer.name,
@@ -72,28 +67,35 @@ def page_data(run: Run) -> dict[str, Any]:
                 'unit': layer.unit_name,
                 'windows': len(layer.iter),
                 'lines': lines,
-                'ranges': _ranges(lines, arrays),
+                'ranges': _ranges(layer),
                 'stages': [_stage(s, reasons) for s in verdicts[layer.name].stages],
             }
         )
     equilibria = _equilibria(layers)
     return {
         'layers': layers,
+        'first': run.layers.index(run.furthest),
+        'panels': [asdict(panel) for panel in PANELS],
+        'quantities': [_quantity(run, quantity) for quantity in QUANTITIES],
         'equilibria': equilibria,
-        'ranges': _ranges_of_all(layers, equilibria, arrays),
         'parts': [
             {'name': part, 'colour': COLOURS.index(c) if c != OTHER else -1}
             for part, c in parts.items()
         ],
         'stages': [
-            {'stage': s.stage, 'first': s.first_iter, 'last': s.last_iter}
+            {
+                'stage': s.stage,
+                'first': s.first_iter,
+                'last': s.last_iter,
+                'names': stage_labels(s),
+            }
             for s in run.report.stages
         ],
         'last': run.last_iter,
         'heat': _heat(run),
-        'rounding': COSINE_ROUNDING,
         'checks': {name: list(words) for name, words in CHECKS.items()},
-        'reasons': list(reasons),
+        'reasons': reasons.told,
+        'sentences': list(reasons.sentences),
         'arrays': arrays.specs,
     }
 
@@ -127,29 +129,27 @@ class _Arrays:
         return self._known[spec]
 
 
-def _buckets(run: Run) -> int:
+def _buckets(series: Sequence[Sequence[tuple[str, str, np.ndarray]]]) -> int:
     """The most buckets per line for which the page has room; each keeps two points."""
-    fitting = MOST_POINTS // (len(run.layers) * (len(_NOISY) + 1) * 2)
-    return int(np.clip(fitting, 10, MOST_BUCKETS))
+    lines = sum(kind not in (LAW, STEPS) for known in series for _, kind, _ in known)
+    # Steps may change at every window, and then need as much.
+    return int(np.clip(MOST_POINTS // (2 * (lines + len(series))), 10, MOST_BUCKETS))
 
 
-def _lines(layer: Motion, arrays: _Arrays, buckets: int) -> dict[str, _Line]:
-    """The points kept of each line that has any."""
+def _lines(
+    layer: Motion,
+    series: Sequence[tuple[str, str, np.ndarray]],
+    arrays: _Arrays,
+    buckets: int,
+) -> dict[str, _Line]:
+    """The points kept of each series."""
     lines: dict[str, _Line] = {}
-
-    def keep(name: str, points: np.ndarray) -> None:
-        values = getattr(layer, name)[points]
-        lines[name] = arrays.add(layer.iter[points]), arrays.add(values)
-
-    for name in (*_NOISY, *_LAWS):
-        values = getattr(layer, name)
-        if np.isfinite(values).any():
-            points = min_max(values, LAW_BUCKETS if name in _LAWS else buckets)
-            keep(name, points)
-            if name == 'angle' and np.isfinite(layer.ratio).any():
-                keep('ratio', points)
-    if np.isfinite(layer.angle_eq).any():
-        keep('angle_eq', _turns(layer.angle_eq, buckets))
+    for name, kind, values in series:
+        if kind == STEPS:
+            points = _turns(values, buckets)
+        else:
+            points = min_max(values, LAW_BUCKETS if kind == LAW else buckets)
+        lines[name] = arrays.add(layer.iter[points]), arrays.add(values[points])
     return lines
 
 
@@ -172,68 +172,74 @@ def _equilibria(layers: Sequence[dict[str, Any]]) -> list[_Line]:
 # ------------------------------------------------------------------ axes
 
 
-def _ranges(
-    lines: dict[str, _Line], arrays: _Arrays
-) -> dict[str, tuple[float, float] | None]:
+def _ranges(layer: Motion) -> dict[str, tuple[float, float] | None]:
     """Limits of a layer's logarithmic panels, as powers of ten.
 
-    None stands for a panel with values that no logarithm has.
+    None stands for a panel with values that no logarithm has. The laws of decay fall
+    for ever, and do not stretch the axis.
     """
     ranges: dict[str, tuple[float, float] | None] = {}
-    for panel, names in _PANELS.items():
-        if panel in lines:
-            shown = [arrays.values[lines[name][1]] for name in names if name in lines]
-            # A distance dips to 0 whenever the norm crosses w*.
-            share = 0.05 if panel == 'distance' else 0.002
-            known = _sorted(shown)
-            positive = len(known) and known[0] > 0
-            ranges[panel] = _log_range(known, share, 1.4, 1.4) if positive else None
-    return ranges
-
-
-def _ranges_of_all(
-    layers: Sequence[dict[str, Any]], equilibria: Sequence[_Line], arrays: _Arrays
-) -> dict[str, tuple[float, float]]:
-    """Limits of the figure of all layers, as powers of ten, for each quantity in it."""
-    beside = {
-        'angle': [arrays.values[values] for _, values in equilibria],
-        'ratio': [np.ones(2)],
-        'cosine': [np.full(2, COSINE_ROUNDING)],
-    }
-    ranges = {}
-    for name, lines in beside.items():
+    for panel in PANELS:
         shown = [
-            arrays.values[each['lines'][name][1]]
-            for each in layers
-            if name in each['lines']
+            getattr(layer, line.series)[part]
+            for line in panel.lines
+            if line.kind != LAW
+            for part in layer.stages
         ]
-        known = _sorted([*shown, *lines])
-        known = known[known > 0]
-        if len(known):
-            ranges[name] = _log_range(known, 0.02, 1.5, 1.3)
+        known = np.concatenate(shown)
+        known = known[np.isfinite(known)]
+        if panel.log and len(known):
+            positive = known.min() > 0
+            ranges[panel.name] = _log_range(shown, panel.dips) if positive else None
     return ranges
 
 
-def _sorted(lines: Sequence[np.ndarray]) -> np.ndarray:
-    """All finite values of some lines, rising."""
-    values = np.concatenate([np.zeros(0), *lines])
-    return np.sort(values[np.isfinite(values)])
+def _quantity(run: Run, quantity: Quantity) -> dict[str, Any]:
+    """What the figure of all layers says and holds if it shows a quantity."""
+
+    def take(layer: Motion) -> np.ndarray:
+        return getattr(layer, quantity.series)
+
+    beside = [layer.angle_eq[layer.stage >= 0] for layer in run.layers]
+    if quantity.series != 'angle':
+        beside = [np.full(1, quantity.reference or np.nan)]
+    shown = [*run.pieces(take), *beside]
+    return {
+        **asdict(quantity),
+        'range': _log_range(shown, DIPS, [take(layer) for layer in run.layers]),
+        'ends': _ends(run, take),
+    }
+
+
+def _ends(run: Run, take: Callable[[Motion], np.ndarray]) -> list[list[Any]]:
+    """Name and last value of the lowest layer, the middle one and the highest."""
+    last = {
+        short(layer.name): _number(np.mean(known[-LAST_WINDOWS:]), 3)
+        for layer in run.layers
+        if len(known := take(layer)[np.isfinite(take(layer))])
+    }
+    rising = sorted(last.items(), key=lambda pair: pair[1] or 0.0)
+    return [list(rising[i]) for i in (0, len(rising) // 2, -1)] if rising else []
 
 
 def _log_range(
-    values: np.ndarray, share: float, below: float, above: float
-) -> tuple[float, float]:
+    shown: Sequence[np.ndarray], dips: float, below: Sequence[np.ndarray] = ()
+) -> tuple[float, float] | None:
     """Limits of a logarithmic axis, as powers of ten.
 
     Args:
-        values: Rising values above 0.
-        share: Share of the values, the least of them, that may lie outside.
-        below: Factor of the room below the least value that is inside.
-        above: Factor of the room above the greatest value.
+        shown: Values of the lines that the axis must hold, each by itself.
+        dips: Share of the values of each line, the least, that may lie outside.
+        below: Lines that must not go beyond the upper limit.
+
+    Returns:
+        None, if there is nothing to show.
     """
-    low = values[int(len(values) * share)] / below
-    high = values[-1] * above
-    return round(float(np.log10(low)), 6), round(float(np.log10(high)), 6)
+    span = span_of(shown, dips)
+    if span is None:
+        return None
+    high = max(span[1], (span_of(below) or span)[1])
+    return round(float(np.log10(span[0])), 6), round(float(np.log10(high)), 6)
 
 
 def _heat(run: Run) -> dict[str, list] | None:
@@ -252,12 +258,35 @@ def _heat(run: Run) -> dict[str, list] | None:
 # ------------------------------------------------------------------ verdicts
 
 
-def _stage(stage: StageReport, reasons: dict[str, int]) -> dict[str, Any]:
+class _Reasons:
+    """Reasons of verdicts, each kept once, and apart from their figures.
+
+    Attributes:
+        sentences: The words of reasons that differ by their figures only.
+        told: Of each reason, the place of its words and its figures.
+    """
+
+    def __init__(self) -> None:
+        self.sentences: dict[tuple[str, ...], int] = {}
+        self.told: list[list[Any]] = []
+        self._known: dict[str, int] = {}
+
+    def add(self, reason: str) -> int:
+        """Keep a reason, and give its place."""
+        if reason not in self._known:
+            words, figures = pieces(reason)
+            place = self.sentences.setdefault(tuple(words), len(self.sentences))
+            self._known[reason] = len(self.told)
+            self.told.append([place, *figures])
+        return self._known[reason]
+
+
+def _stage(stage: StageReport, reasons: _Reasons) -> dict[str, Any]:
     """The verdicts on one stage of a layer.
 
     Args:
         stage: The stage.
-        reasons: Place of each reason in the list of them all; new ones are added.
+        reasons: All reasons; new ones are added.
     """
     return {
         'stage': stage.stage,
@@ -272,7 +301,7 @@ def _stage(stage: StageReport, reasons: dict[str, int]) -> dict[str, Any]:
                 check.kind,
                 check.verdict,
                 *map(_number, (check.value, check.bound, check.margin)),
-                reasons.setdefault(check.reason, len(reasons)),
+                reasons.add(check.reason),
             ]
             for check in stage.checks
         ],

@@ -1,8 +1,8 @@
 """What the figures show of a run, layer by layer, computed from its records."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from smd_mmdet.checks import Report, check
 from smd_mmdet.records import Records, read_records
 
 from .reduce import split_points, time_means
+from .scores import read_losses, read_scores
 
 __all__ = ['MEAN_OVER', 'Motion', 'Reader', 'Run', 'read_run', 'run_of', 'short']
 
@@ -190,12 +191,18 @@ class Run:
         layers: The measured layers, in the order of the model.
         report: The verdicts on the run.
         metadata: The metadata of the run's records.
+        left_out: A sentence for each part of the records that could not be read.
+        scores: The value of each validation metric by iteration, from the run's logs.
+        losses: The training loss by iteration, from the run's logs.
     """
 
     name: str
     layers: list[Motion]
     report: Report
     metadata: dict[str, Any]
+    left_out: Sequence[str] = ()
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -233,6 +240,38 @@ class Run:
         ]
         return edges, np.array(rows)
 
+    def pieces(self, quantity: Callable[[Motion], np.ndarray]) -> list[np.ndarray]:
+        """A quantity of each layer in each stage, which axes should hold.
+
+        Args:
+            quantity: Gives the values of a layer, one per window.
+
+        Returns:
+            The values of each layer and stage. The warm-up, in which every line rises
+            with the rate, counts only where there is no other stage.
+        """
+        every = [
+            (layer.stage[part.start], quantity(layer)[part])
+            for layer in self.layers
+            for part in layer.stages
+        ]
+        steady = [values for stage, values in every if stage >= 0]
+        return steady or [values for _, values in every]
+
+    @cached_property
+    def furthest(self) -> Motion:
+        """The layer that is furthest from equilibrium at its end, whichever way.
+
+        Layers on which the theory says nothing count only where there is no other.
+        """
+        return max(self.layers, key=self._distance)
+
+    def _distance(self, layer: Motion) -> float:
+        """|ln Δ/Δ*| at a layer's end, as the verdict on it has it; −1 if not known."""
+        found = next(each for each in self.report.layers if each.layer == layer.name)
+        ratio = found.stages[-1].angular_update_ratio if found.stages else None
+        return abs(np.log(ratio)) if ratio and np.isfinite(ratio) else -1.0
+
     def layer(self, name: str) -> Motion:
         """The layer of a name, which may lack its ending '.weight'.
 
@@ -255,19 +294,13 @@ class Run:
             groups.setdefault(self.parts[layer.name], []).append(layer)
         chosen = [group[len(group) // 2] for group in groups.values()][: most - 1]
         rest = [layer for layer in self.layers if layer not in chosen]
-        chosen += sorted(rest, key=_furthest, reverse=True)[: most - len(chosen)]
+        chosen += sorted(rest, key=self._distance, reverse=True)[: most - len(chosen)]
         return sorted(chosen, key=self.layers.index)
 
 
 def short(name: str) -> str:
     """A layer's name without the ending '.weight', which most of them have."""
     return name.removesuffix('.weight')
-
-
-def _furthest(layer: Motion) -> float:
-    """How far the layer is from equilibrium at its end, whichever way."""
-    known = layer.ratio[np.isfinite(layer.ratio)]
-    return float(np.abs(np.log(known[-5:])).mean()) if len(known) else -1.0
 
 
 def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
@@ -278,12 +311,16 @@ def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
         read: Reads the records of a folder.
 
     Returns:
-        The run, with the verdicts on it.
+        The run, with the verdicts on it, and what its logs tell of scores and losses.
 
     Raises:
         RecordsError: If there are no records, or they cannot be read.
     """
-    return run_of(read(work_dir), Path(work_dir).resolve().name)
+    run = run_of(read(work_dir), Path(work_dir).resolve().name)
+    started = run.metadata.get('started')
+    run.scores = read_scores(work_dir, started)
+    run.losses = read_losses(work_dir, started)
+    return run
 
 
 def run_of(records: Records, name: str) -> Run:
@@ -295,4 +332,4 @@ def run_of(records: Records, name: str) -> Run:
     """
     report = check(records)
     layers = [Motion(*each, report.theory) for each in records.by_layer()]
-    return Run(name, layers, report, records.metadata)
+    return Run(name, layers, report, records.metadata, records.left_out)

@@ -1,4 +1,4 @@
-"""Validation scores of a run, from the logs that MMEngine writes.
+"""Validation scores and losses of a run, from the logs that MMEngine writes.
 
 A run has a folder of logs for each time it was started. MMEngine's LocalVisBackend
 writes the scores to ``vis_data/scalars.json`` there. A run whose ``vis_backends`` are
@@ -8,14 +8,16 @@ others, or none, has no such file, and the text log alone keeps its scores.
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ['read_scores']
+__all__ = ['read_losses', 'read_scores']
 
 _TRAIN = re.compile(
     r'Iter\(train\)\s*\[\s*(\d+)/|Epoch\(train\)\s*\[(\d+)\]\[\s*(\d+)/(\d+)'
 )
 _VALIDATION = re.compile(r'(?:Iter|Epoch)\(val\)')
+_LOSS = re.compile(r'\bloss: (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?=\s|$)')
 _SCORE = re.compile(r'(\S+/\S+): (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?=\s|$)')
 
 # An iteration (None if the log does not say) and the scores of its validation.
@@ -38,10 +40,7 @@ def read_scores(
         there are no objects, are left out.
     """
     found: list[_Validation] = []
-    for log in sorted(Path(work_dir).glob('*/*.log')):
-        if log.parent.name < (started or ''):
-            continue
-        structured = log.parent / 'vis_data' / 'scalars.json'
+    for log, structured in _logs(work_dir, started):
         validations = _from_json(structured) if structured.is_file() else []
         found += validations or _from_text(log)
     scores: dict[str, dict[int, float]] = {}
@@ -52,6 +51,46 @@ def read_scores(
             if 0 <= value < float('inf'):
                 scores.setdefault(name, {})[iteration] = value
     return {name: dict(sorted(values.items())) for name, values in scores.items()}
+
+
+def read_losses(
+    work_dir: str | os.PathLike, started: str | None = None
+) -> dict[int, float]:
+    """The training loss of a run where it was logged, also of one that was resumed.
+
+    Args:
+        work_dir: The run's folder.
+        started: Name of the run's first folder of logs, as for :func:`read_scores`.
+
+    Returns:
+        The loss, as MMEngine smooths it, by iteration; empty without a log. Losses
+        that are not finite are left out.
+    """
+    found: dict[int, float] = {}
+    for log, _ in _logs(work_dir, started):
+        with open(log, encoding='utf-8', errors='replace') as file:
+            for text in file:
+                iteration, loss = _trained(text), _LOSS.search(text)
+                if iteration is not None and loss:
+                    found[iteration] = float(loss[1])
+    return dict(sorted(found.items()))
+
+
+def _logs(
+    work_dir: str | os.PathLike, started: str | None
+) -> Iterator[tuple[Path, Path]]:
+    """The text log of each start of a run, and where its scalars would be."""
+    for log in sorted(Path(work_dir).glob('*/*.log')):
+        if log.parent.name >= (started or ''):
+            yield log, log.parent / 'vis_data' / 'scalars.json'
+
+
+def _trained(text: str) -> int | None:
+    """The iteration of a line of training in a text log; None of other lines."""
+    if not (match := _TRAIN.search(text)):
+        return None
+    plain, epoch, step, steps = match.groups()
+    return int(plain or (int(epoch) - 1) * int(steps) + int(step))
 
 
 def _from_json(path: Path) -> list[_Validation]:
@@ -81,9 +120,8 @@ def _from_text(path: Path) -> list[_Validation]:
     iteration: int | None = None
     with open(path, encoding='utf-8', errors='replace') as file:
         for text in file:
-            if match := _TRAIN.search(text):
-                plain, epoch, step, steps = match.groups()
-                iteration = int(plain or (int(epoch) - 1) * int(steps) + int(step))
+            if (trained := _trained(text)) is not None:
+                iteration = trained
             elif _VALIDATION.search(text) and (pairs := _SCORE.findall(text)):
                 found.append((iteration, {name: float(v) for name, v in pairs}))
     return found

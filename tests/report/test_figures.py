@@ -17,6 +17,16 @@ def test_all_figures_are_drawn(run):
     assert figures['weight_norm'].axes[0].get_title(loc='left') == 'backbone.conv1'
 
 
+def test_the_norm_that_a_run_begins_with_is_drawn():
+    """Also where the weights are put elsewhere after a few of very many windows."""
+    records = simulated(window=1)
+    norm = records.table['weight_norm_mean'].to_numpy()
+    early = np.where(records.table['iter'].to_numpy() <= 2, 30.0, norm)
+    run = run_of(with_columns(records, weight_norm_mean=early), 'long')
+    for axes in draw(run, names=['weight_norm'])['weight_norm'].axes:
+        assert axes.get_ylim()[1] > 30.0
+
+
 def test_named_layers_are_drawn(run):
     figures = draw(run, ['neck.conv'])
     assert [axes.get_title(loc='left') for axes in figures['distance'].axes] == [

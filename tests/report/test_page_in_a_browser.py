@@ -5,6 +5,7 @@ where it can.
 """
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -144,13 +145,71 @@ def test_picking_a_layer_changes_the_figure(page):
 
 
 def test_zooming_zooms_all_figures(page):
+    written = "document.getElementById('all').layout.annotations.map(a => a.text)"
+    stages = ['stage 0, lr 0.05', 'stage 1, lr 0.005']
+    assert ask(page, written) == ['warm-up', *stages]
     for field, value in (('from', '300'), ('to', '600')):
         type_into(page, field, value + Keys.TAB)
+    wait(page, f'{written}.join() === {stages[0]!r}', 'stages are not named anew')
     for graph in ('heat', 'all', 'one'):
         range_of = f"document.getElementById('{graph}').layout.xaxis.range"
         wait(page, f'{range_of}.map(Math.round).join() === "300,600"', graph)
     page.find('reset').click()
     wait(page, "document.getElementById('one').layout.xaxis.range[1] === 1500", 'reset')
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'word'),
+    [
+        ('1500', '100', '1500 to 100: the first iteration must be below the last.'),
+        ('5000', '6000', '5000 to 6000: the run has iterations 0 to 1500.'),
+        ('', '100', 'Two iterations are wanted, both as whole numbers.'),
+    ],
+)
+def test_a_range_that_is_none_is_refused_with_a_word(page, low, high, word):
+    page.find('reset').click()
+    for field, value in (('from', low), ('to', high)):
+        type_into(page, field, value + Keys.TAB)
+    assert page.find('refused').text == word
+    assert page.find('refused').get_attribute('role') == 'alert'
+    assert page.find('from').get_attribute('aria-invalid') == 'true'
+    assert ask(page, "document.getElementById('one').layout.xaxis.range") == [0, 1500]
+    page.find('reset').click()
+    assert page.find('refused').text == ''
+    assert page.find('from').get_attribute('aria-invalid') == 'false'
+
+
+def test_the_address_keeps_layer_and_zoom(page):
+    Select(page.find('layer')).select_by_visible_text(f'neck.{EVIL}')
+    for field, value in (('from', '300'), ('to', '600')):
+        type_into(page, field, value + Keys.TAB)
+    address = page.browser.current_url
+    # A new page by that address, as a colleague opens it.
+    page.browser.get('about:blank')
+    page.browser.get(address)
+    ready(page.browser)
+    assert page.find('about').text.startswith(f'neck.{EVIL}')
+    fields = [page.find(i).get_attribute('value') for i in ('from', 'to')]
+    assert fields == ['300', '600']
+    for graph in ('heat', 'all', 'one'):
+        drawn = f"document.getElementById('{graph}').layout.xaxis.range"
+        assert ask(page, drawn) == [300, 600]
+    page.find('reset').click()
+    assert page.browser.current_url != address
+    page.browser.execute_script('location.hash = arguments[0]', address.split('#')[1])
+    wait(page, "document.getElementById('from').value === '300'", 'not followed')
+
+
+def test_an_address_that_means_nothing_shows_the_furthest_layer(page):
+    page.browser.get('about:blank')
+    page.browser.get(page.file.as_uri() + '#layer=nonsense&from=9&to=x')
+    ready(page.browser)
+    assert page.find('from').get_attribute('value') == '0'
+    assert ask(page, "document.getElementById('one').layout.xaxis.range") == [0, 1500]
+    layers = page_layers(page)
+    ratios = [abs(np.log(layer['stages'][-1]['angle'])) for layer in layers]
+    furthest = layers[int(np.argmax(ratios))]['name']
+    assert page.find('about').text.startswith(furthest)
 
 
 def test_another_quantity_is_drawn(page):
@@ -178,11 +237,43 @@ def test_checks_are_filtered(page):
     assert 0 < len(held) < everything
     assert all('✓ holds' in row.text for row in held)
     Select(page.find('check')).select_by_value('transient_law')
-    assert len(rows(page, 'checks')) == len(NAMES)
+    assert page.find('checks-count').text.startswith(f'{len(NAMES)} of ')
     type_into(page, 'find-check', 'fpn_convs')
     assert len(rows(page, 'checks')) == 1
     Select(page.find('verdicts')).select_by_value('fails')
     assert rows(page, 'checks') == []
+    for field in ('check', 'verdicts'):
+        Select(page.find(field)).select_by_value('')
+    page.find('find-check').send_keys(Keys.CONTROL, 'a', Keys.DELETE)
+
+
+def test_dull_checks_fold_into_one_row(page):
+    """A row for all layers alike, with the range of their figures, that opens."""
+    Select(page.find('check')).select_by_value('transient_law')
+    [row] = rows(page, 'checks')
+    assert row.text.startswith(f'▸ {len(NAMES)} layers')
+    margins = [check[5] for check in checks(page, 'transient_law')]
+    assert f'{min(margins):.3g}–{max(margins):.3g}' in row.text
+    told = [float(number) for number in re.findall(r'is ([\d.]+)[–\d.]* \(', row.text)]
+    low = min(check[3] for check in checks(page, 'transient_law'))
+    assert told == [pytest.approx(low, abs=1e-3)]
+    row.find_element(By.TAG_NAME, 'button').send_keys(Keys.ENTER)
+    assert len(rows(page, 'checks')) == 1 + len(NAMES)
+    opened = ask(page, 'document.activeElement.ariaExpanded')
+    assert opened == 'true'
+    page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert len(rows(page, 'checks')) == 1
+    Select(page.find('check')).select_by_value('')
+
+
+def checks(page, name):
+    """What the page knows of a check in the last stage of each layer."""
+    last = [layer['stages'][-1]['checks'] for layer in page_layers(page)]
+    return [check for found in last for check in found if check[0] == name]
+
+
+def page_layers(page):
+    return json.loads(page.find('data').get_attribute('textContent'))['layers']
 
 
 def test_layers_are_sorted(page):
@@ -300,6 +391,77 @@ def test_nothing_overflows(page, width):
     page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 
+def test_touching_the_heat_map_names_the_layer(page):
+    """On a phone no names stand beside the rows, and a finger covers them."""
+    phone = {'width': 390, 'height': 800, 'deviceScaleFactor': 1, 'mobile': True}
+    page.browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', phone)
+    page.browser.execute_cdp_cmd(
+        'Emulation.setTouchEmulationEnabled', {'enabled': True}
+    )
+    page.browser.refresh()
+    ready(page.browser)
+    page.find('heat').location_once_scrolled_into_view  # noqa: B018
+    for row in (3, 0):
+        x, y = page.browser.execute_script(
+            """
+            const area = document.querySelector('#heat .nsewdrag');
+            const box = area.getBoundingClientRect();
+            const row = (arguments[0] + 0.5) / 5;
+            return [box.x + box.width * 0.7, box.y + box.height * row]
+            """,
+            row,
+        )
+        touch = {'type': 'touchStart', 'touchPoints': [{'x': x, 'y': y}]}
+        page.browser.execute_cdp_cmd('Input.dispatchTouchEvent', touch)
+        end = {'type': 'touchEnd', 'touchPoints': []}
+        page.browser.execute_cdp_cmd('Input.dispatchTouchEvent', end)
+        told = "document.getElementById('touched').innerText"
+        wait(page, f'{told}.startsWith({NAMES[row]!r})', 'the layer is not named')
+        assert re.search(r'Δ/Δ\* [\d.]+', page.find('touched').text)
+    assert page.find('about').text.startswith(NAMES[0])
+    scrolled = ask(page, 'window.scrollY')
+    page.find('see').click()
+    wait(page, f'window.scrollY > {scrolled}', 'the layer is not shown')
+    page.browser.execute_cdp_cmd(
+        'Emulation.setTouchEmulationEnabled', {'enabled': False}
+    )
+    page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_a_heat_map_of_few_rows_keeps_its_height(page):
+    """Where the window changes; its element kept room for a higher one."""
+    height = "document.getElementById('heat').offsetHeight"
+    drawn = "document.querySelector('#heat .main-svg').clientHeight"
+    rows = 5 * 28 + 44 + 42
+    for width in (1280, 1000, 1200):
+        page.browser.execute_cdp_cmd(
+            'Emulation.setDeviceMetricsOverride',
+            {'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': False},
+        )
+        page_width = "document.querySelector('#heat .main-svg').clientWidth"
+        wait(page, f'Math.abs({page_width} - {min(width, 1120)}) < 50', 'not resized')
+        assert ask(page, height) == ask(page, drawn) == rows
+    page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_pictures_are_told_in_words(page):
+    """What they show at the end, by the names of the layers."""
+    for scale in ('angle', 'ratio'):
+        Select(page.find('scale')).select_by_value(scale)
+        data = json.loads(page.find('data').get_attribute('textContent'))
+        ends = next(q['ends'] for q in data['quantities'] if q['series'] == scale)
+        wait(
+            page,
+            f'document.getElementById("all").ariaLabel.includes({ends[0][0]!r})',
+            '',
+        )
+        label = page.find('all').get_attribute('aria-label')
+        assert 'a line for each of 5 layers over 1500 iterations' in label
+        assert label.index(ends[0][0]) < label.index(ends[2][0])
+    assert 'lowest' in page.find('heat').get_attribute('aria-label')
+    assert 'Δ/Δ*' in page.find('one').get_attribute('aria-label')
+
+
 def test_warm_up_is_called_so(browser, tmp_path):
     records = simulated(lr=np.linspace(1e-3, 0.05, 60))
     file = tmp_path / 'report.html'
@@ -308,3 +470,16 @@ def test_warm_up_is_called_so(browser, tmp_path):
     assert ' at the end of warm-up, ' in page.find('about').text
     assert page.find('stage').text.strip() == 'warm-up'
     assert 'stage -1' not in ask(page, 'document.body.innerText')
+
+
+def test_a_conclusion_that_fails_is_not_folded(browser, tmp_path):
+    """The walk's gradient has a part along the weight, which Lemma 1 denies."""
+    records = simulated(NAMES[:2], lr=np.full(600, 0.05), radial=0.3)
+    report = run_of(records, 'oblique')
+    file = tmp_path / 'report.html'
+    file.write_text(render_page(report), 'utf-8')
+    page = open_page(browser, file)
+    failing = [c for c in checks(page, 'lemma_1') if c[2] == 'fails']
+    assert len(failing) == 2
+    Select(page.find('check')).select_by_value('lemma_1')
+    assert len(rows(page, 'checks')) == 3

@@ -7,7 +7,7 @@ from runs import VALIDATION, training, validating_config, write_run, write_scala
 
 from smd_mmdet.records import read_metadata, read_records
 from smd_mmdet.report.compare import compare
-from smd_mmdet.report.scores import read_scores
+from smd_mmdet.report.scores import read_losses, read_scores
 
 LOG = """\
 2026/11/25 10:00:00 - mmengine - INFO - {train}  lr: 5.0e-02  loss: 1.1
@@ -94,5 +94,20 @@ def test_scores_are_those_of_the_run_whatever_its_backends(tmp_path, backend):
     assert read_scores(tmp_path) == {'coco/bbox_mAP': {30: 0.25, 40: 0.25}}
 
 
+def test_losses_are_read_across_resumes(tmp_path):
+    text = 'mmengine - INFO - {}  lr: 5.0e-02  loss: {}  loss_cls: 0.7\n'
+    for stamp, told in {
+        '1': [('Iter(train) [ 100/1500]', '9.0')],
+        '2': [('Iter(train) [ 100/1500]', '1.9'), ('Iter(train) [ 200/1500]', 'nan')],
+        '3': [('Epoch(train)  [3][ 40/100]', '1.5e+00')],
+    }.items():
+        (tmp_path / stamp).mkdir()
+        lines = [text.format(*each) for each in told]
+        (tmp_path / stamp / f'{stamp}.log').write_text(''.join(lines))
+    assert read_losses(tmp_path, started='2') == {100: 1.9, 240: 1.5}
+    assert read_losses(tmp_path)[100] == 1.9
+
+
 def test_a_run_without_logs_has_no_scores(tmp_path):
     assert read_scores(tmp_path) == {}
+    assert read_losses(tmp_path) == {}
