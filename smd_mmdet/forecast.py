@@ -4,7 +4,7 @@ In a run's first iterations the momentum buffer fills and the norm may change fa
 There the means of ‖w‖², ⟨w, v⟩ and ‖v‖² are followed step by step, under the step of
 SGD itself. From then on, and under adaptive optimizers from the beginning, the mean of
 a power of the norm obeys a linear recurrence (:class:`.theory.Theory`): under SGD ‖w‖⁴
-relaxes to w*⁴ ∝ ηL by the factor (1 − λη/(1−α))⁴ per iteration, and at fixed L the
+relaxes to w*⁴ ∝ ηL by the factor a⁴ ≈ (1 − λη/(1−α))⁴ per iteration, and at fixed L the
 angle is Δ = Δ*·(w*/‖w‖)². The power is 4 − p where the gradient is clipped, and 2 under
 AdamW.
 """
@@ -192,19 +192,18 @@ class _Motion:
         self, lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
     ) -> np.ndarray:
         """The share of z that decay leaves."""
-        return (1 - self.law.decay(lr, weight_decay, momentum)) ** self.exponent
+        return (1 - self.law.shrinkage(lr, weight_decay, momentum)) ** self.exponent
 
     def growth(
         self, lr: np.ndarray, weight_decay: np.ndarray, momentum: np.ndarray
     ) -> np.ndarray:
         """Growth of z per iteration and unit of drive, such that w* is its fixed point.
 
-        With x = λη_e it is w*^e/drive · (1 − (1−x)^e), where λ is cancelled so that it
-        may be 0.
+        It is w*^e/drive · (1 − a^e), where λ is cancelled so that it may be 0.
         """
-        decay = self.law.decay(lr, weight_decay, momentum)
-        spread = self.exponent * decay
-        lost = -np.expm1(self.exponent * np.log1p(-decay))
+        spread = self.exponent * self.law.decay(lr, weight_decay, momentum)
+        shrinkage = self.law.shrinkage(lr, weight_decay, momentum)
+        lost = -np.expm1(self.exponent * np.log1p(-shrinkage))
         share = np.divide(lost, spread, out=np.ones_like(spread), where=spread > 0)
         growth = _formula(self.law.growth)(lr, weight_decay, momentum)
         return growth * self.exponent / self.law.exponent * share

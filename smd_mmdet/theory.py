@@ -858,7 +858,10 @@ class Theory:
     relative distance of ‖w‖ from w* decays at q·λη_e. SGD has q = 4 and D = L; adaptive
     optimizers have q = 2 and D = U, the mean square of their update. Under SGD clipping
     makes D grow as ‖w‖^p (see :func:`clipping_power`): then w* ∝ η^(1/(q−p)), and the
-    distance decays at (q−p)·λη_e.
+    distance decays at (q−p)·λη_e. That is the first order of λη_e. With momentum decay
+    alone shrinks a weight by the larger root a < 1 of the optimizer's characteristic
+    polynomial per iteration, faster than by λη_e: a tenth faster at λη_e = 0.01 and
+    α = 0.9. Rates are those of a, so that they hold from far above w* as well.
 
     Args:
         title: Name of the optimizer, for messages.
@@ -868,6 +871,9 @@ class Theory:
         drive: The quantity in the records whose mean is D; '' where there is none.
         step: Effective learning rate η_e of learning rate and momentum.
         growth: The factor ``growth`` of learning rate, weight decay and momentum.
+        middle: The b in ε² − bε + λη = 0, whose smaller root ε = 1 − a is what decay
+            takes of a weight, of learning rate, weight decay and momentum; None where
+            that is λη_e.
         clips: Whether clipping the gradient changes the law. It does not where the
             optimizer divides by the gradient's size.
         indicative: Whether the law is too rough for a verdict.
@@ -892,6 +898,7 @@ class Theory:
     drive: str = ''
     step: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     growth: _Formula | None = None
+    middle: _Formula | None = None
     clips: bool = False
     indicative: bool = False
     correlated: Callable[..., np.ndarray] | None = None
@@ -966,11 +973,41 @@ class Theory:
     def decay(
         self, lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
     ) -> np.ndarray:
-        """λη_e: the share of ‖w‖ that decay takes per iteration; NaN if not known."""
+        """λη_e: the share of ‖w‖ that decay takes per iteration, to first order.
+
+        Args:
+            lr: Learning rate η.
+            weight_decay: Weight decay λ.
+            momentum: Momentum α, or β₁.
+
+        Returns:
+            The share; NaN where it is not known.
+        """
         lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
         if self.step is None:
             return np.full(np.broadcast(lr, weight_decay, momentum).shape, np.nan)
         return weight_decay * self.step(lr, momentum)
+
+    def shrinkage(
+        self, lr: ArrayLike, weight_decay: ArrayLike, momentum: ArrayLike = 0.0
+    ) -> np.ndarray:
+        """1 − a: the share of ‖w‖ that decay alone takes per iteration, exactly.
+
+        Args:
+            lr: Learning rate η.
+            weight_decay: Weight decay λ.
+            momentum: Momentum α, or β₁.
+
+        Returns:
+            The share; NaN where it is not known. Beyond the small-step limit, where a
+            weight swings through 0, it is that of the amplitude at the limit.
+        """
+        if self.middle is None:
+            return self.decay(lr, weight_decay, momentum)
+        lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
+        middle, step = self.middle(lr, weight_decay, momentum), lr * weight_decay
+        # The other way to write the smaller root loses no digits.
+        return 2 * step / (middle + np.sqrt(np.maximum(middle**2 - 4 * step, 0)))
 
     def rate(
         self,
@@ -979,7 +1016,7 @@ class Theory:
         momentum: ArrayLike = 0.0,
         power: ArrayLike = 0.0,
     ) -> np.ndarray:
-        """(q−p)·λη_e, at which a relative distance of ‖w‖ from w* decays.
+        """(q−p)·ln(1/a) ≈ (q−p)·λη_e, at which a distance of ‖w‖ from w* decays.
 
         Args:
             lr: Learning rate η.
@@ -987,8 +1024,9 @@ class Theory:
             momentum: Momentum α, or β₁.
             power: The p of :func:`clipping_power`.
         """
-        decay = self.decay(lr, weight_decay, momentum)
-        return (self.exponent - np.asarray(power)) * decay
+        shrinkage = self.shrinkage(lr, weight_decay, momentum)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return -(self.exponent - np.asarray(power)) * np.log1p(-shrinkage)
 
     def norm_power(self, power: ArrayLike = 0.0) -> np.ndarray:
         """The power of the learning rate in w* ∝ η^…: 1/(q−p).
@@ -1014,12 +1052,12 @@ class Theory:
             momentum: Momentum α, or β₁.
         """
         lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
-        rate = self.rate(lr, weight_decay, momentum)
+        decay = self.exponent * self.decay(lr, weight_decay, momentum)
         if self.growth is None:
-            return np.full(np.broadcast(rate, drive).shape, np.nan)
+            return np.full(np.broadcast(decay, drive).shape, np.nan)
         growth = self.growth(lr, weight_decay, momentum)
         with np.errstate(divide='ignore', invalid='ignore'):
-            return np.asarray(drive) * growth / rate
+            return np.asarray(drive) * growth / decay
 
     def equilibrium_norm(
         self,
@@ -1106,6 +1144,7 @@ THEORIES = {
         drive='unit_h',
         step=_with_momentum,
         growth=_heavy_ball_growth,
+        middle=lambda lr, decay, momentum: 1 - momentum + lr * decay,
         clips=True,
     ),
     'nesterov': Theory(
@@ -1115,6 +1154,7 @@ THEORIES = {
         drive='unit_h',
         step=_with_momentum,
         growth=lambda lr, decay, momentum: 2 * _with_momentum(lr, momentum) ** 2,
+        middle=lambda lr, decay, momentum: 1 - momentum + lr * decay * (1 + momentum),
         clips=True,
         correlated=nesterov_angular_update_sq,
     ),

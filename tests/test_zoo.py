@@ -219,9 +219,26 @@ def test_the_law_of_sgd_is_the_papers():
             theory.equilibrium_norm(*settings),
             rtol=1e-14,
         )
-        assert known.rate(lr, decay, momentum) == pytest.approx(
-            float(theory.norm4_rate(lr, decay, momentum)), rel=1e-14
+        # The rates of the paper are of first order.
+        tiny = lr, decay * 1e-6, momentum
+        assert known.rate(*tiny) == pytest.approx(
+            float(theory.norm4_rate(*tiny)), rel=1e-6
         )
+
+
+@pytest.mark.parametrize('law', LAWS)
+def test_decay_alone_shrinks_as_the_optimizer_does(law):
+    """Without gradients the norm falls by a per iteration, at any strength of decay."""
+    step, lr, _ = LAWS[law]
+    if THEORIES[law].exponent == 2:
+        lr, step = 0.01, adam(nesterov=law == 'nadamw')
+    for decay in (1e-3, 0.03):
+        course = walk(step, np.full(400, lr), decay, 1.0, layers=1, unit_grad=0.0)
+        shrunk = course.norm[-1, 0] / course.norm[-2, 0]
+        expected = float(THEORIES[law].shrinkage(lr, decay, MOMENTUM))
+        assert 1 - shrunk == pytest.approx(expected, rel=1e-6)
+        rate = float(THEORIES[law].rate(lr, decay, MOMENTUM))
+        assert rate == pytest.approx(-THEORIES[law].exponent * np.log(shrunk), rel=1e-6)
 
 
 def test_a_law_that_is_not_known_is_refused():
