@@ -1,7 +1,6 @@
 """On how many processes a config is meant to be trained."""
 
 import pytest
-from mmengine.config import Config
 from schedules import config_of
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -92,6 +91,5 @@ def test_without_a_name_the_base_batch_size_counts():
     config.train_dataloader = dict(batch_size=2, dataset=COCO)
     config.auto_scale_lr = dict(base_batch_size=8)
     assert read_length(config).per_epoch == _epoch(4, 2)
-    config = Config(dict(config), filename=None)
-    del config['auto_scale_lr']
+    config.pop('auto_scale_lr')
     assert read_length(config).per_epoch == _epoch(1, 2)
