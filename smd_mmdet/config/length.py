@@ -33,6 +33,7 @@ class Length:
         per_epoch: Iterations of an epoch, None where nothing asks for them.
         by_epoch: Whether the training loop counts epochs.
         lr_factor: What AutoScaleLR multiplies the learning rate by.
+        processes: Training processes.
         assumptions: What is not in the config and was taken to be so, a sentence each.
     """
 
@@ -40,6 +41,7 @@ class Length:
     per_epoch: int | None
     by_epoch: bool
     lr_factor: float = 1.0
+    processes: int = 1
     assumptions: tuple[str, ...] = ()
 
 
@@ -79,7 +81,14 @@ def read_length(
         epoch = _epoch(config, loader, batch, processes.count)
         iters_per_epoch, said = epoch.count, said + epoch.assumptions
     iterations = _iterations(loop, iters_per_epoch if by_epoch else None)
-    return Length(iterations, iters_per_epoch, by_epoch, processes.lr_factor, said)
+    return Length(
+        iterations,
+        iters_per_epoch,
+        by_epoch,
+        processes.lr_factor,
+        processes.count,
+        said,
+    )
 
 
 def _iterations(loop: Mapping, iters_per_epoch: int | None) -> int:

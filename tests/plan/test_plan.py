@@ -13,7 +13,7 @@ from smd_mmdet.cli import main
 from smd_mmdet.config.load import load_config
 from smd_mmdet.launch.arguments import add_common_arguments
 from smd_mmdet.plan import plan
-from smd_mmdet.report.tables import render_plan
+from smd_mmdet.report.planning import render_plan
 
 MASK_RCNN_1X = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 
