@@ -22,7 +22,7 @@ from .zoo.trainings import installed_configs
 # The law of each theory as docs/theory.md derives it. C: numbers of a weight; U: mean
 # square of the update; L: mean of h̃; B of Lion: (1−β₁)² + β₁²(1−β₂)/(1+β₂).
 FORMULAS = {
-    'sgd': ('√(2λη/(1+α))', '(Lη/(λ(1−α)(2−…)))^¼', '4λη/(1−α)'),
+    'sgd': ('√(2λη/(1+α))', '(Lη/(λ(1−α)(2−λη/(1+α))))^¼', '4λη/(1−α)'),
     'nesterov': (
         *('√(2λη(1+2α−2α³)/(1+α)), corrected where gradients are correlated',),
         *('(Lη/(2λ(1−α)))^¼', '4λη/(1−α)'),
@@ -40,17 +40,18 @@ HEADER = """\
 Written by `python -m studies.optimizers` from the laws in `smd_mmdet/theory.py` and the
 {count} training configs of MMDetection {version}; do not edit.
 
-Any optimizer can be measured: norms, gradients and Δ need no theory. This is what can be
-predicted. *Rate* is the share of a small relative distance of ‖w‖ from w* that is lost in
-an iteration. *Rescaling* is what weights are multiplied by when the rate is divided by k,
-so that they are at their new equilibrium at once. *Plan* is what `smd plan` tells before
-the training. *Zoo* is the number of configs, and their share.
+Any optimizer can be measured: norms, gradients and Δ need no theory. This is what can
+be predicted. *Rate* is the share of a small relative distance of ‖w‖ from w* that is
+lost in an iteration. *Rescaling* is what weights are multiplied by when the rate is
+divided by k, so that they are at their new equilibrium at once. *Plan* is what
+`smd plan` tells before the training. *Zoo* is the number of configs, and their share.
 
-Clipping the gradient's norm changes the law of SGD by a power p: 0 where it never happens,
-2 where it happens at every step, about twice the share of clipped steps between.
-`smd plan` gives both limits, and with a measured run (`--work-dir`) the one in between.
-Optimizers that divide by the gradient's size are hardly changed by it. Clipping single
-numbers (`type='value'`) bends the gradient: it is measured, and nothing is predicted.
+Clipping the gradient's norm changes the law of SGD by a power p: 0 where it never
+happens, 2 where it happens at every step, and twice the share of clipped steps, or
+more, between. `smd plan` gives both limits, and with a measured run (`--work-dir`) the
+one in between. Optimizers that divide by the gradient's size are hardly changed by it.
+Clipping single numbers (`type='value'`) bends the gradient: it is measured, and nothing
+is predicted.
 
 """
 COLUMNS = ('optimizer', 'Δ*', 'w*', 'rate', 'rescaling', 'plan', 'zoo')

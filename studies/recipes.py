@@ -61,11 +61,12 @@ HEADER = """\
 Written by `python -m studies.recipes` from the configs of MMDetection {version}; do not
 edit.
 
-Whether a layer is at its equilibrium says nothing of whether its Δ* is a sensible angle.
-Here are those of recipes that work: Δ* at the highest rate, for scale-invariant weights
-with the rate and the decay of the config, and Δ* summed over the whole training. `smd plan`
-sets a schedule beside the nearest of them, and says if it is more than twice the largest,
-or less than half of the smallest.
+Whether a layer is at its equilibrium says nothing of whether its Δ* is a sensible
+angle. Here are those of recipes that work: Δ* at the highest rate, for scale-invariant
+weights with the rate and the decay of the config, and Δ* summed over the whole
+training. `smd plan` sets a schedule beside the nearest of them, and says if it is more
+than twice the largest, or less than half of the smallest, of those that train
+detectors.
 
 These are equilibrium values, and not every recipe comes to its equilibrium. With DETR's
 learning rate and decay a norm needs tens of millions of iterations to get there: its

@@ -68,11 +68,7 @@ class Optimizer:
     @property
     def comes_to_equilibrium(self) -> bool:
         """Whether there is an equilibrium, and the way to it is known."""
-        return (
-            self.known is not None
-            and self.known.drive == 'unit_h'
-            and self.weight_decay > 0
-        )
+        return self.known is not None and self.known.norm_law and self.weight_decay > 0
 
     @property
     def clips(self) -> bool:
@@ -198,8 +194,8 @@ def build_optimizer(
             learning rate times that.
 
     Returns:
-        The optimizer; where its type is not known here, one that has nothing but its
-        learning rate and momentum.
+        The optimizer; where its type is not known here, one of its name that has
+        nothing but its settings.
 
     Raises:
         SettingError: If it cannot be built.
@@ -216,9 +212,13 @@ def build_optimizer(
         raise SettingError(
             f'{_HERE}: {type(fault).__name__}: {one_line(fault)}'
         ) from fault
-    lr = number(settings['lr'], f'{_HERE}.lr')
-    momentum = number(settings.get('momentum', 0.0), f'{_HERE}.momentum')
-    return _Unknown(groups, {'lr': lr, 'momentum': momentum})
+    for key in ('lr', 'momentum', 'weight_decay'):
+        number(settings.get(key, 0.0), f'{_HERE}.{key}')
+    given = {key: value for key, value in settings.items() if key != 'type'}
+    if 'betas' not in given:
+        given.setdefault('momentum', 0.0)
+    stand_in: type[_Unknown] = type(type_name(settings), (_Unknown,), {})
+    return stand_in(groups, given)
 
 
 def _as_ours_sets_it(optimizer: Optimizer, paramwise: Mapping) -> Optimizer:

@@ -27,7 +27,7 @@ from smd_mmdet.config.training import Training, read_training
 from smd_mmdet.recipes import Context, in_context, peak_and_total
 
 from .course import Course
-from .measured import LayerPlan, Measured, measured_share, plan_layers
+from .measured import LayerPlan, Measured, measured_clipping, plan_layers
 from .rescaling import rescaling_of
 from .stages import StagePlan, plan_stages, start_assumptions, usual_start_text
 from .warnings import verdict, warnings, with_words
@@ -51,8 +51,8 @@ class Plan:
         rescales: Whether stages are judged by the forecast with rescaling.
         usual_start: The norm with which layers usually begin, in words.
         stages: The stages in their order.
-        clipped_share: Share of the steps at which the gradient is clipped, on which
-            the forecasts rest; None if the config clips it and no run tells how often.
+        clipping_power: The p of :func:`.theory.clipping_power` on which the forecasts
+            rest; None if the config clips the gradient and no run tells how often.
         context: Δ* beside that of known recipes; None if none holds for all layers.
         layers: The layers of a measured run.
         assumptions: What the plan rests on, a sentence each.
@@ -73,7 +73,7 @@ class Plan:
     rescales: bool
     usual_start: str
     stages: list[StagePlan]
-    clipped_share: float | None
+    clipping_power: float | None
     context: Context | None
     layers: list[LayerPlan]
     assumptions: list[str]
@@ -144,10 +144,10 @@ def plan(
 def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     optimizer, every = training.optimizer, training.accumulation
     rescaling = rescaling_of(training.rescaling, training.schedule.lr, every)
-    share = _clipped_share(optimizer, work_dir)
-    course = Course(training.schedule.every(every), optimizer, rescaling, share or 0.0)
+    power = _clipping_power(optimizer, work_dir)
+    course = Course(training.schedule.every(every), optimizer, rescaling, power or 0.0)
     _check(course)
-    stages = with_words(plan_stages(course, clipping_unknown=share is None), course)
+    stages = with_words(plan_stages(course, clipping_unknown=power is None), course)
     measured = Measured([], [])
     if work_dir:
         measured = plan_layers(course, work_dir, stages)
@@ -165,7 +165,7 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
         rescales=rescaling.kind == 'rescaled',
         usual_start=usual_start_text(course),
         stages=stages,
-        clipped_share=share,
+        clipping_power=power,
         context=context,
         layers=measured.layers,
         assumptions=[
@@ -187,7 +187,7 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
         ],
         notes=[
             *([context.text] if context else []),
-            *_of_clipping(optimizer, share),
+            *_of_clipping(optimizer, power),
             *(stage.note for stage in stages if stage.note),
         ],
         verdict=verdict(stages, optimizer, rescaling, waits),
@@ -195,20 +195,24 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     )
 
 
-def _clipped_share(optimizer: Optimizer, work_dir: str | None) -> float | None:
-    """The share of clipped steps; None if they are clipped and nobody knows it."""
+def _clipping_power(optimizer: Optimizer, work_dir: str | None) -> float | None:
+    """The p of a config; None if gradients are clipped and nobody knows how often."""
     if not optimizer.clips:
         return 0.0
-    return measured_share(work_dir) if work_dir else None
+    return measured_clipping(work_dir) if work_dir else None
 
 
-def _of_clipping(optimizer: Optimizer, share: float | None) -> list[str]:
+def _of_clipping(optimizer: Optimizer, power: float | None) -> list[str]:
     """How the forecasts depend on the clipping of gradients."""
     if not optimizer.clips:
         return []
     said = f'clip_grad(max_norm={optimizer.max_norm:g}): '
-    if share is not None:
-        return [f'{said}{share:.0%} of the steps of the measured run are clipped']
+    if power is not None:
+        return [
+            f'{said}in the measured run w* goes with η^(1/{4 - power:.2f}), where it '
+            'would go with η^(1/4) without clipping, and with η^(1/2) if every step '
+            'were clipped'
+        ]
     return [
         f'{said}the forecast depends on the share of clipped steps, which is not '
         'known; it is given for none, and for all of them; --work-dir with a measured '

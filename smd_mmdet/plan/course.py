@@ -29,13 +29,14 @@ class Course:
         schedule: Learning rate and momentum of every step of the optimizer.
         optimizer: The optimizer.
         rescaling: Where weights are rescaled.
-        clipped_share: Share of the steps at which the gradient is clipped.
+        clipping_power: The p of :func:`.theory.clipping_power`, with which the drive
+            grows with the norm where the gradient is clipped.
     """
 
     schedule: Schedule
     optimizer: Optimizer
     rescaling: Rescaling
-    clipped_share: float = 0.0
+    clipping_power: float = 0.0
 
     @property
     def spans(self) -> list[Span]:
@@ -56,8 +57,8 @@ class Course:
 
     @property
     def power(self) -> float:
-        """The p with which clipping makes the drive grow with the norm."""
-        return float(self.law.clipping_power(self.clipped_share))
+        """The p under this optimizer's law."""
+        return self.clipping_power if self.law.clips else 0.0
 
     @property
     def exponent(self) -> float:
@@ -220,7 +221,7 @@ class Course:
                 rescale=self.rescaling.followed[part] & (kind == 'rescaled'),
                 at=chosen,
                 law=self.optimizer.theory,
-                clipped_share=self.clipped_share,
+                clipping_power=self.clipping_power,
             )
             norms.append(found.weight_norm)
             ratio = found.weight_norm_eq / found.weight_norm

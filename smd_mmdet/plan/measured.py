@@ -16,14 +16,14 @@ from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.records import Records, RecordsError, read_records
 
 from .course import KINDS, Course
-from .stages import TOLERANCE, StagePlan
+from .stages import ALWAYS, TOLERANCE, StagePlan
 
 __all__ = [
     'LayerEnds',
     'LayerPlan',
     'LayerStage',
     'Measured',
-    'measured_share',
+    'measured_clipping',
     'plan_layers',
 ]
 
@@ -110,24 +110,26 @@ class _Layer:
     grad: float
 
 
-def measured_share(work_dir: str) -> float | None:
-    """How often a run clipped its gradients, over the last third of its windows.
+def measured_clipping(work_dir: str) -> float | None:
+    """How clipping changes the law in a run, by the last third of its windows.
 
     Args:
         work_dir: Folder of the run.
 
     Returns:
-        The share of its steps; None where the records do not tell.
+        The p of :func:`.theory.clipping_power`, or twice the share of clipped steps
+        where the records have no more; None where they do not tell.
 
     Raises:
         RecordsError: If there are no records.
     """
     records = read_records(work_dir)
-    if 'clipped_share' not in records.table.column_names:
-        return None
     # All layers of a window have the same.
-    for _, columns in records.by_layer():
-        return _late_mean(columns, columns['clipped_share'])
+    _, columns = next(records.by_layer(), ('', {}))
+    for column, factor in (('clipping_power', 1.0), ('clipped_share', 2.0)):
+        found = _late_mean(columns, columns.get(column))
+        if found is not None:
+            return min(factor * found, ALWAYS)
     return None
 
 

@@ -8,16 +8,19 @@ depends on the share of clipped steps, so that stages are forecast for both limi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from smd_mmdet import theory
 from smd_mmdet.config.schedule import Span, followed
+from smd_mmdet.stages import WARMUP
 
 from .course import KINDS, Course
 
 __all__ = [
+    'ALWAYS',
     'CLIMB',
     'TOLERANCE',
     'TYPICAL_RMS',
@@ -32,6 +35,8 @@ __all__ = [
     'usual_start_text',
 ]
 
+# The p of :func:`.theory.clipping_power` where the gradient is clipped at every step.
+ALWAYS = 2.0
 # How far Δ/Δ* may be from 1 in equilibrium.
 TOLERANCE = 0.10
 # The same for (‖w‖/w*)^e, which goes with (Δ/Δ*)⁻².
@@ -46,6 +51,10 @@ _START_Z = 2.0
 CLIMB = 1.5
 # A stage of no more iterations, between a warm-up and a cosine, say, is not judged.
 _PASSING = 10
+# Of a rate that falls in stairs: the fewest of them, and the lowest of one over the one
+# before.
+_FEWEST_STAIRS = 5
+_LOWEST_STAIR = 0.2
 # exp() of more is no float64.
 _LARGEST_EXPONENT = 500
 # How often more decay is tried, each time by a tenth more.
@@ -123,6 +132,8 @@ class StagePlan:
             forecasts are without clipping then.
         anneals: Whether the rate falls from iteration to iteration, or has done so in
             the stage before: equilibrium is not what such a schedule aims at.
+        stairs: Number of the first of many stages in which the rate falls bit by bit,
+            by epoch, say; None if the stage is none of them.
         frozen_from: The iteration from which the rate falls faster than the norm can
             follow (κ ≥ 1): Δ ∝ η from there on.
         frozen_to: The last such iteration.
@@ -154,6 +165,7 @@ class StagePlan:
     rescaled: Ends | None = None
     always_clipped: Ends | None = None
     anneals: bool = False
+    stairs: int | None = None
     frozen_from: int | None = None
     frozen_to: int | None = None
     outcomes: Outcomes | None = None
@@ -186,12 +198,14 @@ def plan_stages(course: Course, clipping_unknown: bool = False) -> list[StagePla
         The stages in their order, without warnings.
     """
     stages = [_facts(course, span) for span in course.spans]
+    stairs = _stairs(stages)
+    stages = [replace(stage, stairs=stairs.get(stage.stage)) for stage in stages]
     first = course.first
     if not course.optimizer.comes_to_equilibrium or first == len(stages):
         return stages
     found = _judged_stages(course, stages)
     if clipping_unknown:
-        always = _judged_stages(replace(course, clipped_share=1.0), stages)
+        always = _judged_stages(replace(course, clipping_power=ALWAYS), stages)
         found = [_either(a, b, course.kind) for a, b in zip(found, always, strict=True)]
     return found
 
@@ -330,10 +344,38 @@ def _judged_stages(course: Course, stages: list[StagePlan]) -> list[StagePlan]:
             rescaled=rescaled[i],
             outcomes=Outcomes(usual[i], equal[i], rescaled_ends[i]),
         )
-        stages[first + i] = _judged(course, stage, span, before)
+        stage = _judged(course, stage, span, before)
+        stages[first + i] = stage
         if stage.iterations > _PASSING or before is not None:
             before = stages[first + i]
-    return stages
+    return [_on_stairs(stage, stages) for stage in stages]
+
+
+def _on_stairs(stage: StagePlan, stages: Sequence[StagePlan]) -> StagePlan:
+    """A stage, which is judged with all of its stairs if it is one of them."""
+    if stage.stairs is None:
+        return stage
+    run = [other for other in stages if other.stairs == stage.stairs]
+    reaches = all(other.reaches for other in run) or None
+    return replace(stage, anneals=reaches is None, reaches=reaches)
+
+
+def _stairs(stages: Sequence[StagePlan]) -> dict[int, int]:
+    """The first stage of each run of stairs, by the numbers of all stages in it."""
+    runs: list[list[StagePlan]] = [[]]
+    for stage in stages:
+        before = runs[-1][-1] if runs[-1] else stage
+        lower = _LOWEST_STAIR * before.lr_end <= stage.lr_start <= before.lr_end
+        if not (stage.steady and stage.stage != WARMUP and lower):
+            runs.append([])
+        if stage.steady and stage.stage != WARMUP:
+            runs[-1].append(stage)
+    return {
+        stage.stage: run[0].stage
+        for run in runs
+        if len(run) >= _FEWEST_STAIRS
+        for stage in run
+    }
 
 
 def _following(course: Course) -> Course:
@@ -358,10 +400,10 @@ def _forecast(course: Course, kind: str) -> list[Ends]:
     spans = course.spans[course.first :]
     begin = spans[0].start
     at = np.arange(begin, len(course.schedule.lr))
-    # The drive drops out of Δ/Δ*, so that any will do.
+    # The drive drops out of Δ/Δ*, so that any will do: 1, over ‖w‖^p.
     start = forecast_start(course)
     norm = course.norm_eq(begin) * start
-    _, ratios = course.ahead(kind, norm, start**course.power, at=at, begin=begin)
+    _, ratios = course.ahead(kind, norm, norm**course.power, at=at, begin=begin)
     return [_ends(course, span, ratios[span.start - begin :]) for span in spans]
 
 
@@ -372,13 +414,8 @@ def _last_angles(course: Course, kind: str, start: float) -> list[float | None]:
     last = np.array([span.end - 1 for span in spans])
     if course.schedule.lr[begin] <= 0:
         return [None] * len(spans)
-    _, ratios = course.ahead(
-        kind,
-        course.norm_eq(begin) * start,
-        start**course.power,
-        at=last,
-        begin=begin,
-    )
+    norm = course.norm_eq(begin) * start
+    _, ratios = course.ahead(kind, norm, norm**course.power, at=last, begin=begin)
     return [_times(r, course.angle(t)) for r, t in zip(ratios, last, strict=True)]
 
 
@@ -531,10 +568,11 @@ def _with_more_decay(
     for _ in range(_TRIALS):
         if not _takes(course, factor):
             break
+        norm = course.norm_eq(begin, decay=factor) * start
         _, ratios = course.ahead(
             course.kind,
-            course.norm_eq(begin, decay=factor) * start,
-            start**course.power,
+            norm,
+            norm**course.power,
             at=last,
             begin=begin,
             decay=factor,

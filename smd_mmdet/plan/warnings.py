@@ -61,13 +61,14 @@ def with_words(stages: Sequence[StagePlan], course: Course) -> list[StagePlan]:
         The same stages.
     """
     found, before = [], None
+    last = {stage.stairs: stage for stage in stages}
     for stage in stages:
         if stage.stage != WARMUP:
-            stage = replace(
-                stage,
-                warning=_warning(stage, before, course),
-                note=_note(stage, course),
-            )
+            note = _note(stage, course)
+            if stage.stairs is not None:
+                whole = stage.stage == stage.stairs
+                note = _of_stairs(stage, last[stage.stairs], course) if whole else None
+            stage = replace(stage, warning=_warning(stage, before, course), note=note)
             before = before or stage
         found.append(stage)
     return found
@@ -98,8 +99,6 @@ def warnings(
         return [_BY_VALUE]
     if optimizer.known is None:
         return [f'no equilibrium is derived for {optimizer.name}: nothing to forecast']
-    if not optimizer.known.norm_law:
-        return [_FROZEN_NORMS] if norms_frozen else []
     if not optimizer.weight_decay > 0:
         return ['weight_decay is 0: without decay there is no equilibrium']
     return [
@@ -139,13 +138,13 @@ def verdict(
         return 'no theory for gradients that are clipped by value'
     if optimizer.known is None:
         return f'no theory for {optimizer.name}'
+    if not optimizer.weight_decay > 0:
+        return 'no weight decay, no equilibrium'
     if not optimizer.known.norm_law:
         return _WITHOUT_LAW.get(
             optimizer.theory,
             f'{optimizer.known.title}: Δ* is known, the way there is not',
         )
-    if not optimizer.weight_decay > 0:
-        return 'no weight decay, no equilibrium'
     if optimizer.known.indicative:
         return (
             f'{optimizer.known.title}: the forecast is a rough one, no stage is judged'
@@ -202,8 +201,10 @@ def _which(some: Sequence[StagePlan], judged: Sequence[StagePlan]) -> str:
 
 
 def _named(stages: Sequence[StagePlan]) -> str:
-    numbers = ', '.join(str(stage.stage) for stage in stages)
-    return f'stage{"s" * (len(stages) > 1)} {numbers}'
+    numbers = [stage.stage for stage in stages]
+    if len(numbers) > 3 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f'stages {numbers[0]} to {numbers[-1]}'
+    return f'stage{"s" * (len(stages) > 1)} {", ".join(map(str, numbers))}'
 
 
 def _of_layers(layers: Sequence[LayerPlan], kind: str) -> list[str]:
@@ -233,6 +234,8 @@ def _warning(stage: StagePlan, first: StagePlan | None, course: Course) -> str |
         return _too_fast(stage, own, course) if stage.reaches is False else None
     if stage.lr_start <= 0:
         return f'stage {stage.stage} has a learning rate of 0: nothing moves'
+    if stage.anneals:
+        return None
     if first is None:
         return _short_start(stage, course)
     found = []
@@ -332,6 +335,18 @@ def _more_decay(stage: StagePlan, course: Course, other: str = '') -> str:
     return (
         f'{said}raise weight decay to {decay:.2g} (Δ* {scientific(angle)} rad at its '
         'highest)'
+    )
+
+
+def _of_stairs(first: StagePlan, last: StagePlan, course: Course) -> str | None:
+    """What is to be known of stages in which the rate falls bit by bit."""
+    own = last.forecast(course.kind)
+    if own is None:
+        return None
+    return (
+        f'stages {first.stage} to {last.stage} anneal the rate from '
+        f'{first.lr_start:.3g} to {last.lr_end:.3g} in stairs; Δ ends at '
+        f'{scientific(own.end)} rad, {own.end_ratio:.2g} of Δ*'
     )
 
 
