@@ -8,11 +8,10 @@ gradient is clipped it tells how often.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.records import Records, RecordsError, read_records
 
 from .course import KINDS, Course
@@ -101,13 +100,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as it was measured."""
+    """A layer as it was measured.
+
+    Args:
+        name: Name of the parameter.
+        shape: Its shape.
+        norm: Its ‖w‖ in the first window.
+        drive: What makes its norm grow, at that norm.
+        grad: Its ‖g̃‖²; NaN if it is not known.
+        power: The p of :func:`.theory.clipping_power`; None if it is not known.
+    """
 
     name: str
     shape: tuple[int, ...]
     norm: float
     drive: float
     grad: float
+    power: float | None
 
 
 def measured_clipping(work_dir: str) -> float | None:
@@ -117,19 +126,23 @@ def measured_clipping(work_dir: str) -> float | None:
         work_dir: Folder of the run.
 
     Returns:
-        The p of :func:`.theory.clipping_power`, or twice the share of clipped steps
-        where the records have no more; None where they do not tell.
+        The p of :func:`.theory.clipping_power`, of the median layer; None where the
+        records do not tell.
 
     Raises:
         RecordsError: If there are no records.
     """
-    records = read_records(work_dir)
-    # All layers of a window have the same.
-    _, columns = next(records.by_layer(), ('', {}))
+    found = [_power(columns) for _, columns in read_records(work_dir).by_layer()]
+    known = [power for power in found if power is not None]
+    return float(np.median(known)) if known else None
+
+
+def _power(columns: Mapping[str, np.ndarray]) -> float | None:
+    """The p of a layer, or twice the share of clipped steps if there is no more."""
     for column, factor in (('clipping_power', 1.0), ('clipped_share', 2.0)):
         found = _late_mean(columns, columns.get(column))
         if found is not None:
-            return min(factor * found, ALWAYS)
+            return min(max(factor * found, 0.0), ALWAYS)
     return None
 
 
@@ -165,27 +178,38 @@ def plan_layers(
             f'norms grow under {optimizer.name}'
         )
         return Measured([], [unused])
-    measured = _measured(records, drive)
+    measured = _measured(records, drive, optimizer.clips)
     layers = [
         layer
         for layer in measured
         if all(optimizer.multipliers(layer.name, layer.shape))
     ]
     said = []
+    if not measured:
+        said.append(
+            f'the records of {work_dir} are not used: no scale-invariant layer has '
+            f'a positive mean of {drive.removesuffix("_mean")}'
+        )
     if len(layers) < len(measured):
         said.append(
             f'{len(measured) - len(layers)} of {len(measured)} measured layers are '
             'left out: without rate or weight decay there is no equilibrium, and '
             'settings of their own are not planned'
         )
+    if optimizer.clips and any(layer.power is None for layer in layers):
+        said.append(
+            'the records do not tell how often the gradient was clipped: layers are '
+            'forecast as if it never were'
+        )
     planned: dict[str, LayerPlan] = {}
-    for multipliers, members in _alike(optimizer, layers).items():
-        for plan in _forecast(course, members, stages, *multipliers):
+    for (rate, decay, power), members in _alike(course, layers).items():
+        own = replace(course, clipping_power=power)
+        for plan in _forecast(own, members, stages, rate, decay):
             planned[plan.layer] = plan
     return Measured([planned[layer.name] for layer in layers], said)
 
 
-def _measured(records: Records, drive: str) -> list[_Layer]:
+def _measured(records: Records, drive: str, clips: bool) -> list[_Layer]:
     """The scale-invariant layers of which ‖w‖ and the drive are known."""
     records.require((drive, 'weight_norm_mean'))
     facts = records.metadata.get('layers') or {}
@@ -200,16 +224,22 @@ def _measured(records: Records, drive: str) -> list[_Layer]:
         norms = columns['weight_norm_mean'][columns['count'] > 0]
         driven = _late_mean(columns, columns[drive])
         grad = _late_mean(columns, columns.get('unit_grad_sq_mean'))
-        if driven is not None and driven > 0 and len(norms):
-            layers.append(
-                _Layer(
-                    name,
-                    shapes.get(name, ()),
-                    float(norms[0]),
-                    driven,
-                    np.nan if grad is None else grad,
-                )
+        if driven is None or not driven > 0 or not len(norms):
+            continue
+        power = _power(columns) if clips else 0.0
+        # Where the gradient is clipped the drive goes with the norm.
+        late = _late_mean(columns, columns['weight_norm_mean']) or norms[0]
+        driven *= (norms[0] / late) ** (power or 0.0)
+        layers.append(
+            _Layer(
+                name,
+                shapes.get(name, ()),
+                float(norms[0]),
+                driven,
+                np.nan if grad is None else grad,
+                power,
             )
+        )
     return layers
 
 
@@ -236,14 +266,17 @@ def _shapes(records: Records) -> dict[str, tuple[int, ...]]:
 
 
 def _alike(
-    optimizer: Optimizer, layers: Sequence[_Layer]
-) -> dict[tuple[float, float], list[_Layer]]:
-    """The layers by their multipliers: those of one kind are forecast together."""
-    alike: dict[tuple[float, float], list[_Layer]] = {}
+    course: Course, layers: Sequence[_Layer]
+) -> dict[tuple[float, float, float], list[_Layer]]:
+    """The layers by the multipliers of their rate and decay, and by p in tenths.
+
+    Those of one kind are forecast together.
+    """
+    alike: dict[tuple[float, float, float], list[_Layer]] = {}
     for layer in layers:
-        alike.setdefault(optimizer.multipliers(layer.name, layer.shape), []).append(
-            layer
-        )
+        power = round(layer.power or 0.0, 1)
+        rate, decay = course.optimizer.multipliers(layer.name, layer.shape)
+        alike.setdefault((rate, decay, power), []).append(layer)
     return alike
 
 
