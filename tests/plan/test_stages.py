@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from schedules import STEP, WARM, config_by_iteration, config_of
 from simulation import Walk
+from zoo_walks import adam, sgd, walk
 
 from smd_mmdet.config.schedule import learning_rates
 from smd_mmdet.plan import plan
@@ -284,3 +285,59 @@ def test_a_few_iterations_before_an_annealing_are_not_judged():
 def test_epochs_of_a_step_schedule_are_judged_as_before():
     found = plan(config_of([STEP], epochs=4), iters_per_epoch=1000)
     assert [s['reaches'] for s in found['stages']] == [True, False, False]
+
+
+# ------------------------------------------------------- weights that move
+
+
+def seen(course, part: slice) -> float:
+    """The root mean square of Δ in a walk."""
+    return float(np.sqrt((course.angle[part] ** 2).mean()))
+
+
+def test_a_flat_half_and_a_cosine_under_adamw_go_as_a_walk_does():
+    lr, decay, half, size = 1e-3, 0.2, 5000, 64
+    cosine = dict(type='CosineAnnealingLR', by_epoch=False, T_max=half) | (
+        dict(begin=half, end=2 * half, eta_min=0.05 * lr)
+    )
+    config = config_by_iteration([cosine], 2 * half)
+    config.optim_wrapper.optimizer = dict(
+        type='AdamW', lr=lr, weight_decay=decay, betas=(0.9, 0.99)
+    )
+    rates, _ = learning_rates(config, 2 * half, None, by_epoch=False)
+    course = walk(
+        adam(beta2=0.99), rates, decay, 0.03 * size**0.5, size=size, layers=40
+    )
+    flat, annealed = plan(config)['stages']
+    assert flat['reaches'] is True and annealed['anneals']
+    for stage in (flat, annealed):
+        last = stage['last_iter']
+        assert seen(course, slice(last - 50, last)) == pytest.approx(
+            stage['plain']['end'], rel=0.03
+        )
+    # As the walk began it was at 0.6 w*, and turned by so much more.
+    assert flat['plain']['start'] / flat['plain']['end'] == pytest.approx(
+        1 / 0.6, rel=0.02
+    )
+    frozen = annealed['frozen_from']
+    assert course.norm[frozen].mean() / course.norm[-1].mean() < 1.1
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_always_clipped_steps_go_as_a_walk_does(nesterov):
+    iters = 6000
+    config = config_by_iteration([drop(3000)], iters)
+    config.optim_wrapper.optimizer.nesterov = nesterov
+    config.optim_wrapper.clip_grad = dict(max_norm=1e-3)
+    second = plan(config)['stages'][1]
+    rates = np.repeat([0.05, 0.005], 3000)
+    # One layer alone, so that its norm is what clipping looks at.
+    courses = [
+        walk(sgd(nesterov=nesterov), rates, 5e-3, 0.1, layers=1, max_norm=1e-3, seed=s)
+        for s in range(3)
+    ]
+    last = np.mean([seen(course, slice(-300, None)) ** 2 for course in courses]) ** 0.5
+    assert last == pytest.approx(
+        second['always_clipped']['end_ratio'] * second['angular_update_eq'], rel=0.05
+    )
+    assert second['plain']['end_ratio'] / second['always_clipped']['end_ratio'] > 1.2
