@@ -127,8 +127,8 @@ def in_context(
         >>> in_context(2e-3).outside is None
         True
         >>> print(in_context(0.02).outside)
-        Δ* of 2.00e-2 rad an iteration is 4.4 times that of any known recipe (RTMDet-s
-        4.59e-3)
+        Δ* of 2.00e-2 rad an iteration is 4.4 times the largest of known recipes
+        (RTMDet-s 4.59e-3)
     """
     if not 0 < angular_update < math.inf:
         raise ValueError(f'angular_update must be > 0, got {angular_update!r}')
@@ -172,23 +172,27 @@ def _sum(angle: float) -> str:
 def _outside(angular_update: float, total: float | None) -> str | None:
     """What to say of an angle, or a sum, that is far from all known ones."""
     said = f'Δ* of {scientific(angular_update)} rad an iteration'
-    if found := _far(said, angular_update, lambda recipe: recipe.angular_update):
+    if found := _far(said, angular_update, lambda r: r.angular_update, scientific):
         return found
     if total is None or not total > 0:
         return None
-    said = f'the sum of Δ* over the training, {scientific(total)} rad,'
-    return _far(said, total, lambda recipe: recipe.total)
+    said = f'the sum of Δ* over the training, {_sum(total)} rad,'
+    return _far(said, total, lambda recipe: recipe.total, _sum)
 
 
-def _far(what: str, value: float, of: Callable[[Recipe], float]) -> str | None:
+def _far(
+    what: str,
+    value: float,
+    of: Callable[[Recipe], float],
+    told: Callable[[float], str],
+) -> str | None:
     """The same for one figure of a recipe."""
     known = [recipe for recipe in known_recipes() if recipe.detection]
     least, most = min(known, key=of), max(known, key=of)
-    for times, recipe, beside in (
-        (value / of(most), most, 'times that of any known recipe'),
-        (of(least) / value, least, 'times below that of any known recipe'),
-    ):
-        if times > _FAR:
-            own = f'{recipe.title} {scientific(of(recipe))}'
-            return f'{what} is {times:.2g} {beside} ({own})'
+    if value > _FAR * of(most):
+        times = f'{value / of(most):.2g} times the largest'
+        return f'{what} is {times} of known recipes ({most.title} {told(of(most))})'
+    if value < of(least) / _FAR:
+        times = f'1/{of(least) / value:.2g} of the smallest'
+        return f'{what} is {times} of known recipes ({least.title} {told(of(least))})'
     return None

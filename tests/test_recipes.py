@@ -50,9 +50,9 @@ def test_an_angle_that_is_far_from_all_is_said_to_be():
     most = max(recipe.angular_update for recipe in known)
     least = min(recipe.angular_update for recipe in known)
     assert in_context(1.99 * most).outside is None
-    assert 'times that of any' in in_context(2.01 * most).outside
+    assert 'times the largest of known' in in_context(2.01 * most).outside
     assert in_context(least / 1.99).outside is None
-    assert 'times below' in in_context(least / 2.01).outside
+    assert 'of the smallest of known' in in_context(least / 2.01).outside
     # The same for the sum.
     total = max(recipe.total for recipe in known)
     assert in_context(1e-3, 1.99 * total).outside is None

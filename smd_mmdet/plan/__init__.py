@@ -259,6 +259,13 @@ def _check(course: Course) -> None:
         )
     if not optimizer.comes_to_equilibrium:
         return
+    first = course.first
+    if first < len(course.spans) and lr[course.spans[first].start] == 0:
+        raise SettingError(
+            'param_scheduler: the learning rate is 0 at iteration '
+            f'{course.spans[first].start + 1:,}, where the first stage begins: nothing '
+            'moves, nothing to plan'
+        )
     # The share of a weight that decay takes in one step, which forecast() bounds.
     lost = course.law.decay(lr, optimizer.weight_decay, momentum)
     if lost.max() >= 1:

@@ -365,10 +365,11 @@ def _stairs(stages: Sequence[StagePlan]) -> dict[int, int]:
     runs: list[list[StagePlan]] = [[]]
     for stage in stages:
         before = runs[-1][-1] if runs[-1] else stage
-        lower = _LOWEST_STAIR * before.lr_end <= stage.lr_start <= before.lr_end
-        if not (stage.steady and stage.stage != WARMUP and lower):
+        lower = _LOWEST_STAIR * before.lr_end <= stage.lr_start < before.lr_end
+        stair = stage.steady and stage.stage != WARMUP
+        if not (stair and lower):
             runs.append([])
-        if stage.steady and stage.stage != WARMUP:
+        if stair:
             runs[-1].append(stage)
     return {
         stage.stage: run[0].stage

@@ -273,7 +273,7 @@ def _short_start(stage: StagePlan, course: Course) -> str | None:
         return None
     return (
         f'stage {stage.stage} lasts {stage.iterations:,} iterations: layers come to '
-        f'equilibrium if they start within {stage.reachable_from:.2g} times its norm; '
+        f'equilibrium if they start within {stage.reachable_from:.3g} times its norm; '
         f'from {start:g} times, usual under default initialization, it takes '
         f'{needed:,.0f}; '
         f'{_more_decay(stage, course, "start at equilibrium")}'

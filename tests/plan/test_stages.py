@@ -11,6 +11,7 @@ from schedules import STEP, WARM, config_by_iteration, config_of
 from simulation import Walk
 from zoo_walks import adam, sgd, walk
 
+from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.schedule import learning_rates
 from smd_mmdet.plan import plan
 from smd_mmdet.report.planning import render_plan
@@ -89,7 +90,11 @@ def test_a_cosine_in_stairs_is_one_annealing():
     console = Console(file=io.StringIO(), width=80)
     console.print(render_plan(found))
     assert console.file.getvalue().count('\n') < 60
-    # Steps that are drops are none.
+    # Changes of the momentum are none,
+    moving = dict(type='StepMomentum', step_size=1, gamma=0.9)
+    stages = plan(config_of([moving], epochs=6), iters_per_epoch=50)['stages']
+    assert len(stages) == 6 and {stage['stairs'] for stage in stages} == {None}
+    # nor are drops.
     steps = dict(type='MultiStepLR', milestones=[1, 2, 3, 4, 5], gamma=0.1)
     stages = plan(config_of([steps], epochs=6), iters_per_epoch=50)['stages']
     assert {stage['stairs'] for stage in stages} == {None}
@@ -103,6 +108,12 @@ def test_a_rate_that_rises_faster_than_norms_can_follow_is_warned_of():
     config = config_by_iteration([rises], 2050)
     config.param_scheduler = [steps, rises]
     assert plan(config)['exit_code'] == 1
+
+
+def test_a_rate_that_is_zero_from_the_beginning_is_refused():
+    nothing = dict(type='ConstantLR', factor=0.0, by_epoch=False, end=10_000)
+    with pytest.raises(SettingError, match='the learning rate is 0 at iteration 1'):
+        plan(config_by_iteration([nothing], 100))
 
 
 # ------------------------------------------------------------------ plateaus
