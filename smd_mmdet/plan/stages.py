@@ -42,7 +42,8 @@ TOLERANCE = 0.10
 # The same for (‖w‖/w*)^e, which goes with (Δ/Δ*)⁻².
 _TOLERANCE_Z = 2 * TOLERANCE
 # ‖w‖/w* of many layers under SGD and MMDetection's default initialization, and the root
-# mean square of the numbers of a weight, which tells ‖w‖/w* under AdamW and its kin.
+# mean square of the numbers of a weight, which tells ‖w‖/w* under AdamW and its kin:
+# in RTMDet-s, DINO, Mask R-CNN and Swin-T its median over layers is 0.02 to 0.044.
 TYPICAL_START = 3.0
 TYPICAL_RMS = 0.03
 # A first stage is long enough for layers that begin with up to this many times w*^e.
