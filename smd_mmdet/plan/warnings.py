@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from smd_mmdet._text import scientific
+from smd_mmdet._text import about, scientific
 from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.recipes import in_context
 from smd_mmdet.stages import WARMUP
@@ -266,7 +266,7 @@ def _short_start(stage: StagePlan, course: Course) -> str | None:
         return (
             f'stage {stage.stage} lasts {stage.iterations:,} iterations: weights '
             f'usually begin with numbers near {TYPICAL_RMS:g}, at {start:.2g} w*, and '
-            f'need {needed:,.0f} to come to equilibrium: Δ is set by the rate and by '
+            f'need {about(needed)} to come to equilibrium: Δ is set by the rate and by '
             'the norm they begin with, hardly by the decay'
         )
     if stage.reachable_from is None or stage.reachable_from >= start:
@@ -275,7 +275,7 @@ def _short_start(stage: StagePlan, course: Course) -> str | None:
         f'stage {stage.stage} lasts {stage.iterations:,} iterations: layers come to '
         f'equilibrium if they start within {stage.reachable_from:.3g} times its norm; '
         f'from {start:g} times, usual under default initialization, it takes '
-        f'{needed:,.0f}; '
+        f'{about(needed)}; '
         f'{_more_decay(stage, course, "start at equilibrium")}'
     )
 
@@ -284,7 +284,7 @@ def _too_short(stage: StagePlan, own: Ends, course: Course) -> str:
     needed = stage.iterations_to_equilibrium or 0.0
     return (
         f'stage {stage.stage} lasts {stage.iterations:,} iterations; Δ comes to within '
-        f'{TOLERANCE:.0%} of its equilibrium after {needed:,.0f}: Δ will be '
+        f'{TOLERANCE:.0%} of its equilibrium after {about(needed)}: Δ will be '
         f'{_span(own)} of its equilibrium; {_remedy(stage, course)}'
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from smd_mmdet._text import scientific
+from smd_mmdet._text import about, scientific
 from smd_mmdet.stages import WARMUP, stage_name
 
 from .fitting import FittedTable, said
@@ -188,7 +188,7 @@ def _pair(first: str, last: str) -> str:
 
 
 def _count(iterations: float | None) -> str:
-    return UNKNOWN if iterations is None else f'{iterations:,.0f}'
+    return UNKNOWN if iterations is None else about(iterations)
 
 
 def _angle(value: float | None) -> str:

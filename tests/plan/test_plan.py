@@ -26,9 +26,9 @@ def test_mask_rcnn_1x_cannot_reach_equilibrium_after_its_steps():
     assert (second['first_iter'], second['last_iter']) == (58_641, 80_630)
     assert warm['last_iter'] == 499 and warm['reaches'] is None
     assert first['angular_update_eq'] == pytest.approx(1.45e-3, rel=1e-2)
-    assert first['relaxation_iterations'] == pytest.approx(12_500)
-    assert second['relaxation_iterations'] == pytest.approx(125_000)
-    assert third['relaxation_iterations'] == pytest.approx(1_250_000)
+    assert first['relaxation_iterations'] == pytest.approx(12_500, rel=1e-3)
+    assert second['relaxation_iterations'] == pytest.approx(125_000, rel=1e-3)
+    assert third['relaxation_iterations'] == pytest.approx(1_250_000, rel=1e-3)
     assert second['plain']['start_ratio'] == pytest.approx(0.316, abs=1e-3)
     assert second['plain']['end_ratio'] == pytest.approx(0.342, abs=1e-3)
     assert second['rescaled']['end_ratio'] == pytest.approx(1, abs=1e-3)
@@ -50,7 +50,7 @@ def test_the_plan_says_on_what_start_it_rests():
 
 def test_a_warning_says_once_what_each_number_is():
     text = plan(MASK_RCNN_1X)['stages'][2]['warning']
-    assert 'within 10% of its equilibrium after 475,832: Δ will be 0.32 → 0.34' in text
+    assert 'within 10% of its equilibrium after 476,000: Δ will be 0.32 → 0.34' in text
     assert text.count('raise weight decay to') == 1
 
 

@@ -53,7 +53,7 @@ def test_a_norm_is_frozen_in_a_walk_when_the_plan_says_so():
     iters = 6000
     config = config_by_iteration([linear(iters)], iters)
     lr, _ = learning_rates(config, iters, None, by_epoch=False)
-    walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, layers=40, size=64)
+    walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, layers=16, size=64)
     norm = walk.series['weight_norm'].mean(1)
     [stage] = plan(config)['stages']
     frozen = stage['frozen_from'] - 1
