@@ -279,11 +279,11 @@ def start_assumptions(course: Course) -> list[str]:
     if not course.optimizer.comes_to_equilibrium or course.first == len(course.spans):
         return []
     first, start = course.spans[course.first], course.start
+    begins, stays = 'norm is at its equilibrium', 'L'
+    if course.law.exponent == 2:
+        begins, stays = f'numbers are near {TYPICAL_RMS:g}', "update's mean square"
     found = []
     if start is None or start >= first.end:
-        begins, stays = 'norm is at its equilibrium', 'L'
-        if course.law.exponent == 2:
-            begins, stays = f'numbers are near {TYPICAL_RMS:g}', "update's mean square"
         found.append(
             f'Δ/Δ* is forecast for a layer whose {begins} when stage '
             f'{first.stage.number} begins, and whose {stays} stays as it is: where a '
@@ -293,7 +293,7 @@ def start_assumptions(course: Course) -> list[str]:
         found.append(
             'SMDRescaleHook (start_at_equilibrium) puts layers at equilibrium in '
             f'front of iteration {start + 1:,}: from there on Δ/Δ* is forecast for '
-            'a layer that is, and whose L stays as it is'
+            f'a layer that is, and whose {stays} stays as it is'
         )
     elif course.rescaling.max_factor > 1:
         found.append(
