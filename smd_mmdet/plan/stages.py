@@ -279,15 +279,19 @@ def start_assumptions(course: Course) -> list[str]:
     if not course.optimizer.comes_to_equilibrium or course.first == len(course.spans):
         return []
     first, start = course.spans[course.first], course.start
-    begins, stays = 'norm is at its equilibrium', 'L'
+    begins, stays, rough = 'norm is at its equilibrium', 'L', ''
     if course.law.exponent == 2:
         begins, stays = f'numbers are near {TYPICAL_RMS:g}', "update's mean square"
+        rough = (
+            '. In the first thousands of iterations, while v̂ remembers the larger '
+            'gradients of the beginning, Δ may well be a third of that'
+        )
     found = []
     if start is None or start >= first.end:
         found.append(
             f'Δ/Δ* is forecast for a layer whose {begins} when stage '
             f'{first.stage.number} begins, and whose {stays} stays as it is: where a '
-            'layer really starts is not known before it is measured'
+            f'layer really starts is not known before it is measured{rough}'
         )
     if start is not None:
         found.append(
