@@ -51,6 +51,24 @@ def _escaped(character: str) -> str:
     return character.encode('unicode_escape').decode('ascii')
 
 
+def scientific(value: float) -> str:
+    """A number in scientific notation, without a zero in its exponent.
+
+    Args:
+        value: The number; three of its digits are kept.
+    """
+    return f'{value:.2e}'.replace('e-0', 'e-').replace('e+0', 'e+')
+
+
+def about(count: float) -> str:
+    """A count that is an estimate, to three digits.
+
+    Args:
+        count: The count; up to 1,000 all of its digits are kept.
+    """
+    return f'{float(f"{count:.3g}"):,.0f}'
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the lines after it are often a listing."""
     lines = str(error.args[0] if _is_plain(error) else error).strip().splitlines()

@@ -170,7 +170,7 @@ def _add_plan(commands: Any) -> None:
 
 def _plan(args: argparse.Namespace) -> int:
     from smd_mmdet.plan import plan
-    from smd_mmdet.report.tables import render_plan
+    from smd_mmdet.report.planning import render_plan
 
     result = plan(
         args.config,

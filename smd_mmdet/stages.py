@@ -7,7 +7,9 @@ hold still, or in which they change at every iteration (a cosine, say).
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ['WARMUP', 'Change', 'Stage', 'StageTracker', 'stage_name']
+import numpy as np
+
+__all__ = ['WARMUP', 'Change', 'Stage', 'StageTracker', 'stage_name', 'warmup_end']
 
 # The number of the warm-up; the stages after it count from 0.
 WARMUP = -1
@@ -30,6 +32,40 @@ def stage_name(number: int, short: bool = False) -> str:
     if number == WARMUP:
         return 'warm-up'
     return str(number) if short else f'stage {number}'
+
+
+def warmup_end(lr: np.ndarray) -> int:
+    """How many iterations of a schedule are its warm-up.
+
+    From its beginning the rate rises and never falls, at every iteration or in stairs
+    (a constant low rate, say, or a rise by epoch). Stairs that take more than half of
+    the schedule are no warm-up.
+
+    Args:
+        lr: Learning rate of every iteration.
+
+    Returns:
+        The iteration, counted from 0, after the warm-up; 0 if there is none.
+
+    Example:
+        >>> warmup_end(np.array([0.01, 0.02, 0.03, 0.03, 0.03, 0.003, 0.003]))
+        2
+        >>> warmup_end(np.array([0.01, 0.01, 0.01, 0.1, 0.1, 0.1, 0.1]))
+        3
+        >>> warmup_end(np.array([0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.1]))
+        0
+    """
+    change = np.diff(lr)
+    falls = np.flatnonzero(change < 0)
+    rises = np.flatnonzero(change[: falls[0]] > 0 if len(falls) else change > 0)
+    if not len(rises):
+        return 0
+    last = int(rises[-1]) + 1
+    # The rate it rises to is the first stage's, unless it falls at once.
+    held = last + 1 < len(lr) and lr[last + 1] == lr[last]
+    end = last if held else last + 1
+    in_stairs = len(rises) < last
+    return 0 if in_stairs and end > len(lr) / 2 else end
 
 
 @dataclass
@@ -70,7 +106,8 @@ class StageTracker:
 
     A single change starts a stage. A second change in a row shows that the settings
     are moving, and the two become one moving stage. A moving stage at the start of the
-    run is the warm-up as long as its learning rate only rises.
+    run is the warm-up as long as its learning rate only rises. Who knows the schedule
+    ahead says which iterations are the warm-up, for it may rise in stairs.
 
     Args:
         first: Number of the stage that is under way at the first iteration seen.
@@ -93,21 +130,30 @@ class StageTracker:
         self.stage: Stage | None = None
         self._first = first
         self._settings: tuple | None = None
+        self._warming = False
 
-    def observe(self, settings: tuple[tuple[float, ...], ...]) -> Change:
+    def observe(
+        self, settings: tuple[tuple[float, ...], ...], warming: bool = False
+    ) -> Change:
         """Take in one iteration.
 
         Args:
             settings: Tuple (lr, weight_decay, momentum) of every parameter group.
+            warming: Whether the iteration is known to belong to the warm-up.
 
         Returns:
             What changed. From then on ``self.stage`` is the stage of this iteration.
         """
         previous, self._settings = self._settings, settings
-        stage = self.stage
-        if stage is None:
-            self.stage = Stage(self._first)
+        stage, warming_before = self.stage, self._warming
+        self._warming = warming
+        if warming != warming_before or stage is None:
+            number = 0 if warming_before else self._first
+            self.stage = Stage(WARMUP, False) if warming else Stage(number)
             return Change.NEW
+        if warming:
+            stage.length += 1
+            return Change.NONE
         if settings == previous:
             if stage.steady:
                 stage.length += 1
@@ -135,11 +181,13 @@ class StageTracker:
         return {
             'stage': vars(self.stage).copy() if self.stage else None,
             'settings': self._settings,
+            'warming': self._warming,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from :meth:`state_dict`."""
         self.stage = Stage(**state['stage']) if state['stage'] else None
+        self._warming = state.get('warming', False)
         settings = state['settings']
         self._settings = settings and tuple(tuple(group) for group in settings)
 

@@ -7,6 +7,10 @@ Every study is a module, started with ``python -m`` in the root folder of a chec
     ``bash tools/reproduce.sh`` starts it in an environment that it sets up first.
 ``python -m studies.zoo``
     MMDetection's shipped configs, audited, docs/zoo.md.
+``python -m studies.optimizers``
+    Which optimizers the theory covers, with their share of the zoo, docs/optimizers.md.
+``python -m studies.recipes``
+    The angular updates of known recipes, docs/recipes.md and smd_mmdet/recipes.json.
 ``python -m studies.check_power``
     What ``smd check`` finds on walks whose truth is known, docs/checks_power.md.
 ``python -m studies.reliability``

@@ -102,7 +102,7 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(site):
 
 def test_the_wheel_holds_what_runs_and_no_source_of_it(site):
     names = {file.name for file in (site / 'smd_mmdet').rglob('*')}
-    assert 'py.typed' in names
+    assert {'py.typed', 'recipes.json'} <= names
     assert not names & {'fused.c', 'setup.py'}
 
 

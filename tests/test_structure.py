@@ -17,12 +17,13 @@ ROOMS = {
     'datasets': (),
     'invariance': (),
     'forecast': ('theory',),
+    'recipes': ('theory',),
     'monitor': ('theory', 'stages'),
     'rescale': ('invariance',),
-    'checks': ('theory', 'stages', 'records'),
-    'report': ('theory', 'stages', 'records', 'checks'),
+    'checks': ('theory', 'stages', 'records', 'recipes'),
+    'report': ('theory', 'stages', 'records', 'recipes', 'checks'),
     'config': ('theory', 'stages', 'monitor'),
-    'plan': ('theory', 'stages', 'forecast', 'records', 'config'),
+    'plan': ('theory', 'stages', 'forecast', 'records', 'recipes', 'config'),
     'audit': ('invariance', 'config'),
     'launch': ('config',),
     'engine': (
@@ -35,10 +36,12 @@ ROOMS = {
 CELLAR = {'__init__', '_arguments', '_text'}
 # What works in a plain torch loop, without MMEngine and MMDetection.
 WITHOUT_MMENGINE = (
-    *('theory', 'stages', 'forecast', 'records', 'invariance', 'monitor', 'rescale'),
-    *('checks', 'report'),
+    *('theory', 'stages', 'forecast', 'recipes', 'records', 'invariance', 'monitor'),
+    *('rescale', 'checks', 'report'),
 )
-WITHOUT_TORCH = ('theory', 'stages', 'forecast', 'records', 'checks', 'report')
+WITHOUT_TORCH = (
+    *('theory', 'stages', 'forecast', 'recipes', 'records', 'checks', 'report'),
+)
 MMENGINE = ('mmengine', 'mmdet', 'mmcv', 'mmpretrain')
 # It makes inputs for the detector it is handed, whose packages are there then.
 LAZY = 'sample_inputs.py'

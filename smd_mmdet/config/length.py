@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mmengine.config import Config
 
 from .errors import SettingError
-from .images import Images, count_images, is_public, unknown_length
+from .images import Images, count_images, unknown_length
+from .processes import read_processes
 from .settings import flag, section, whole
 from .types import names_class, type_name
 
@@ -33,6 +33,7 @@ class Length:
         per_epoch: Iterations of an epoch, None where nothing asks for them.
         by_epoch: Whether the training loop counts epochs.
         lr_factor: What AutoScaleLR multiplies the learning rate by.
+        processes: Training processes.
         assumptions: What is not in the config and was taken to be so, a sentence each.
     """
 
@@ -40,16 +41,8 @@ class Length:
     per_epoch: int | None
     by_epoch: bool
     lr_factor: float = 1.0
+    processes: int = 1
     assumptions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Processes:
-    """The training processes, what AutoScaleLR makes of them, and why so many."""
-
-    count: int
-    lr_factor: float
-    assumptions: tuple[str, ...]
 
 
 def read_length(
@@ -81,13 +74,21 @@ def read_length(
     loader = section(config, 'train_dataloader')
     batch = whole(loader.get('batch_size', 1), 'train_dataloader.batch_size')
     scaling = section(config, 'auto_scale_lr')
-    processes = _processes(scaling, loader.get('dataset'), batch, gpus)
+    dataset = loader.get('dataset')
+    processes = read_processes(config, scaling, dataset, batch, gpus)
     said = processes.assumptions
     if (by_epoch or counts_epochs) and iters_per_epoch is None:
         epoch = _epoch(config, loader, batch, processes.count)
         iters_per_epoch, said = epoch.count, said + epoch.assumptions
     iterations = _iterations(loop, iters_per_epoch if by_epoch else None)
-    return Length(iterations, iters_per_epoch, by_epoch, processes.lr_factor, said)
+    return Length(
+        iterations,
+        iters_per_epoch,
+        by_epoch,
+        processes.lr_factor,
+        processes.count,
+        said,
+    )
 
 
 def _iterations(loop: Mapping, iters_per_epoch: int | None) -> int:
@@ -145,27 +146,3 @@ def _batches(images: int, batch: int, loader: Mapping) -> int:
             f'batches of {batch:,}'
         )
     return images // batch if drops else math.ceil(images / batch)
-
-
-def _processes(
-    scaling: Mapping, dataset: Any, batch: int, gpus: int | None
-) -> _Processes:
-    """Training processes, and AutoScaleLR, which depends on them."""
-    base = scaling.get('base_batch_size')
-    if base is not None:
-        whole(base, 'auto_scale_lr.base_batch_size')
-    said = []
-    if gpus is not None:
-        whole(gpus, 'gpus')
-    else:
-        gpus, reason = 1, 'for lack of a number'
-        if base and is_public(dataset):
-            gpus, reason = max(1, base // batch), f'for the base batch size {base}'
-        said.append(f'{gpus} training process{"es" * (gpus > 1)}, {reason}')
-    factor = 1.0
-    if flag(scaling.get('enable'), 'auto_scale_lr.enable'):
-        if not base:
-            raise SettingError('auto_scale_lr.base_batch_size is missing')
-        factor = gpus * batch / base
-        said.append(f'AutoScaleLR multiplies the learning rate by {factor:g}')
-    return _Processes(gpus, factor, tuple(said))

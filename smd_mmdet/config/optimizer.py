@@ -40,6 +40,8 @@ class Optimizer:
         paramwise: What the config says of single weights.
         base_decay: Weight decay that the config gives to all weights.
         same_angle: Whether λ is set so that every layer has the same Δ*.
+        clipping: 'norm' or 'value', if the config clips gradients by that; else ''.
+        max_norm: The norm to which it clips them.
         assumptions: What of the config is left out, a sentence each.
     """
 
@@ -51,21 +53,27 @@ class Optimizer:
     paramwise: Paramwise = field(default_factory=Paramwise)
     base_decay: float = 0.0
     same_angle: bool = False
+    clipping: str = ''
+    max_norm: float | None = None
     assumptions: tuple[str, ...] = ()
 
     @property
     def known(self) -> Theory | None:
-        """What is known of the equilibrium under this optimizer."""
-        return THEORIES.get(self.theory)
+        """What is known of the equilibrium under this optimizer.
+
+        Nothing is where gradients are clipped by value: that bends them.
+        """
+        return None if self.clipping == 'value' else THEORIES.get(self.theory)
 
     @property
     def comes_to_equilibrium(self) -> bool:
         """Whether there is an equilibrium, and the way to it is known."""
-        return (
-            self.known is not None
-            and self.known.drive == 'unit_h'
-            and self.weight_decay > 0
-        )
+        return self.known is not None and self.known.norm_law and self.weight_decay > 0
+
+    @property
+    def clips(self) -> bool:
+        """Whether the config clips gradients in a way that changes the law."""
+        return self.clipping == 'norm' and self.known is not None and self.known.clips
 
     def multipliers(self, layer: str, shape: Sequence[int] = ()) -> tuple[float, float]:
         """What a layer's learning rate and weight decay are multiplied by.
@@ -108,6 +116,7 @@ def read_optimizer(config: Config, lr_factor: float = 1.0) -> Optimizer:
         raise SettingError(f'{_HERE}.lr is 0: weights do not move, nothing to plan')
     constructor = wrapper.get('constructor', _DEFAULT)
     ours = names_class(constructor, _OURS)
+    clipping, max_norm = _read_clipping(wrapper)
     built = build_optimizer(found)
     lr, weight_decay, momentum = settings_of(built.param_groups[0])
     optimizer = Optimizer(
@@ -118,6 +127,8 @@ def read_optimizer(config: Config, lr_factor: float = 1.0) -> Optimizer:
         momentum=momentum,
         paramwise=read_paramwise(wrapper, found, ours),
         base_decay=weight_decay,
+        clipping=clipping,
+        max_norm=max_norm,
     )
     if optimizer.known is not None and momentum >= 1:
         raise SettingError(f'{_HERE}.momentum must be < 1, got {momentum:g}')
@@ -131,6 +142,20 @@ def read_optimizer(config: Config, lr_factor: float = 1.0) -> Optimizer:
             *said,
         )
     return replace(optimizer, assumptions=said)
+
+
+def _read_clipping(wrapper: Mapping) -> tuple[str, float | None]:
+    """By what gradients are clipped, and the norm, as MMEngine's OptimWrapper does."""
+    path = 'optim_wrapper.clip_grad'
+    clip = section(wrapper, path)
+    if not clip:
+        return '', None
+    kind = clip.get('type', 'norm')
+    if kind not in ('norm', 'value'):
+        raise SettingError(f"{path}.type must be 'norm' or 'value', got {kind!r:.80}")
+    if kind == 'value':
+        return kind, None
+    return kind, number(clip.get('max_norm'), f'{path}.max_norm')
 
 
 def optimizer_settings(config: Config) -> dict:
@@ -169,8 +194,8 @@ def build_optimizer(
             learning rate times that.
 
     Returns:
-        The optimizer; where its type is not known here, one that has nothing but its
-        learning rate and momentum.
+        The optimizer; where its type is not known here, one of its name that has
+        nothing but its settings.
 
     Raises:
         SettingError: If it cannot be built.
@@ -187,9 +212,13 @@ def build_optimizer(
         raise SettingError(
             f'{_HERE}: {type(fault).__name__}: {one_line(fault)}'
         ) from fault
-    lr = number(settings['lr'], f'{_HERE}.lr')
-    momentum = number(settings.get('momentum', 0.0), f'{_HERE}.momentum')
-    return _Unknown(groups, {'lr': lr, 'momentum': momentum})
+    for key in ('lr', 'momentum', 'weight_decay'):
+        number(settings.get(key, 0.0), f'{_HERE}.{key}')
+    given = {key: value for key, value in settings.items() if key != 'type'}
+    if 'betas' not in given:
+        given.setdefault('momentum', 0.0)
+    stand_in: type[_Unknown] = type(type_name(settings), (_Unknown,), {})
+    return stand_in(groups, given)
 
 
 def _as_ours_sets_it(optimizer: Optimizer, paramwise: Mapping) -> Optimizer:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from mmengine.config import Config
 
-from smd_mmdet.stages import Change, Stage, StageTracker
+from smd_mmdet.stages import Change, Stage, StageTracker, warmup_end
 
 from .optimizer import build_optimizer, optimizer_settings
 from .schedulers import drive, scheduler_configs
@@ -176,10 +176,11 @@ def spans(lr: np.ndarray, momentum: np.ndarray) -> list[Span]:
     # with the same settings, which makes a stage steady. Those after it tell nothing.
     telling = moved[:-1].copy()
     telling[1:] |= moved[:-2]
-    tracker = StageTracker()
+    tracker, warmup = StageTracker(), warmup_end(lr)
     found: list[Span] = []
     for t in np.flatnonzero(telling).tolist():
-        change = tracker.observe(((float(lr[t]), 0.0, float(momentum[t])),))
+        settings = ((float(lr[t]), 0.0, float(momentum[t])),)
+        change = tracker.observe(settings, warming=t < warmup)
         if change is Change.NONE or tracker.stage is None:
             continue
         start = t - (change is Change.SETTLED)

@@ -30,6 +30,8 @@ class Training:
         accumulation: Iterations whose gradients make one step of the optimizer.
         rescaling: Settings of every SMDRescaleHook.
         norms_frozen: Whether the config freezes normalization layers of its backbone.
+        waits_for_scores: Names of the schedulers that change the rate where scores
+            stop to improve: the schedule is without them.
         assumptions: What is not in the config and was taken to be so, a sentence each.
     """
 
@@ -39,6 +41,7 @@ class Training:
     accumulation: int
     rescaling: tuple[RescaleSettings, ...]
     norms_frozen: bool
+    waits_for_scores: tuple[str, ...]
     assumptions: tuple[str, ...]
 
 
@@ -89,7 +92,7 @@ def read_training(
             'leave that scheduler out'
         )
     every = _accumulation(config, length.iterations)
-    said = optimizer.assumptions + length.assumptions + _of_schedulers(config)
+    said = optimizer.assumptions + length.assumptions
     said += tuple(
         f'lr × {multiplier:g} is only the beginning: a scheduler with an end of its '
         'own brings the rates of all layers together'
@@ -107,18 +110,15 @@ def read_training(
         accumulation=every,
         rescaling=read_rescaling(config),
         norms_frozen=_norms_frozen(config),
+        waits_for_scores=_waiting(config),
         assumptions=said,
     )
 
 
-def _of_schedulers(config: Config) -> tuple[str, ...]:
-    """What schedulers do that is not known before the training."""
+def _waiting(config: Config) -> tuple[str, ...]:
+    """The schedulers of which nobody knows before the training what they will do."""
     names = (type_name(settings) for settings in scheduler_configs(config))
-    return tuple(
-        f'{name} waits for scores, which are not known before: the plan is without it'
-        for name in names
-        if name.startswith('ReduceOnPlateau')
-    )
+    return tuple(name for name in names if name.startswith('ReduceOnPlateau'))
 
 
 def _accumulation(config: Config, iterations: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.records import FOLDER, RecordWriter
+from smd_mmdet.stages import WARMUP
 
 from .lock import Hold, holds
 from .metadata import output_variances, run_metadata
@@ -180,6 +181,8 @@ def begin_recording(
         held: What keeps others from writing to the run's folder; None if nothing does.
     """
     stages = planned_stages(runner)
+    warmup = [span.end for span in stages if span.stage.number == WARMUP]
+    monitor.warmup = max(warmup, default=0)
     resumed_at = None
     if runner.iter > 0:
         under_way = (s for s in stages if s.start <= runner.iter < s.end)

@@ -68,6 +68,8 @@ class SphericalMotionMonitor:
         names: Name of each layer.
         window: Steps per window.
         iteration: Number of the last step that was seen.
+        warmup: Iterations of the warm-up where the schedule is known ahead; else a
+            warm-up is seen where the rate rises at every iteration.
         fault: What made the monitor stop, or None.
 
     Raises:
@@ -110,6 +112,8 @@ class SphericalMotionMonitor:
         self.optimizer = optimizer
         self.names = self._weights.names
         self.iteration = 0
+        # Iterations of the warm-up, where the schedule is known.
+        self.warmup = 0
         self.fault: Exception | None = None
 
         params, layers = self._weights.params, len(self._weights)
@@ -300,7 +304,9 @@ class SphericalMotionMonitor:
 
     def _turn_window(self) -> None:
         """Before a step is added: decide what becomes of those before it."""
-        change = self._stages.observe(self._weights.read_settings(self.optimizer))
+        change = self._stages.observe(
+            self._weights.read_settings(self.optimizer), self.iteration <= self.warmup
+        )
         if change is not Change.NONE:
             self._close_window(self.iteration, change is Change.SETTLED)
         if self._window.steps >= self.window:

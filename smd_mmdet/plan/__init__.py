@@ -6,7 +6,9 @@ A config is read once (:func:`.training.read_training`); then
 - ``course`` forecasts what the schedule does to a layer,
 - ``stages`` judges every stage by it, relative to equilibrium,
 - ``measured`` does so for the layers of a run, in real units,
-- ``warnings`` says it in words.
+- ``warnings`` says it in words,
+
+and :mod:`smd_mmdet.recipes` sets the angle beside those of known recipes.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ from mmengine.config import Config
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.load import load_config
+from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.config.training import Training, read_training
+from smd_mmdet.recipes import Context, in_context, peak_and_total
 
 from .course import Course
-from .measured import LayerPlan, Measured, plan_layers
+from .measured import LayerPlan, Measured, measured_clipping, plan_layers
 from .rescaling import rescaling_of
-from .stages import StagePlan, plan_stages, start_assumptions
-from .warnings import verdict, warnings, with_warnings
+from .stages import StagePlan, plan_stages, start_assumptions, usual_start_text
+from .warnings import verdict, warnings, with_words
 
 __all__ = ['plan']
 
@@ -45,10 +49,15 @@ class Plan:
         iterations: Number of steps of the optimizer.
         iters_per_epoch: Iterations of an epoch; None where nothing asks for them.
         rescales: Whether stages are judged by the forecast with rescaling.
+        usual_start: The norm with which layers usually begin, in words.
         stages: The stages in their order.
+        clipping_power: The p of :func:`.theory.clipping_power` on which the forecasts
+            rest; None if the config clips the gradient and no run tells how often.
+        context: Δ* beside that of known recipes; None if none holds for all layers.
         layers: The layers of a measured run.
         assumptions: What the plan rests on, a sentence each.
         warnings: What stands in the way of equilibrium, and the remedy.
+        notes: What else is to be known.
         verdict: The plan in one sentence.
         exit_code: 1 if a stage cannot reach equilibrium, else 0.
     """
@@ -62,10 +71,14 @@ class Plan:
     iterations: int
     iters_per_epoch: int | None
     rescales: bool
+    usual_start: str
     stages: list[StagePlan]
+    clipping_power: float | None
+    context: Context | None
     layers: list[LayerPlan]
     assumptions: list[str]
     warnings: list[str]
+    notes: list[str]
     verdict: str
     exit_code: int
 
@@ -92,7 +105,8 @@ def plan(
 
     Returns:
         Plain data: ``stages`` (a list), ``layers``, ``assumptions``, ``warnings``,
-        ``verdict``, ``exit_code`` (1 if a stage cannot reach equilibrium), and the
+        ``notes``, ``verdict``, ``context`` (Δ* beside that of known recipes),
+        ``exit_code`` (1 if a stage cannot reach equilibrium), and the
         settings they rest on.
 
     Raises:
@@ -130,10 +144,15 @@ def plan(
 def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     optimizer, every = training.optimizer, training.accumulation
     rescaling = rescaling_of(training.rescaling, training.schedule.lr, every)
-    course = Course(training.schedule.every(every), optimizer, rescaling)
+    power = _clipping_power(optimizer, work_dir)
+    course = Course(training.schedule.every(every), optimizer, rescaling, power or 0.0)
     _check(course)
-    stages = with_warnings(plan_stages(course), rescaling)
-    measured = plan_layers(course, work_dir) if work_dir else Measured([], [])
+    stages = with_words(plan_stages(course, clipping_unknown=power is None), course)
+    measured = Measured([], [])
+    if work_dir:
+        measured = plan_layers(course, work_dir, stages)
+    context = _context(course)
+    waits = training.waits_for_scores
     return Plan(
         config=name,
         optimizer=optimizer.name,
@@ -144,7 +163,10 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
         iterations=len(course.schedule.lr),
         iters_per_epoch=training.length.per_epoch,
         rescales=rescaling.kind == 'rescaled',
+        usual_start=usual_start_text(course),
         stages=stages,
+        clipping_power=power,
+        context=context,
         layers=measured.layers,
         assumptions=[
             *training.assumptions,
@@ -152,12 +174,61 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
             *start_assumptions(course),
             *measured.assumptions,
         ],
-        warnings=warnings(
-            optimizer, training.norms_frozen, stages, measured.layers, rescaling.kind
-        ),
-        verdict=verdict(stages, optimizer, rescaling),
+        warnings=[
+            *warnings(
+                optimizer,
+                training.norms_frozen,
+                waits,
+                stages,
+                measured.layers,
+                rescaling.kind,
+            ),
+            *([context.outside] if context and context.outside else []),
+        ],
+        notes=[
+            *([context.text] if context else []),
+            *_of_clipping(optimizer, power),
+            *(stage.note for stage in stages if stage.note),
+        ],
+        verdict=verdict(stages, optimizer, rescaling, waits),
         exit_code=int(any(stage.reaches is False for stage in stages)),
     )
+
+
+def _clipping_power(optimizer: Optimizer, work_dir: str | None) -> float | None:
+    """The p of a config; None if gradients are clipped and nobody knows how often."""
+    if not optimizer.clips:
+        return 0.0
+    return measured_clipping(work_dir) if work_dir else None
+
+
+def _of_clipping(optimizer: Optimizer, power: float | None) -> list[str]:
+    """How the forecasts depend on the clipping of gradients."""
+    if not optimizer.clips:
+        return []
+    said = f'clip_grad(max_norm={optimizer.max_norm:g}): '
+    if power is not None:
+        return [
+            f'{said}in the measured run w* goes with η^(1/{4 - power:.2f}), where it '
+            'would go with η^(1/4) without clipping, and with η^(1/2) if every step '
+            'were clipped'
+        ]
+    return [
+        f'{said}the forecast depends on the share of clipped steps, which is not '
+        'known; it is given for none, and for all of them; --work-dir with a measured '
+        'run tells it'
+    ]
+
+
+def _context(course: Course) -> Context | None:
+    """Δ* at its highest and over the schedule, beside that of known recipes."""
+    optimizer, schedule = course.optimizer, course.schedule
+    if optimizer.known is None or not (schedule.lr > 0).any():
+        return None
+    peak, total = peak_and_total(
+        schedule.lr, optimizer.weight_decay, schedule.momentum, optimizer.theory
+    )
+    return in_context(peak, total) if peak > 0 else None
 
 
 def _check(course: Course) -> None:
@@ -186,12 +257,21 @@ def _check(course: Course) -> None:
             f'param_scheduler: the momentum is {momentum[t]:g} at iteration {t + 1:,}; '
             'it must be in [0, 1)'
         )
+    if not optimizer.comes_to_equilibrium:
+        return
+    first = course.first
+    if first < len(course.spans) and lr[course.spans[first].start] == 0:
+        raise SettingError(
+            'param_scheduler: the learning rate is 0 at iteration '
+            f'{course.spans[first].start + 1:,}, where the first stage begins: nothing '
+            'moves, nothing to plan'
+        )
     # The share of a weight that decay takes in one step, which forecast() bounds.
-    lost = optimizer.weight_decay * lr / (1 - momentum)
-    if optimizer.comes_to_equilibrium and lost.max() >= 1:
+    lost = course.law.decay(lr, optimizer.weight_decay, momentum)
+    if lost.max() >= 1:
         t = int(np.argmax(lost))
         raise SettingError(
-            'optim_wrapper.optimizer, param_scheduler: weight_decay * lr / (1 - '
-            f'momentum) is {lost[t]:.3g} at iteration {t + 1:,}; it must be < 1, or '
-            'decay leaves nothing of a weight'
+            f'optim_wrapper.optimizer, param_scheduler: decay takes {lost[t]:.3g} of a '
+            f'weight at iteration {t + 1:,} (weight_decay * lr, under SGD over 1 - '
+            'momentum); it must be < 1, or it leaves nothing of a weight'
         )

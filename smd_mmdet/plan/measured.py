@@ -1,23 +1,30 @@
 """What a measured run adds to a plan: a forecast for each of its layers, in real units.
 
-A run of some hundred iterations tells ‖w‖ and L of every layer, and with them the
-forecast begins where the layer really is.
+A run of some hundred iterations tells ‖w‖ and the drive of every layer (L under SGD, U
+under AdamW), and with them the forecast begins where the layer really is. Where the
+gradient is clipped it tells how often.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.records import Records, RecordsError, read_records
 
 from .course import KINDS, Course
-from .stages import TOLERANCE
+from .stages import ALWAYS, TOLERANCE, StagePlan
 
-__all__ = ['LayerEnds', 'LayerPlan', 'LayerStage', 'Measured', 'plan_layers']
+__all__ = [
+    'LayerEnds',
+    'LayerPlan',
+    'LayerStage',
+    'Measured',
+    'measured_clipping',
+    'plan_layers',
+]
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,14 @@ class LayerStage:
         plain: The forecast without rescaling.
         rescaled: The forecast with SMDRescaleHook.
         reaches: Whether the layer is in equilibrium at the end of the stage, by the
-            config's own forecast.
+            config's own forecast; None if the rate anneals, or the law is too rough
+            for a verdict.
     """
 
     stage: int
     plain: LayerEnds
     rescaled: LayerEnds
-    reaches: bool
+    reaches: bool | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class LayerPlan:
     Args:
         layer: Name of the parameter.
         weight_norm: Its ‖w‖ in the first window.
-        unit_grad_sq: Its L, from the last third of the windows.
+        unit_grad_sq: Its L, or U under AdamW and its kin, from the last third of the
+            windows.
         stages: What every stage leads to.
     """
 
@@ -91,20 +100,61 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as it was measured."""
+    """A layer as it was measured.
+
+    Args:
+        name: Name of the parameter.
+        shape: Its shape.
+        norm: Its ‖w‖ in the first window.
+        drive: What makes its norm grow, at that norm.
+        grad: Its ‖g̃‖²; NaN if it is not known.
+        power: The p of :func:`.theory.clipping_power`; None if it is not known.
+    """
 
     name: str
     shape: tuple[int, ...]
     norm: float
-    unit_grad_sq: float
+    drive: float
+    grad: float
+    power: float | None
 
 
-def plan_layers(course: Course, work_dir: str) -> Measured:
+def measured_clipping(work_dir: str) -> float | None:
+    """How clipping changes the law in a run, by the last third of its windows.
+
+    Args:
+        work_dir: Folder of the run.
+
+    Returns:
+        The p of :func:`.theory.clipping_power`, of the median layer; None where the
+        records do not tell.
+
+    Raises:
+        RecordsError: If there are no records.
+    """
+    found = [_power(columns) for _, columns in read_records(work_dir).by_layer()]
+    known = [power for power in found if power is not None]
+    return float(np.median(known)) if known else None
+
+
+def _power(columns: Mapping[str, np.ndarray]) -> float | None:
+    """The p of a layer, or twice the share of clipped steps if there is no more."""
+    for column, factor in (('clipping_power', 1.0), ('clipped_share', 2.0)):
+        found = _late_mean(columns, columns.get(column))
+        if found is not None:
+            return min(max(factor * found, 0.0), ALWAYS)
+    return None
+
+
+def plan_layers(
+    course: Course, work_dir: str, stages: Sequence[StagePlan] = ()
+) -> Measured:
     """Forecast every scale-invariant layer that a run measured.
 
     Args:
         course: The schedule, the optimizer, and where weights are rescaled.
         work_dir: Folder of the run.
+        stages: The stages of the plan, of which some are not judged.
 
     Returns:
         The layers in the order of the records, and what is not used.
@@ -121,29 +171,47 @@ def plan_layers(course: Course, work_dir: str) -> Measured:
             f'{optimizer.weight_decay:g}'
         )
         return Measured([], [unused])
-    measured = _measured(records)
+    drive = f'{course.law.drive}_mean'
+    if drive not in records.table.column_names:
+        unused = (
+            f'the records of {work_dir} are not used: they lack {drive}, which makes '
+            f'norms grow under {optimizer.name}'
+        )
+        return Measured([], [unused])
+    measured = _measured(records, drive, optimizer.clips)
     layers = [
         layer
         for layer in measured
         if all(optimizer.multipliers(layer.name, layer.shape))
     ]
     said = []
+    if not measured:
+        said.append(
+            f'the records of {work_dir} are not used: no scale-invariant layer has '
+            f'a positive mean of {drive.removesuffix("_mean")}'
+        )
     if len(layers) < len(measured):
         said.append(
             f'{len(measured) - len(layers)} of {len(measured)} measured layers are '
             'left out: without rate or weight decay there is no equilibrium, and '
             'settings of their own are not planned'
         )
+    if optimizer.clips and any(layer.power is None for layer in layers):
+        said.append(
+            'the records do not tell how often the gradient was clipped: layers are '
+            'forecast as if it never were'
+        )
     planned: dict[str, LayerPlan] = {}
-    for multipliers, members in _alike(optimizer, layers).items():
-        for plan in _forecast(course, members, *multipliers):
+    for (rate, decay, power), members in _alike(course, layers).items():
+        own = replace(course, clipping_power=power)
+        for plan in _forecast(own, members, stages, rate, decay):
             planned[plan.layer] = plan
     return Measured([planned[layer.name] for layer in layers], said)
 
 
-def _measured(records: Records) -> list[_Layer]:
-    """The scale-invariant layers of which ‖w‖ and L are known."""
-    records.require(('unit_h_mean', 'weight_norm_mean'))
+def _measured(records: Records, drive: str, clips: bool) -> list[_Layer]:
+    """The scale-invariant layers of which ‖w‖ and the drive are known."""
+    records.require((drive, 'weight_norm_mean'))
     facts = records.metadata.get('layers') or {}
     if not isinstance(facts, Mapping):
         raise RecordsError(f'metadata: layers must be a dict, got {facts!r:.80}')
@@ -153,14 +221,38 @@ def _measured(records: Records) -> list[_Layer]:
         fact = facts.get(name)
         if isinstance(fact, Mapping) and fact.get('invariant') is False:
             continue
-        h, count = columns['unit_h_mean'], columns['count']
-        late = np.arange(len(h)) >= len(h) * 2 // 3
-        late &= (count > 0) & np.isfinite(h)
-        norms = columns['weight_norm_mean'][count > 0]
-        unit = float(np.average(h[late], weights=count[late])) if late.any() else 0.0
-        if unit > 0 and len(norms):
-            layers.append(_Layer(name, shapes.get(name, ()), float(norms[0]), unit))
+        norms = columns['weight_norm_mean'][columns['count'] > 0]
+        driven = _late_mean(columns, columns[drive])
+        grad = _late_mean(columns, columns.get('unit_grad_sq_mean'))
+        if driven is None or not driven > 0 or not len(norms):
+            continue
+        power = _power(columns) if clips else 0.0
+        # Where the gradient is clipped the drive goes with the norm.
+        late = _late_mean(columns, columns['weight_norm_mean']) or norms[0]
+        driven *= (norms[0] / late) ** (power or 0.0)
+        layers.append(
+            _Layer(
+                name,
+                shapes.get(name, ()),
+                float(norms[0]),
+                driven,
+                np.nan if grad is None else grad,
+                power,
+            )
+        )
     return layers
+
+
+def _late_mean(
+    columns: Mapping[str, np.ndarray], values: np.ndarray | None
+) -> float | None:
+    """The mean over the last third of the windows; None where nothing is known."""
+    if values is None:
+        return None
+    count = columns['count']
+    late = np.arange(len(count)) >= len(count) * 2 // 3
+    late &= (count > 0) & np.isfinite(values)
+    return float(np.average(values[late], weights=count[late])) if late.any() else None
 
 
 def _shapes(records: Records) -> dict[str, tuple[int, ...]]:
@@ -174,52 +266,90 @@ def _shapes(records: Records) -> dict[str, tuple[int, ...]]:
 
 
 def _alike(
-    optimizer: Optimizer, layers: Sequence[_Layer]
-) -> dict[tuple[float, float], list[_Layer]]:
-    """The layers by their multipliers: those of one kind are forecast together."""
-    alike: dict[tuple[float, float], list[_Layer]] = {}
+    course: Course, layers: Sequence[_Layer]
+) -> dict[tuple[float, float, float], list[_Layer]]:
+    """The layers by the multipliers of their rate and decay, and by p in tenths.
+
+    Those of one kind are forecast together.
+    """
+    alike: dict[tuple[float, float, float], list[_Layer]] = {}
     for layer in layers:
-        alike.setdefault(optimizer.multipliers(layer.name, layer.shape), []).append(
-            layer
-        )
+        power = round(layer.power or 0.0, 1)
+        rate, decay = course.optimizer.multipliers(layer.name, layer.shape)
+        alike.setdefault((rate, decay, power), []).append(layer)
     return alike
 
 
 def _forecast(
-    course: Course, layers: Sequence[_Layer], rate: float, decay: float
+    course: Course,
+    layers: Sequence[_Layer],
+    stages: Sequence[StagePlan],
+    rate: float,
+    decay: float,
 ) -> list[LayerPlan]:
     """Forecast layers that have the same multipliers of rate and decay."""
     edges = np.array([t for s in course.spans for t in (s.start, s.end - 1)])
-    angles = np.array([course.angle(t, rate, decay) for t in edges])
+    angles = _angles(course, layers, edges, rate, decay)
     ends = {}
     for kind in KINDS:
         norms, ratios = course.ahead(
             kind,
             np.array([layer.norm for layer in layers]),
-            np.array([layer.unit_grad_sq for layer in layers]),
+            np.array([layer.drive for layer in layers]),
             at=edges,
             rate=rate,
             decay=decay,
         )
         ends[kind] = [
-            _ends(norms[:, column], ratios[:, column], angles)
+            _ends(norms[:, column], ratios[:, column], angles[:, column])
             for column in range(len(layers))
         ]
     numbers = [span.stage.number for span in course.spans]
-    return [
-        LayerPlan(
-            layer.name,
-            layer.norm,
-            layer.unit_grad_sq,
-            [
-                LayerStage(*both, reaches=_reaches(course, *both[1:]))
-                for both in zip(
-                    numbers, ends['plain'][i], ends['rescaled'][i], strict=True
-                )
-            ],
+    unjudged = {stage.stage for stage in stages if stage.anneals}
+    found = []
+    for layer, plain, rescaled in zip(
+        layers, ends['plain'], ends['rescaled'], strict=True
+    ):
+        own = plain if course.kind == 'plain' else rescaled
+        found.append(
+            LayerPlan(
+                layer.name,
+                layer.norm,
+                layer.drive,
+                [
+                    LayerStage(
+                        number,
+                        plain[i],
+                        rescaled[i],
+                        _reaches(course, own[i], number in unjudged),
+                    )
+                    for i, number in enumerate(numbers)
+                ],
+            )
         )
-        for i, layer in enumerate(layers)
-    ]
+    return found
+
+
+def _angles(
+    course: Course,
+    layers: Sequence[_Layer],
+    edges: np.ndarray,
+    rate: float,
+    decay: float,
+) -> np.ndarray:
+    """Δ* of each layer at some steps, shape (steps, layers).
+
+    Under Nesterov momentum it depends on how far gradients are correlated, which the
+    layer's own ‖g̃‖² and drive tell.
+    """
+    known = course.law.angular_update_sq(
+        course.schedule.rate(rate)[edges][:, None],
+        course.optimizer.weight_decay * decay,
+        course.schedule.momentum[edges][:, None],
+        np.array([layer.grad for layer in layers]),
+        np.array([layer.drive for layer in layers]),
+    )
+    return np.broadcast_to(np.sqrt(known), (len(edges), len(layers)))
 
 
 def _ends(norms: np.ndarray, ratios: np.ndarray, angles: np.ndarray) -> list[LayerEnds]:
@@ -237,6 +367,8 @@ def _ends(norms: np.ndarray, ratios: np.ndarray, angles: np.ndarray) -> list[Lay
     ]
 
 
-def _reaches(course: Course, plain: LayerEnds, rescaled: LayerEnds) -> bool:
-    own = plain if course.kind == 'plain' else rescaled
-    return abs(own.end_ratio - 1) <= TOLERANCE
+def _reaches(course: Course, own: LayerEnds, unjudged: bool) -> bool | None:
+    reaches = abs(own.end_ratio - 1) <= TOLERANCE
+    if course.law.indicative or (unjudged and not reaches):
+        return None
+    return reaches

@@ -1,4 +1,4 @@
-"""What the commands print: verdicts, plans, audits and comparisons as tables."""
+"""What the commands print: verdicts, audits and comparisons as tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,18 +14,13 @@ from .compare import Comparison, Row, RunSummary
 from .fitting import FittedTable, said
 from .grouping import grouped, number, span, template, together
 
-__all__ = ['render_audit', 'render_comparison', 'render_plan', 'render_report']
+__all__ = ['render_audit', 'render_comparison', 'render_report']
 
 _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
 # A terminal shows a screen or two; --verbose and --json tell the rest.
 _MOST_ROWS = 20
 _MOST_COMPARED = 12
 _TRANSIENT = 'Δ/Δ*·(‖w‖/w*)²'
-_PLAN_CAPTION = (
-    'Δ to within 10 %: iterations from the start of the stage (of the first: from '
-    '3 w*) until Δ is within 10 % of Δ*; Corollary 3.1 bounds those to Δ* itself. '
-    'rescaled: with the SMDRescaleHook of the config, else with its default settings'
-)
 
 
 # ------------------------------------------------------------------ smd check
@@ -214,80 +209,6 @@ def _layer_table(layer: LayerReport) -> FittedTable:
                 check.reason,
             )
         table.add_section()
-    return table
-
-
-# ------------------------------------------------------------------ smd plan
-
-
-def render_plan(plan: dict[str, Any]) -> RenderableType:
-    """What a schedule will do.
-
-    Args:
-        plan: What :func:`smd_mmdet.plan.plan` returns.
-
-    Returns:
-        The verdict, the assumptions, the stages, the warnings, and the layers where
-        a run was measured, for rich to print.
-    """
-    colour = 'red' if plan['exit_code'] else 'green'
-    parts: list[RenderableType] = [said(plan['verdict'], f'bold {colour}')]
-    parts += [said(f'• {line}', 'dim') for line in plan['assumptions']]
-    parts.append(_plan_table(plan))
-    parts += [said(f'! {line}', 'yellow') for line in plan['warnings']]
-    if plan.get('layers'):
-        parts.append(_plan_layers(plan))
-    return Group(*parts)
-
-
-def _plan_table(plan: dict[str, Any]) -> FittedTable:
-    table = FittedTable(
-        'Stages',
-        *('stage', 'iterations', 'lr', 'Δ*', '1/e of ‖w‖⁴'),
-        *('Δ to within 10 %', 'Δ/Δ*', 'rescaled'),
-        drop=['1/e of ‖w‖⁴', 'Δ*', 'lr'],
-        caption=_PLAN_CAPTION,
-    )
-    for stage in plan['stages']:
-        lr = f'{stage["lr_start"]:.3g}'
-        if stage['lr_end'] != stage['lr_start']:
-            lr += f' → {stage["lr_end"]:.3g}'
-        table.add_row(
-            stage_name(stage['stage'], short=True),
-            f'{stage["iterations"]:,}',
-            lr,
-            number(stage['angular_update_eq']),
-            number(stage['relaxation_iterations']),
-            number(stage['iterations_to_equilibrium']),
-            _course(stage['plain']),
-            _course(stage['rescaled']),
-        )
-    return table
-
-
-def _course(course: dict[str, Any] | None) -> str:
-    """Δ/Δ* at the start and at the end of a stage."""
-    if course is None:
-        return '–'
-    return f'{number(course["start_ratio"])} → {number(course["end_ratio"])}'
-
-
-def _plan_layers(plan: dict[str, Any]) -> FittedTable:
-    names = [stage_name(stage['stage']) for stage in plan['stages']]
-    table = FittedTable(
-        'Δ/Δ* by layer, from measured ‖w‖ and L',
-        *('layer', '‖w‖', 'L', *names),
-        stacked=True,
-    )
-    for layer in plan['layers']:
-        kind = 'rescaled' if plan.get('rescales') else 'plain'
-        courses = [_course(stage[kind]) for stage in layer['stages']]
-        table.add_row(
-            layer['layer'],
-            number(layer['weight_norm']),
-            number(layer['unit_grad_sq']),
-            *courses,
-        )
     return table
 
 

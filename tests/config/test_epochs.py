@@ -79,6 +79,23 @@ DATA = {
     'joined': lambda f: dict(
         type='ConcatDataset', datasets=[_coco(f), _coco(f, indices=5)]
     ),
+    'joined and repeated': lambda f: _around(
+        dict(type='ConcatDataset', datasets=[_coco(f, ['star']), _coco(f)]),
+        'RepeatDataset',
+        times=2,
+    ),
+    'repeated and joined': lambda f: dict(
+        type='ConcatDataset',
+        datasets=[
+            _around(_coco(f, ['ring'], indices=9), 'RepeatDataset', times=3),
+            _around(_coco(f), 'ClassBalancedDataset', oversample_thr=0.9),
+        ],
+    ),
+    'mixed of a repeated one': lambda f: _around(
+        _around(_coco(f, ['star']), 'RepeatDataset', times=2),
+        'MultiImageMixDataset',
+        pipeline=[],
+    ),
     # It leaves out images whose objects are all crowds, too.
     'of another kind': lambda f: _coco(f, kind='CityscapesDataset'),
 }
@@ -88,6 +105,11 @@ LOADERS = {
     'infinite': dict(sampler=dict(type='InfiniteSampler')),
     'fixed': dict(sampler=dict(type='DefaultSampler'), num_batch_per_epoch=5),
     'fixed for all': dict(sampler=dict(type='InfiniteSampler'), num_batch_per_epoch=5),
+    'fixed, with a batch sampler': dict(
+        sampler=dict(type='DefaultSampler'),
+        num_batch_per_epoch=5,
+        batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'),
+    ),
     'batch sampler': dict(
         sampler=dict(type='DefaultSampler'),
         batch_sampler=dict(type='mmdet.AspectRatioBatchSampler', drop_last=True),

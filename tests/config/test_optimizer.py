@@ -34,3 +34,25 @@ def test_an_angular_update_is_refused_where_it_is_not_derived(optimizer):
     )
     with pytest.raises(SettingError, match='angular_update is derived for SGD'):
         plan(config_of([], optimizer=optimizer, **wrapper), iters_per_epoch=100)
+
+
+@pytest.mark.parametrize(
+    ('clip', 'key'),
+    [
+        (dict(type='foo', max_norm=1), 'clip_grad.type'),
+        (dict(norm_type=2), 'clip_grad.max_norm'),
+        (dict(max_norm='35'), 'clip_grad.max_norm'),
+        ([35], 'clip_grad must be a dict'),
+    ],
+)
+def test_a_wrong_clip_grad_is_named(clip, key):
+    with pytest.raises(SettingError, match=key):
+        plan(config_of([], clip_grad=clip), iters_per_epoch=100)
+
+
+def test_an_optimizer_that_is_not_here_is_known_by_its_name():
+    settings = dict(type='Lion', lr=1e-4, weight_decay=0.1, betas=(0.9, 0.99))
+    found = plan(config_of([], optimizer=settings), iters_per_epoch=100)
+    assert (found['theory'], found['momentum']) == ('lion', 0.9)
+    found = plan(config_of([], optimizer=settings | dict(type='Other')), 100)
+    assert (found['theory'], found['optimizer']) == ('none', 'Other')

@@ -147,7 +147,6 @@ def test_what_the_plan_is_not_for_is_told():
     assert 'their Δ* is 0.5 times that below' in said
     assert "'neck' have settings of their own (momentum)" in said
     assert 'lr × 0.1 is only the beginning' in said
-    assert 'ReduceOnPlateauLR waits for scores' in said
 
 
 def test_a_weight_decay_that_moves_is_refused():

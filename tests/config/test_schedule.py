@@ -150,6 +150,32 @@ def test_stages_end_where_the_rate_changes():
     assert stage_ends(config_of([]), 20, 5, by_epoch=True) == [20]
 
 
+FLAT = dict(type='ConstantLR', factor=0.1, by_epoch=False, begin=0)
+WARMUPS = {
+    'a constant low rate': ([FLAT | dict(end=3)], 2),
+    'by epoch': ([dict(type='LinearLR', start_factor=0.2, begin=0, end=3)], 10),
+    'constant, then linear': (
+        [FLAT | dict(end=3), WARM | dict(begin=2, end=9, start_factor=0.2)],
+        8,
+    ),
+    'linear': ([WARM], 6),
+    # It rises too late for a warm-up.
+    'a late step': ([FLAT | dict(end=15)], None),
+    # It says that the rate stays as it is.
+    'none': ([FLAT | dict(end=3, factor=1.0)], None),
+}
+
+
+@pytest.mark.parametrize('name', WARMUPS)
+def test_whatever_only_rises_at_the_beginning_is_warm_up(name):
+    schedule, end = WARMUPS[name]
+    found = spans(*learning_rates(config_of(schedule), 20, 5))
+    assert [s.end for s in found if s.stage.number == -1] == [end] * (end is not None)
+    after = [s.stage.number for s in found if s.stage.number >= 0]
+    assert after == list(range(len(after)))
+    assert [s.start for s in found] == [0, *(s.end for s in found[:-1])]
+
+
 RATES = {
     'steps and stairs': [0.1, 0.1, 0.1, 0.02, 0.02, 0.01, 0.004, 0.004, 0.001],
     'a step at once, and back': [0.1, 0.02, 0.02, 0.1, 0.1, 0.05],

@@ -71,6 +71,21 @@ def test_records_tell_every_iteration_and_stage(tmp_path):
     assert torch.__version__.startswith(metadata['packages']['torch'])
 
 
+def test_a_constant_low_rate_at_the_beginning_is_recorded_as_warm_up(tmp_path):
+    config = tiny_config(tmp_path, hook=dict(window=10), max_iters=30)
+    config.param_scheduler = [
+        dict(type='ConstantLR', factor=0.1, by_epoch=False, begin=0, end=15),
+        dict(type='MultiStepLR', by_epoch=False, milestones=[25], gamma=0.1),
+    ]
+    train(config)
+    rows = rows_of(tmp_path)
+    first = rows[rows['layer'] == SCALE_INVARIANT[0]]
+    # MMEngine's ConstantLR gives the full rate with the last of its iterations.
+    assert first[['iter', 'stage']].values.tolist() == [
+        *[[10, -1], [14, -1], [24, 0], [25, 0], [30, 1]],
+    ]
+
+
 def test_gradient_accumulation_counts_steps_once(tmp_path):
     config = tiny_config(tmp_path, hook=dict(window=5), max_iters=40)
     config.optim_wrapper.accumulative_counts = 4

@@ -93,6 +93,78 @@ def test_measured_layers_are_put_at_equilibrium_too(tmp_path):
         assert stage['reaches']
 
 
+def test_a_measured_layer_of_adamw_goes_the_way_of_its_update(tmp_path):
+    _probe(tmp_path, update_sq_mean=200.0)
+    lr, decay, iters = 1e-3, 0.1, 6000
+    config = config_by_iteration([], iters)
+    config.optim_wrapper.optimizer = dict(type='AdamW', lr=lr, weight_decay=decay)
+    noise = 0.1 / 1.9
+    for layer in plan(config, work_dir=str(tmp_path))['layers']:
+        [stage] = layer['stages']
+        ends = stage['plain']
+        # d‖w‖²/dt = −2ηλ‖w‖² + η²U/noise.
+        equal = lr * 200.0 / (2 * decay * noise)
+        last = np.exp(-2 * lr * decay * (iters - 1))
+        square = equal + (ends['start_norm'] ** 2 - equal) * last
+        assert ends['end_norm'] == pytest.approx(np.sqrt(square), rel=1e-3)
+        ratio = np.sqrt(equal) / ends['end_norm']
+        assert ends['end_ratio'] == pytest.approx(ratio, rel=1e-9)
+        assert ends['end'] == pytest.approx(ratio * np.sqrt(2 * lr * decay * noise))
+
+
+@pytest.mark.parametrize('column', ['clipped_share', 'clipping_power'])
+def test_the_clipping_that_was_measured_is_planned_with(tmp_path, column):
+    always = 1.0 if column == 'clipped_share' else 2.0
+    _probe(tmp_path, **{column: always})
+    step = dict(type='MultiStepLR', by_epoch=False, milestones=[3000], gamma=0.1)
+    config = config_by_iteration([step], 5000)
+    config.optim_wrapper.clip_grad = dict(max_norm=1.0)
+    found = plan(config, work_dir=str(tmp_path))
+    assert found['clipping_power'] == 2.0
+    # ‖w‖² relaxes at 2λη/(1−α), from 10 w*², and Δ ∝ 1/‖w‖.
+    late = 1 + 9 * np.exp(-2 * 5e-3 * 0.005 / 0.1 * 2000)
+    for stage in (found, *found['layers']):
+        assert stage['stages'][1]['plain']['end_ratio'] == pytest.approx(
+            late**-0.5, rel=5e-3
+        )
+    config.optim_wrapper.pop('clip_grad')
+    found = plan(config, work_dir=str(tmp_path))
+    assert found['clipping_power'] == 0.0
+    late = 1 + 9 * np.exp(-4 * 5e-3 * 0.005 / 0.1 * 2000)
+    for stage in (found, *found['layers']):
+        assert stage['stages'][1]['plain']['end_ratio'] == pytest.approx(
+            late**-0.5, rel=5e-3
+        )
+
+
+def test_records_that_do_not_tell_of_clipping_give_both_limits(tmp_path):
+    for column in ({}, {'clipped_share': float('nan')}):
+        _probe(tmp_path / str(len(column)), **column)
+        config = config_by_iteration([], 500)
+        config.optim_wrapper.clip_grad = dict(max_norm=1.0)
+        found = plan(config, work_dir=str(tmp_path / str(len(column))))
+        assert found['clipping_power'] is None
+        assert found['stages'][0]['always_clipped'] is not None
+        assert any('as if it never were' in line for line in found['assumptions'])
+
+
+def test_nesterovs_angle_is_that_of_the_layers_own_gradients(tmp_path):
+    # E‖g̃‖² = 1 and 2α²⟨v, g⟩‖w‖² = 0.5: gradients that go on the same way.
+    _probe(tmp_path, unit_grad_sq_mean=1.0, unit_h_mean=1.5)
+    config = config_by_iteration([], 3000)
+    config.optim_wrapper.optimizer.nesterov = True
+    alpha, along = 0.9, 0.5 / (2 * 0.9**2)
+    both = 1 + 2 * alpha * along
+    above = (1 + 2 * alpha - 2 * alpha**3) * both / (1 - alpha**2)
+    above -= 2 * alpha * (1 + alpha) * along
+    turn = above / (both / (1 - alpha) - 2 * alpha * along)
+    for layer in plan(config, work_dir=str(tmp_path))['layers']:
+        ends = layer['stages'][0]['plain']
+        assert ends['end_ratio'] == pytest.approx(1, abs=1e-2)
+        angle = np.sqrt(2 * 5e-3 * 0.05 * turn)
+        assert ends['end'] == pytest.approx(ends['end_ratio'] * angle, rel=1e-6)
+
+
 def test_records_that_are_not_used_are_read_and_told(tmp_path):
     config = config_of([], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
     with pytest.raises(RecordsError):

@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 
-import numpy as np
 import pytest
 from rich.console import Console
 from schedules import STEP, WARM, config_by_iteration, config_of
@@ -13,7 +12,7 @@ from smd_mmdet.cli import main
 from smd_mmdet.config.load import load_config
 from smd_mmdet.launch.arguments import add_common_arguments
 from smd_mmdet.plan import plan
-from smd_mmdet.report.tables import render_plan
+from smd_mmdet.report.planning import render_plan
 
 MASK_RCNN_1X = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 
@@ -27,9 +26,9 @@ def test_mask_rcnn_1x_cannot_reach_equilibrium_after_its_steps():
     assert (second['first_iter'], second['last_iter']) == (58_641, 80_630)
     assert warm['last_iter'] == 499 and warm['reaches'] is None
     assert first['angular_update_eq'] == pytest.approx(1.45e-3, rel=1e-2)
-    assert first['relaxation_iterations'] == pytest.approx(12_500)
-    assert second['relaxation_iterations'] == pytest.approx(125_000)
-    assert third['relaxation_iterations'] == pytest.approx(1_250_000)
+    assert first['relaxation_iterations'] == pytest.approx(12_500, rel=1e-3)
+    assert second['relaxation_iterations'] == pytest.approx(125_000, rel=1e-3)
+    assert third['relaxation_iterations'] == pytest.approx(1_250_000, rel=1e-3)
     assert second['plain']['start_ratio'] == pytest.approx(0.316, abs=1e-3)
     assert second['plain']['end_ratio'] == pytest.approx(0.342, abs=1e-3)
     assert second['rescaled']['end_ratio'] == pytest.approx(1, abs=1e-3)
@@ -51,8 +50,8 @@ def test_the_plan_says_on_what_start_it_rests():
 
 def test_a_warning_says_once_what_each_number_is():
     text = plan(MASK_RCNN_1X)['stages'][2]['warning']
-    assert 'within 10% of its equilibrium after 475,832, ' in text
-    assert 'itself after 575,647 at least (Corollary 3.1)' in text
+    assert 'within 10% of its equilibrium after 476,000: Δ will be 0.32 → 0.34' in text
+    assert text.count('raise weight decay to') == 1
 
 
 def test_frozen_norms_are_told():
@@ -71,30 +70,16 @@ def test_frozen_norms_are_told():
 def test_enough_iterations_need_no_warning():
     found = plan(config_of([STEP | dict(gamma=0.5)]), iters_per_epoch=5000)
     assert found['exit_code'] == 0
-    assert found['warnings'] == []
+    assert not any(stage['warning'] for stage in found['stages'])
     assert all(stage['reaches'] for stage in found['stages'])
 
 
-def test_adamw_has_angles_only_and_others_have_nothing():
-    config = config_of([STEP], optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
-    stage = plan(config, iters_per_epoch=100)['stages'][0]
-    assert stage['angular_update_eq'] == pytest.approx(
-        np.sqrt(2 * 1e-3 * 0.05 * 0.1 / 1.9)
-    )
-    assert stage['plain'] is None and stage['relaxation_iterations'] is None
-    config = config_of(
-        [STEP], optimizer=dict(type='RMSprop', lr=1e-3, weight_decay=0.05)
-    )
-    found = plan(config, iters_per_epoch=100)
+def test_an_optimizer_without_theory_has_nothing_to_forecast():
+    optimizer = dict(type='RMSprop', lr=1e-3, weight_decay=0.05)
+    found = plan(config_of([STEP], optimizer=optimizer), iters_per_epoch=100)
     assert found['stages'][0]['angular_update_eq'] is None
     assert found['verdict'] == 'no theory for RMSprop'
-
-
-def test_cosine_is_forecast_as_it_moves():
-    schedule = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=2000)]
-    stage = plan(config_by_iteration(schedule, 2000))['stages'][0]
-    assert not stage['steady'] and stage['reaches'] is False
-    assert 'faster than norms can follow' in stage['warning']
+    assert found['context'] is None and found['exit_code'] == 0
 
 
 def test_a_rate_of_zero_and_a_rate_that_rises_again():
@@ -143,4 +128,4 @@ def test_the_headline_names_a_first_stage_that_is_too_short_from_the_usual_start
     assert 'from 3 times' in found['stages'][1]['warning']
     assert 'stage 1, 2; stage 0 is too short for layers that start' in found['verdict']
     found = plan(config_by_iteration([], 200_000))
-    assert found['warnings'] == [] and 'too short' not in found['verdict']
+    assert found['verdict'] == 'stage 0 is long enough for equilibrium'

@@ -11,10 +11,10 @@ from smd_mmdet.checks import Check, LayerReport, Report, StageReport, StageSumma
 from smd_mmdet.report.compare import Comparison, Row, RunSummary, StageComparison
 from smd_mmdet.report.fitting import FittedTable
 from smd_mmdet.report.grouping import select, together
+from smd_mmdet.report.planning import render_plan
 from smd_mmdet.report.tables import (
     render_audit,
     render_comparison,
-    render_plan,
     render_report,
 )
 
@@ -56,18 +56,24 @@ def a_report(names, stages=(0, 1), state='unreachable in this stage'):
 
 
 def a_plan(name='conv1'):
-    course = dict(start_ratio=0.316, end_ratio=0.342)
+    course = dict(start=1.45e-4, end=1.57e-4, start_ratio=0.316, end_ratio=0.342)
     stages = [
         dict(
             stage=number,
-            iterations=7_557_461 + number,
+            first_iter=1,
+            last_iter=7_557_461 + number,
             lr_start=0.02,
             lr_end=0.002,
+            stairs=None,
             angular_update_eq=4.59e-4,
+            angular_update_eq_end=1.45e-4,
             relaxation_iterations=12_345.0 + number,
             iterations_to_equilibrium=75_574_610.0,
             plain=course,
             rescaled=course,
+            always_clipped=course,
+            outcomes=dict(usual_start=1.5e-4, suggested_decay=1.75e-3),
+            suggested_decay=0.0123,
         )
         for number in range(4)
     ]
@@ -75,7 +81,7 @@ def a_plan(name='conv1'):
     layer['stages'] = [dict(plain=course, rescaled=course)] * 4
     return dict(
         exit_code=1, verdict=name, assumptions=[name], warnings=[name], stages=stages,
-        layers=[layer],
+        notes=[name], rescales=False, usual_start=name, layers=[layer],
     )  # fmt: skip
 
 
