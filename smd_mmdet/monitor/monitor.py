@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,12 +18,14 @@ from torch.utils.hooks import RemovableHandle
 from smd_mmdet._arguments import one_of, whole_number
 from smd_mmdet.stages import Change, StageTracker
 
+from .clipping import COLUMNS as CLIPPING
+from .clipping import as_scalar, clip_samples
 from .filters import FilterMeans, filter_counts
 from .quantities import QUANTITIES, measure
 from .readers import ROW, Reader, reader_for
 from .rows import columns_of
 from .sharing import Share
-from .state import load_window, save_window
+from .state import fits, load_window, save_window
 from .weights import MeasuredWeights, NamedParams
 from .windows import Block, ClosedWindow, Moments, Window
 
@@ -68,6 +71,8 @@ class SphericalMotionMonitor:
         names: Name of each layer.
         window: Steps per window.
         iteration: Number of the last step that was seen.
+        clip_coefficient: The clip coefficient of steps for which :meth:`note_clipping`
+            was told none: NaN, as it is not known; 1.0 if gradients are never clipped.
         fault: What made the monitor stop, or None.
 
     Raises:
@@ -110,10 +115,13 @@ class SphericalMotionMonitor:
         self.optimizer = optimizer
         self.names = self._weights.names
         self.iteration = 0
+        self.clip_coefficient = math.nan
         self.fault: Exception | None = None
 
         params, layers = self._weights.params, len(self._weights)
         device, steps = params[0].device, min(window, BLOCK)
+        # Of the step to come; None if nobody has told.
+        self._noted: torch.Tensor | float | None = None
         # The layers that this process reads: all, or its share of them.
         self._own, self._share = list(range(layers)), None
         if process_group is not None:
@@ -125,7 +133,7 @@ class SphericalMotionMonitor:
         self._stages = StageTracker()
         self._window = Window.starting_at(1, layers, stage=None)
         self._block = Block(steps, layers, ROW, device)
-        self._moments = Moments(len(QUANTITIES), layers, device)
+        self._moments = Moments(len(QUANTITIES) + len(CLIPPING), layers, device)
         self._filters: FilterMeans | None = None
         if granularity == 'filter':
             counts = filter_counts(zip(self.names, params, strict=True), by_filter)
@@ -230,6 +238,43 @@ class SphericalMotionMonitor:
             self._stages.load_state_dict(stage)
         self._begin_window(iteration + 1)
 
+    def note_clipping(self, coefficient: torch.Tensor | float) -> None:
+        """Tell by how much the gradients of the step to come have been clipped.
+
+        Where it is told at every step, the records have the share of clipped steps and
+        the mean coefficient. It waits for nothing. If AMP skips the step, what is told
+        of the next one takes its place.
+
+        Args:
+            coefficient: What all gradients were multiplied by, at most 1: a number, or
+                a tensor of one element. See :func:`.clip_coefficient`.
+
+        Raises:
+            ValueError: If it is not one number.
+
+        Example:
+            >>> from torch.nn.utils import clip_grad_norm_
+            >>> from smd_mmdet.monitor import clip_coefficient
+            >>> weight = torch.nn.Parameter(torch.tensor([1.0, 0.0]))
+            >>> optimizer = torch.optim.SGD([weight], lr=0.1)
+            >>> with SphericalMotionMonitor(optimizer, {'conv': weight}) as monitor:
+            ...     weight.grad = torch.tensor([0.0, 4.0])
+            ...     norm = clip_grad_norm_([weight], max_norm=1.0)
+            ...     monitor.note_clipping(clip_coefficient(norm, max_norm=1.0))
+            ...     optimizer.step()
+            ...     rows = monitor.collect()
+            >>> float(rows['clipped_share'][0])
+            1.0
+            >>> f"{rows['clip_coefficient_mean'][0]:.4f}"
+            '0.2500'
+        """
+        self._noted = as_scalar(coefficient)
+
+    def _take_clip(self) -> torch.Tensor | float:
+        """The clip coefficient of the step that was made, which is told once."""
+        noted, self._noted = self._noted, None
+        return self.clip_coefficient if noted is None else noted
+
     def _new_reader(self) -> Reader:
         params, groups = self._weights.params, self._weights.groups
         return reader_for(self.optimizer)(
@@ -289,7 +334,9 @@ class SphericalMotionMonitor:
             # A fused optimizer under AMP decides on the device whether it steps.
             found_inf = getattr(self.optimizer, 'found_inf', None)
             has_grad = weights.have_grad()
-            self._block.add(self.iteration, weights.settings, has_grad, found_inf)
+            self._block.add(
+                self.iteration, weights.settings, has_grad, found_inf, self._take_clip()
+            )
             self._window.steps += 1
         last = len(self._block.iterations) - 1
         rows = self._block.rows[last] if share is None else share.rows
@@ -316,7 +363,8 @@ class SphericalMotionMonitor:
         block = self._block
         settings, valid = (values[:steps] for values in block.conditions())
         step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
-        self._moments.add(measure(step), valid)
+        samples = [measure(step), clip_samples(block.clip[:steps], len(self._weights))]
+        self._moments.add(torch.cat(samples), valid)
         self._window.take(block.settings[:steps], block.iterations[:steps])
         block.drop(steps)
 
@@ -408,12 +456,14 @@ class SphericalMotionMonitor:
         """Continue the window under way from :meth:`state_dict`.
 
         Raises:
-            ValueError: If the state is of other layers or another window size;
-                the monitor is unchanged then.
+            ValueError: If the state is of other layers or another window size, or of
+                a version that measured other quantities; the monitor is unchanged then.
         """
         same = tuple(state['names']) == self.names and state['window'] == self.window
         if not same or (state['filters'] is None) != (self._filters is None):
             raise ValueError('the saved window has other layers or another size')
+        if not fits(state, self._block, self._moments):
+            raise ValueError('the saved window is that of another version')
         self.start_at(state['iteration'], state['stages'])
         load_window(state, self._window, self._block, self._moments, self._filters)
 

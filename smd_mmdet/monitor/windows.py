@@ -7,6 +7,7 @@ the window is full, the moments are sent to the host as a :class:`ClosedWindow`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class Block:
             on the host.
         settings: Learning rate, weight decay and momentum of each layer; shape
             (size, layers, 3), float64, on the host.
+        clip: What the gradients of each step were multiplied by when they were
+            clipped, NaN where that is not known; shape (size,), float64, on the device.
         iterations: Number of each step in the block; as many as there are steps.
 
     Example:
@@ -62,6 +65,7 @@ class Block:
         self.taken = torch.zeros(size, dtype=torch.bool, device=device)
         self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
         self.settings = torch.zeros(size, layers, 3, dtype=double)
+        self.clip = torch.full((size,), torch.nan, dtype=double, device=device)
         self.iterations: list[int] = []
         self._has_grad_upload = Upload((size, layers), torch.bool, device)
         self._settings_upload = Upload((size, layers, 3), double, device)
@@ -75,6 +79,7 @@ class Block:
         settings: Tensor,
         has_grad: Tensor,
         found_inf: Tensor | None,
+        clip: Tensor | float = math.nan,
     ) -> None:
         """Add what is known of a step without reading the weights.
 
@@ -84,6 +89,8 @@ class Block:
             has_grad: Whether each layer takes part, shape (layers,), on the host.
             found_inf: For a fused optimizer under mixed precision, which decides on
                 the device whether it steps: not 0 if it does not. None if it does.
+            clip: The clip coefficient, a number or a 0-d tensor on the device; NaN
+                where it is not known.
         """
         row = len(self.iterations)
         self.iterations.append(iteration)
@@ -93,6 +100,10 @@ class Block:
             self.taken[row].fill_(True)
         else:
             self.taken[row].copy_(found_inf.reshape(()) == 0)
+        if isinstance(clip, Tensor):
+            self.clip[row].copy_(clip, non_blocking=True)
+        else:
+            self.clip[row].fill_(clip)
 
     def conditions(self) -> tuple[Tensor, Tensor]:
         """Send to the device under which conditions the steps were made.
@@ -113,7 +124,7 @@ class Block:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors whose first dimension is the steps, by name."""
-        names = ('rows', 'taken', 'has_grad', 'settings')
+        names = ('rows', 'taken', 'has_grad', 'settings', 'clip')
         return {name: getattr(self, name) for name in names}
 
 
