@@ -5,9 +5,9 @@ For a scale-invariant weight w and every c > 0
     L(cw) = L(w),    ∇L(cw) = ∇L(w) / c:
 
 the loss does not depend on the norm of w, but the gradient does, and with it the angle
-Δ that a step turns w through: Δ ∝ 1/‖w‖² under SGD, Δ ∝ 1/‖w‖ under AdamW. So a weight
-can be put at any norm at any time, at that of its equilibrium for one, and the network
-stays the function it is.
+Δ that a step turns w through: Δ ∝ 1/‖w‖² under SGD, Δ ∝ 1/‖w‖ under AdamW, and under
+SGD too where gradients are clipped at every step. So a weight can be put at any norm at
+any time, at that of its equilibrium for one, and the network stays the function it is.
 
 Three things follow a weight w → cw, so that training and evaluation go on as before:
 
@@ -63,9 +63,10 @@ _STATE_DEGREES = {
     'square_avg': 2,
     'sum': 2,
 }
-# RMSprop divides a gradient by the root of its mean square before it goes into the
-# buffer: g/c divided by √(v/c²) is g/√v, without c.
-_NORMALIZED = {('RMSprop', 'momentum_buffer'): 0}
+# What goes into these buffers is no gradient. RMSprop divides it by the root of its mean
+# square: g/c divided by √(v/c²) is g/√v, without c. LARS multiplies it by the learning
+# rate and by ‖w‖/‖g‖, which makes it a step, of the scale of the weight.
+_OTHER_BUFFERS = {('RMSprop', 'momentum_buffer'): 0, ('LARS', 'momentum_buffer'): -1}
 
 
 class ConflictError(ValueError):
@@ -421,10 +422,12 @@ def _of_state(
                 f'{name} cannot be rescaled: it is not known how {key!r} of {kind} '
                 'follows its scale'
             )
-        degree = _NORMALIZED.get((kind, key), _STATE_DEGREES[key])
+        degree = _STATE_DEGREES[key]
+        if (kind, key) in _OTHER_BUFFERS:
+            degree = _OTHER_BUFFERS[kind, key]
         # A bias before batch norm has no gradient. What its buffer averages is the
         # decay λb alone, which grows with the bias: λ · cb.
-        if not is_weight and key == 'momentum_buffer':
+        elif not is_weight and key == 'momentum_buffer':
             degree = -degree
         if degree:
             planned.append((value, c**-degree))
