@@ -61,7 +61,7 @@ _TYPES = {
     'stage': pa.int64(),
 }
 # Columns that records of earlier versions lack: what they say is not known there.
-_ADDED = ('clipped_share', 'clip_coefficient_mean')
+_ADDED = ('clipped_share', 'clip_coefficient_mean', 'clipping_power')
 # A row that lacks a value in one of these columns is of no use.
 _KEYS = ('iter', 'count', 'layer', 'stage')
 

@@ -63,9 +63,9 @@ _STATE_DEGREES = {
     'square_avg': 2,
     'sum': 2,
 }
-# What goes into these buffers is no gradient. RMSprop divides it by the root of its mean
-# square: g/c divided by √(v/c²) is g/√v, without c. LARS multiplies it by the learning
-# rate and by ‖w‖/‖g‖, which makes it a step, of the scale of the weight.
+# What goes into these buffers is no gradient. RMSprop divides it by the root of its
+# mean square: g/c divided by √(v/c²) is g/√v, without c. LARS multiplies it by the
+# learning rate and by ‖w‖/‖g‖, which makes it a step, of the scale of the weight.
 _OTHER_BUFFERS = {('RMSprop', 'momentum_buffer'): 0, ('LARS', 'momentum_buffer'): -1}
 
 

@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.monitor import clip_coefficient
 
 MAX_NORM = 0.5
 
@@ -88,7 +87,7 @@ class Training:
             loss.backward()
         total_norm = nn.utils.clip_grad_norm_(self.net.parameters(), MAX_NORM)
         for monitor in self.monitors:
-            monitor.note_clipping(clip_coefficient(total_norm, MAX_NORM))
+            monitor.note_clipping(total_norm, MAX_NORM)
         if number == 7 and self.net.c.weight.grad is not None:
             # DDP leaves zeros of a parameter that no rank used; without it, None.
             self.net.c.weight.grad = None

@@ -15,8 +15,6 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from smd_mmdet.monitor import clip_coefficient
-
 __all__ = ['Listener', 'clipping_of', 'follow_clipping']
 
 # Where a wrapper makes a step, and could clip before.
@@ -26,10 +24,12 @@ STEPS = ('_clip_grad', 'step', 'update_params')
 class Listener(Protocol):
     """Who wants to know by how much gradients are clipped: a monitor."""
 
-    clip_coefficient: float
+    unclipped: bool
 
-    def note_clipping(self, coefficient: Tensor | float) -> None:
-        """Take the clip coefficient of the step to come."""
+    def note_clipping(
+        self, total_norm: Tensor, max_norm: float, norm_type: float
+    ) -> None:
+        """Take what is known of the clipping of the step to come."""
 
 
 class _Overheard:
@@ -48,9 +48,9 @@ class _Overheard:
         # A fault of ours must not end the step; what is not told is not known.
         with contextlib.suppress(Exception):
             max_norm = args[0] if args else kwargs['max_norm']
-            coefficient = clip_coefficient(total_norm, float(max_norm))
+            norm_type = args[1] if len(args) > 1 else kwargs.get('norm_type', 2.0)
             for listener in self.listeners:
-                listener.note_clipping(coefficient)
+                listener.note_clipping(total_norm, max_norm, norm_type)
         return total_norm
 
 
@@ -70,6 +70,10 @@ def clipping_of(wrapper: OptimWrapper) -> dict[str, Any] | None:
     own = _own(wrapper, *(['_clip_grad'] if settings else STEPS))
     if own is not None:
         reason = f'{type(wrapper).__name__} has its own {own}, which may clip gradients'
+        return {'type': 'unknown', 'reason': reason}
+    optimizer = wrapper.optimizer
+    if optimizer.defaults.get('max_grad_norm'):  # LAMB's
+        reason = f'{type(optimizer).__name__} clips gradients itself (max_grad_norm)'
         return {'type': 'unknown', 'reason': reason}
     if not settings:
         return None
@@ -95,7 +99,7 @@ def follow_clipping(wrapper: OptimWrapper, listener: Listener) -> Callable[[], N
         What ends it. The wrapper is as it was once nobody listens.
     """
     clipping = clipping_of(wrapper)
-    listener.clip_coefficient = 1.0 if clipping is None else math.nan
+    listener.unclipped = clipping is None
     if clipping is None or clipping['type'] != 'norm':
         return lambda: None
     if not isinstance(wrapper.clip_func, _Overheard):

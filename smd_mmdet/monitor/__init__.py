@@ -1,7 +1,6 @@
 """Measures the motion of weights under any torch optimizer, at every step."""
 
-from .clipping import clip_coefficient
 from .monitor import SphericalMotionMonitor
 from .rows import COLUMNS, STATISTICS
 
-__all__ = ['COLUMNS', 'STATISTICS', 'SphericalMotionMonitor', 'clip_coefficient']
+__all__ = ['COLUMNS', 'STATISTICS', 'SphericalMotionMonitor']

@@ -19,7 +19,7 @@ from smd_mmdet._arguments import one_of, whole_number
 from smd_mmdet.stages import Change, StageTracker
 
 from .clipping import COLUMNS as CLIPPING
-from .clipping import as_scalar, clip_samples
+from .clipping import Clipped, clip_samples, note
 from .filters import FilterMeans, filter_counts
 from .quantities import QUANTITIES, measure
 from .readers import ROW, Reader, reader_for
@@ -71,8 +71,8 @@ class SphericalMotionMonitor:
         names: Name of each layer.
         window: Steps per window.
         iteration: Number of the last step that was seen.
-        clip_coefficient: The clip coefficient of steps for which :meth:`note_clipping`
-            was told none: NaN, as it is not known; 1.0 if gradients are never clipped.
+        unclipped: Whether gradients are known not to be clipped in steps of which
+            :meth:`note_clipping` is told nothing. Else that is not known.
         fault: What made the monitor stop, or None.
 
     Raises:
@@ -115,13 +115,13 @@ class SphericalMotionMonitor:
         self.optimizer = optimizer
         self.names = self._weights.names
         self.iteration = 0
-        self.clip_coefficient = math.nan
+        self.unclipped = False
         self.fault: Exception | None = None
 
         params, layers = self._weights.params, len(self._weights)
         device, steps = params[0].device, min(window, BLOCK)
         # Of the step to come; None if nobody has told.
-        self._noted: torch.Tensor | float | None = None
+        self._noted: Clipped | None = None
         # The layers that this process reads: all, or its share of them.
         self._own, self._share = list(range(layers)), None
         if process_group is not None:
@@ -238,29 +238,37 @@ class SphericalMotionMonitor:
             self._stages.load_state_dict(stage)
         self._begin_window(iteration + 1)
 
-    def note_clipping(self, coefficient: torch.Tensor | float) -> None:
+    def note_clipping(
+        self,
+        total_norm: torch.Tensor | float,
+        max_norm: torch.Tensor | float,
+        norm_type: float = 2.0,
+    ) -> None:
         """Tell by how much the gradients of the step to come have been clipped.
 
-        Where it is told at every step, the records have the share of clipped steps and
-        the mean coefficient. It waits for nothing. If AMP skips the step, what is told
-        of the next one takes its place.
+        Where it is told before every step, the records have the share of clipped
+        steps, the mean clip coefficient, and how the applied gradient depends on the
+        norms. It waits for nothing. If AMP skips the step, what is told of the next
+        one takes its place.
 
         Args:
-            coefficient: What all gradients were multiplied by, at most 1: a number, or
-                a tensor of one element. See :func:`.clip_coefficient`.
+            total_norm: Norm of all gradients before, which
+                ``torch.nn.utils.clip_grad_norm_`` returns: a number, or a tensor of
+                one element.
+            max_norm: The largest norm that they may have.
+            norm_type: Which norm that is.
 
         Raises:
-            ValueError: If it is not one number.
+            ValueError: If ``total_norm`` is not one number.
 
         Example:
             >>> from torch.nn.utils import clip_grad_norm_
-            >>> from smd_mmdet.monitor import clip_coefficient
             >>> weight = torch.nn.Parameter(torch.tensor([1.0, 0.0]))
             >>> optimizer = torch.optim.SGD([weight], lr=0.1)
             >>> with SphericalMotionMonitor(optimizer, {'conv': weight}) as monitor:
             ...     weight.grad = torch.tensor([0.0, 4.0])
             ...     norm = clip_grad_norm_([weight], max_norm=1.0)
-            ...     monitor.note_clipping(clip_coefficient(norm, max_norm=1.0))
+            ...     monitor.note_clipping(norm, max_norm=1.0)
             ...     optimizer.step()
             ...     rows = monitor.collect()
             >>> float(rows['clipped_share'][0])
@@ -268,12 +276,14 @@ class SphericalMotionMonitor:
             >>> f"{rows['clip_coefficient_mean'][0]:.4f}"
             '0.2500'
         """
-        self._noted = as_scalar(coefficient)
+        self._noted = note(total_norm, max_norm, norm_type)
 
-    def _take_clip(self) -> torch.Tensor | float:
-        """The clip coefficient of the step that was made, which is told once."""
+    def _take_clipped(self) -> Clipped:
+        """What is known of the clipping of the step that was made; told once."""
         noted, self._noted = self._noted, None
-        return self.clip_coefficient if noted is None else noted
+        if noted is None:
+            noted = (1.0, 1.0) if self.unclipped else (math.nan, math.nan)
+        return noted
 
     def _new_reader(self) -> Reader:
         params, groups = self._weights.params, self._weights.groups
@@ -335,7 +345,11 @@ class SphericalMotionMonitor:
             found_inf = getattr(self.optimizer, 'found_inf', None)
             has_grad = weights.have_grad()
             self._block.add(
-                self.iteration, weights.settings, has_grad, found_inf, self._take_clip()
+                self.iteration,
+                weights.settings,
+                has_grad,
+                found_inf,
+                self._take_clipped(),
             )
             self._window.steps += 1
         last = len(self._block.iterations) - 1
@@ -363,8 +377,9 @@ class SphericalMotionMonitor:
         block = self._block
         settings, valid = (values[:steps] for values in block.conditions())
         step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
-        samples = [measure(step), clip_samples(block.clip[:steps], len(self._weights))]
-        self._moments.add(torch.cat(samples), valid)
+        clipped = block.clipped[:steps]
+        of_clipping = clip_samples(clipped, step.gg, step.gg * step.ww, valid)
+        self._moments.add(torch.cat([measure(step), of_clipping]), valid)
         self._window.take(block.settings[:steps], block.iterations[:steps])
         block.drop(steps)
 

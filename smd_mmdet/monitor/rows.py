@@ -87,7 +87,9 @@ def columns_of(
     columns.update(angular_update_eq=angle, weight_norm_eq=norm)
     of_clipping = moments[:, 1, len(QUANTITIES) :].swapaxes(0, 1)
     columns |= clipping.columns_of(
-        of_clipping.reshape(len(clipping.COLUMNS), -1), columns['count']
+        of_clipping.reshape(len(clipping.COLUMNS), -1),
+        columns['count'],
+        columns['unit_grad_sq_mean'],
     )
     if filters is not None:
         means = [closed.filter_means for closed in windows]

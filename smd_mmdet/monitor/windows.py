@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smd_mmdet.stages import Stage
 
+from .clipping import Clipped
 from .transfers import Download, HostCopy, Upload
 
 __all__ = ['Block', 'ClosedWindow', 'Moments', 'Window']
@@ -37,8 +38,9 @@ class Block:
             on the host.
         settings: Learning rate, weight decay and momentum of each layer; shape
             (size, layers, 3), float64, on the host.
-        clip: What the gradients of each step were multiplied by when they were
-            clipped, NaN where that is not known; shape (size,), float64, on the device.
+        clipped: What the gradients of each step were multiplied by when they were
+            clipped, and the norm of all of them after it, NaN where that is not known;
+            shape (size, 2), float64, on the device.
         iterations: Number of each step in the block; as many as there are steps.
 
     Example:
@@ -65,7 +67,7 @@ class Block:
         self.taken = torch.zeros(size, dtype=torch.bool, device=device)
         self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
         self.settings = torch.zeros(size, layers, 3, dtype=double)
-        self.clip = torch.full((size,), torch.nan, dtype=double, device=device)
+        self.clipped = torch.full((size, 2), torch.nan, dtype=double, device=device)
         self.iterations: list[int] = []
         self._has_grad_upload = Upload((size, layers), torch.bool, device)
         self._settings_upload = Upload((size, layers, 3), double, device)
@@ -79,7 +81,7 @@ class Block:
         settings: Tensor,
         has_grad: Tensor,
         found_inf: Tensor | None,
-        clip: Tensor | float = math.nan,
+        clipped: Clipped = (math.nan, math.nan),
     ) -> None:
         """Add what is known of a step without reading the weights.
 
@@ -89,8 +91,7 @@ class Block:
             has_grad: Whether each layer takes part, shape (layers,), on the host.
             found_inf: For a fused optimizer under mixed precision, which decides on
                 the device whether it steps: not 0 if it does not. None if it does.
-            clip: The clip coefficient, a number or a 0-d tensor on the device; NaN
-                where it is not known.
+            clipped: What :func:`.clipping.note` tells; NaN where nothing is known.
         """
         row = len(self.iterations)
         self.iterations.append(iteration)
@@ -100,10 +101,11 @@ class Block:
             self.taken[row].fill_(True)
         else:
             self.taken[row].copy_(found_inf.reshape(()) == 0)
-        if isinstance(clip, Tensor):
-            self.clip[row].copy_(clip, non_blocking=True)
-        else:
-            self.clip[row].fill_(clip)
+        for out, value in zip(self.clipped[row], clipped, strict=True):
+            if isinstance(value, Tensor):
+                out.copy_(value, non_blocking=True)
+            else:
+                out.fill_(value)
 
     def conditions(self) -> tuple[Tensor, Tensor]:
         """Send to the device under which conditions the steps were made.
@@ -124,7 +126,7 @@ class Block:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors whose first dimension is the steps, by name."""
-        names = ('rows', 'taken', 'has_grad', 'settings', 'clip')
+        names = ('rows', 'taken', 'has_grad', 'settings', 'clipped')
         return {name: getattr(self, name) for name in names}
 
 

@@ -194,17 +194,17 @@ def wrapper(**clip_grad):
 
 class Listener:
     def __init__(self):
-        self.clip_coefficient, self.told = None, []
+        self.unclipped, self.told = None, []
 
-    def note_clipping(self, coefficient):
-        self.told.append(float(coefficient))
+    def note_clipping(self, total_norm, max_norm, norm_type):
+        self.told.append((float(total_norm), max_norm, norm_type))
 
 
 def test_several_may_listen_and_leave_in_any_order():
     wrap, weight = wrapper(max_norm=1.0)
     one, other = Listener(), Listener()
     leave_one, leave_other = follow_clipping(wrap, one), follow_clipping(wrap, other)
-    assert np.isnan(one.clip_coefficient)
+    assert one.unclipped is False
     assert clipping_of(wrap) == {'type': 'norm', 'max_norm': 1.0}
 
     def step(size):
@@ -218,8 +218,8 @@ def test_several_may_listen_and_leave_in_any_order():
     step(8.0)
     leave_other()
     step(2.0)
-    assert one.told == pytest.approx([0.25], rel=1e-6)
-    assert other.told == pytest.approx([0.25, 0.125, 0.25], rel=1e-6)
+    assert one.told == [(4.0, 1.0, 2.0)]
+    assert other.told == [(4.0, 1.0, 2.0), (8.0, 1.0, 2.0), (8.0, 2.0, 2.0)]
     assert wrap.clip_func is clip_grad_norm_
 
 
@@ -244,6 +244,15 @@ def test_who_listens_badly_does_not_end_the_step():
 def test_an_infinite_norm_type_is_kept_as_text(tmp_path):
     wrap, _ = wrapper(max_norm=1.0, norm_type=float('inf'))
     assert clipping_of(wrap)['norm_type'] == 'inf'
+
+
+def test_an_optimizer_that_clips_itself_is_not_known():
+    wrap, _ = wrapper(max_norm=1.0)
+    wrap.optimizer.defaults['max_grad_norm'] = 1.0  # as LAMB has it
+    assert clipping_of(wrap) == {
+        'type': 'unknown',
+        'reason': 'SGD clips gradients itself (max_grad_norm)',
+    }
 
 
 def test_another_wrapper_is_followed(tmp_path):

@@ -9,7 +9,6 @@ from torch import nn
 from truth import Truth, assert_window_equals, backward, batch, small_net, weights_of
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.monitor import clip_coefficient
 from smd_mmdet.monitor.quantities import QUANTITIES
 
 SGD = dict(lr=0.1, momentum=0.9, weight_decay=1e-3)
@@ -24,7 +23,7 @@ def clip(net, max_norm, *monitors, norm_type=2.0):
     before = [p.grad.double().clone() for p in net.parameters()]
     total = nn.utils.clip_grad_norm_(net.parameters(), max_norm, norm_type)
     for monitor in monitors:
-        monitor.note_clipping(clip_coefficient(total, max_norm))
+        monitor.note_clipping(total, max_norm, norm_type)
     after = [p.grad.double() for p in net.parameters()]
     squares = [sum(float(g.square().sum()) for g in gs) for gs in (before, after)]
     return (squares[1] / squares[0]) ** 0.5
@@ -59,6 +58,8 @@ def test_what_is_measured_is_of_the_gradients_that_are_applied(norm_type):
         assert rows['clipped_share'][of_layer].tolist() == share.tolist()
         measured = rows['clip_coefficient_mean'][of_layer]
         np.testing.assert_allclose(measured, applied.mean(1), rtol=1e-5)
+        known = np.isfinite(rows['clipping_power'][of_layer])
+        assert known.all() == (norm_type == 2)
         for last in (5, 10, 15, 20):
             steps = slice(last - 5, last)
             assert_window_equals(rows, truth, layer, last, steps, 2e-5)
@@ -85,18 +86,17 @@ def shares(rows):
     return rows['clipped_share'][rows['layer'] == 'first']
 
 
-def run(steps, told, window=4, default=None):
-    """Train; the coefficient that is told before each step is ``told(step)``."""
+def run(steps, told, window=4, unclipped=False):
+    """Train; the norm that is told before each step is ``told(step)``, against 1."""
     net = small_net()
     optimizer = sgd(net)
     monitor = SphericalMotionMonitor(optimizer, weights_of(net), window)
-    if default is not None:
-        monitor.clip_coefficient = default
+    monitor.unclipped = unclipped
     for step in range(steps):
         optimizer.zero_grad()
         backward(net, step)
         if told(step) is not None:
-            monitor.note_clipping(told(step))
+            monitor.note_clipping(told(step), max_norm=1.0)
         optimizer.step()
     monitor.end_window()
     return monitor.collect()
@@ -107,21 +107,22 @@ def test_what_nobody_has_told_is_not_known():
     assert np.isnan(rows['clipped_share']).all()
     assert np.isnan(rows['clip_coefficient_mean']).all()
     # One step of which nothing is known leaves a window of which not all is.
-    rows = run(12, lambda step: None if step == 5 else 0.5)
+    rows = run(12, lambda step: None if step == 5 else 2.0)
     np.testing.assert_array_equal(shares(rows), [1, np.nan, 1])
 
 
 def test_a_monitor_may_know_that_nothing_is_clipped():
-    rows = run(49, lambda step: None, window=49, default=1.0)
+    rows = run(49, lambda step: None, window=49, unclipped=True)
     assert set(rows['clipped_share']) == {0.0}
     assert set(rows['clip_coefficient_mean']) == {1.0}
+    assert set(rows['clipping_power']) == {0.0}
 
 
 def test_a_share_is_a_number_of_steps_however_they_are_reduced():
-    rows = run(49, lambda step: 0.3, window=49)
+    rows = run(49, lambda step: 4.0, window=49)
     assert set(rows['clipped_share']) == {1.0}
-    np.testing.assert_allclose(rows['clip_coefficient_mean'], 0.3, rtol=1e-15)
-    rows = run(49, lambda step: 1.0 if step % 7 else 0.3, window=49)
+    np.testing.assert_allclose(rows['clip_coefficient_mean'], 0.25, rtol=1e-6)
+    rows = run(49, lambda step: 0.5 if step % 7 else 4.0, window=49)
     assert set(rows['clipped_share']) == {1 / 7}
 
 
@@ -134,11 +135,12 @@ def test_a_layer_counts_the_steps_that_it_takes():
         backward(net, step)
         if step in (1, 2):
             net[0].weight.grad = None
-        monitor.note_clipping(torch.tensor([[0.5]]) if step == 3 else 1.0)
+        monitor.note_clipping(torch.tensor([[2.0 if step == 3 else 0.5]]), 1.0)
         optimizer.step()
     rows = monitor.collect()
     assert rows['clipped_share'].tolist() == [1 / 2, 1 / 4]
-    assert rows['clip_coefficient_mean'].tolist() == [0.75, 0.875]
+    measured = rows['clip_coefficient_mean']
+    np.testing.assert_allclose(measured, [0.75, 0.875], rtol=1e-6)
 
 
 @pytest.mark.parametrize('fused', [False, True])
@@ -176,11 +178,11 @@ def test_a_step_that_the_scaler_skips_takes_its_coefficient_with_it(fused):
     np.testing.assert_allclose(measured, applied.mean(), rtol=1e-5)
 
 
-def test_only_one_number_is_a_coefficient():
+def test_only_one_number_is_a_norm():
     net = small_net()
     monitor = SphericalMotionMonitor(sgd(net), weights_of(net))
     with pytest.raises(ValueError, match=r'one number, got shape \(2,\)'):
-        monitor.note_clipping(torch.ones(2))
+        monitor.note_clipping(torch.ones(2), 1.0)
 
 
 def test_a_saved_window_of_a_version_without_clipping_is_refused():
@@ -192,7 +194,7 @@ def test_a_saved_window_of_a_version_without_clipping_is_refused():
         backward(net, step)
         optimizer.step()
     state = copy.deepcopy(monitor.state_dict())
-    del state['block']['clip']
+    del state['block']['clipped']
     with pytest.raises(ValueError, match='another version'):
         monitor.load_state_dict(state)
     state = copy.deepcopy(monitor.state_dict())
@@ -200,3 +202,45 @@ def test_a_saved_window_of_a_version_without_clipping_is_refused():
     with pytest.raises(ValueError, match='another version'):
         monitor.load_state_dict(state)
     assert monitor.window_start == 1 and monitor.iteration == 40
+
+
+@pytest.mark.parametrize('max_norm', [0.02, 0.5])
+def test_the_power_is_how_the_applied_gradient_depends_on_the_norms(max_norm):
+    """All scale-invariant norms × 1.0001: what it does to ‖ĝ‖²‖w‖² of each layer.
+
+    The linear layer's gradient does not change with them.
+    """
+    net = small_net(dtype=torch.float64)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-16
+    optimizer = sgd(net, lr=1e-9, momentum=0.0, weight_decay=0.0)
+    monitor = SphericalMotionMonitor(optimizer, weights_of(net), window=12)
+
+    def applied(step, scale):
+        other = copy.deepcopy(net)
+        with torch.no_grad():
+            for weight in weights_of(other).values():
+                weight.mul_(scale)
+        backward(other, step)
+        nn.utils.clip_grad_norm_(other.parameters(), max_norm)
+        pairs = weights_of(other).items()
+        return {n: float((w.grad.norm() * w.norm()) ** 2) for n, w in pairs}
+
+    sums = {
+        scale: dict.fromkeys(weights_of(net), 0.0) for scale in (1 / 1.0001, 1.0001)
+    }
+    for step in range(12):
+        for scale, of_layers in sums.items():
+            for name, value in applied(step, scale).items():
+                of_layers[name] += value
+        optimizer.zero_grad()
+        backward(net, step)
+        clip(net, max_norm, monitor)
+        optimizer.step()
+    rows = monitor.collect()
+    less, more = sums.values()
+    for name, power in zip(rows['layer'], rows['clipping_power'], strict=True):
+        truth = np.log(more[name] / less[name]) / np.log(1.0001**2)
+        assert 0.02 < truth < 1.9, 'it says nothing'
+        assert power == pytest.approx(truth, rel=1e-3)

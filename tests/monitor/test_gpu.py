@@ -9,7 +9,6 @@ from torch import nn
 from truth import Truth, assert_window_equals, small_net, weights_of
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.monitor import clip_coefficient
 from smd_mmdet.monitor.kernels import gpu, gram
 from smd_mmdet.monitor.transfers import Download, Upload
 
@@ -66,7 +65,7 @@ def test_no_step_waits_for_the_device(
         optimizer.zero_grad(set_to_none=True)
         net(images).square().mean().backward()
         norm = nn.utils.clip_grad_norm_(net.parameters(), 1e-9)
-        monitor.note_clipping(clip_coefficient(norm, 1e-9))
+        monitor.note_clipping(norm, 1e-9)
         optimizer.step()
         seen.append(monitor.collect(wait=False))
     no_synchronization(False)
