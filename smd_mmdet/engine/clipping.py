@@ -15,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-__all__ = ['Listener', 'clipping_of', 'follow_clipping']
+__all__ = ['Listener', 'clipping_of', 'follow_clipping', 'unknown_clipping']
 
 # Where a wrapper makes a step, and could clip before.
 STEPS = ('_clip_grad', 'step', 'update_params')
@@ -83,6 +83,24 @@ def clipping_of(wrapper: OptimWrapper) -> dict[str, Any] | None:
         name = getattr(clip_func, '__name__', type(clip_func).__name__)
         return {'type': 'unknown', 'reason': f'gradients are clipped by {name}'}
     return {'type': known, **{key: _plain(value) for key, value in settings.items()}}
+
+
+def unknown_clipping(wrapper: OptimWrapper) -> str | None:
+    """Why it is not known by how much the gradients of each step are multiplied.
+
+    Args:
+        wrapper: The run's ``optim_wrapper``.
+
+    Returns:
+        A few words; None if it is known, or nothing is clipped.
+    """
+    clipping = clipping_of(wrapper)
+    if clipping is None:
+        return None
+    if clipping['type'] != 'norm':
+        return clipping.get('reason', 'clip_grad.type=value')
+    norm_type = clipping.get('norm_type', 2)
+    return None if norm_type in (2, '2') else f'clip_grad.norm_type={norm_type}'
 
 
 def follow_clipping(wrapper: OptimWrapper, listener: Listener) -> Callable[[], None]:
