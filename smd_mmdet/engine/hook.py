@@ -78,10 +78,9 @@ class SMDHook(Hook):
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
-            if nothing is scale-invariant, SGD has Nesterov's momentum or dampening,
-            there are several optimizers or several SMDHooks, training is sharded, or
-            somebody else writes records to the same ``work_dir``. An optimizer
-            without theory is measured all the same.
+            if nothing is scale-invariant, there are several optimizers or several
+            SMDHooks, training is sharded, or somebody else writes records to the same
+            ``work_dir``. An optimizer without theory is measured all the same.
 
     Example:
         In a config the hook is one entry of ``custom_hooks``, and the import that

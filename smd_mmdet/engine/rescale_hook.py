@@ -279,7 +279,7 @@ class SMDRescaleHook(Hook):
         self, runner: Runner, work: _Work, drops: Mapping[int, float]
     ) -> None:
         """Where a group's rate is divided by k, w* falls as the law has it."""
-        response = _response(work)
+        response = self._response(runner, work)
         power = float(work.law.norm_power())
         by_group = {group: k**-power for group, k in drops.items()}
         factors = {
@@ -308,7 +308,7 @@ class SMDRescaleHook(Hook):
     ) -> None:
         """Put every layer at the w* that a phase has shown; begin the next phase."""
         verdict = None
-        response = _response(work)
+        response = self._response(runner, work)
         try:
             verdict = phases.end_phase(response)
             verdict = above_epsilon(verdict, work.targets)
@@ -333,6 +333,18 @@ class SMDRescaleHook(Hook):
             runner, work, response, verdict.factors, text, verdict.left_alone
         )
         self._note(runner, applied, 'start at equilibrium', response)
+
+    def _response(self, runner: Runner, work: _Work) -> Response | None:
+        """How clipping answers to a rescaling, the same in all processes."""
+        if work.clipped.unclipped or unknown_clipping(runner.optim_wrapper):
+            return None
+        response = computed_in_main(work.clipped.response)
+        if response is None:
+            runner.logger.warning(
+                'smd: no step was seen yet that tells how often gradients are clipped: '
+                'weights are rescaled as if they were not'
+            )
+        return response
 
     def _rescale(
         self,
@@ -382,13 +394,6 @@ class SMDRescaleHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, SMDHook) and self.history:
                 hook.describe(runner, {'rescaled': self.history})
-
-
-def _response(work: _Work) -> Response | None:
-    """How clipping answers to a rescaling, the same in all processes."""
-    if work.clipped.unclipped:
-        return None
-    return computed_in_main(work.clipped.response)
 
 
 def _law_of(optimizer: Optimizer) -> Theory:

@@ -234,7 +234,6 @@ def test_wrong_settings_are_refused(settings, message):
     [
         ({'model.norm': 'none'}, 'no weight to rescale'),
         (dict(exclude=['nothing']), "'nothing' matches no parameter"),
-        ({'optim_wrapper.optimizer.nesterov': True}, 'SMDRescaleHook: .*nesterov=True'),
         (
             {
                 'optim_wrapper.optimizer': dict(
@@ -257,6 +256,20 @@ def test_runs_without_an_equilibrium_are_refused(tmp_path, changes, message):
     settings |= changes.pop('start', {})
     with pytest.raises(SettingError, match=message):
         train(rescaling(tmp_path, max_iters=2, **settings))
+
+
+@pytest.mark.parametrize('changes', [dict(nesterov=True), dict(dampening=0.5)])
+def test_nesterov_and_dampening_are_rescaled_as_sgd_is(tmp_path, changes):
+    changes = {
+        f'optim_wrapper.optimizer.{key}': value for key, value in changes.items()
+    }
+    config = rescaling(tmp_path, hook=dict(window=5), changes=changes)
+    _, before, after = witnessed(config)
+    assert all(c == pytest.approx(C) for c in ratios(before, after).values())
+    columns = dict(read_records(tmp_path).by_layer())[SCALE_INVARIANT[0]]
+    assert np.isfinite(columns['angular_update_eq']).all()
+    kind = 'nesterov' if 'nesterov' in str(changes) else 'sgd'
+    assert read_records(tmp_path).metadata['theory'] == kind
 
 
 # ------------------------------------------------------------------ clipped gradients
@@ -325,6 +338,18 @@ def test_clipping_that_is_not_known_is_told(tmp_path, clip_grad, why):
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert f'not known by how much gradients are clipped ({why})' in log
     assert not hasattr(runner.optim_wrapper.clip_func, 'listeners')
+
+
+def test_a_branch_off_a_plain_run_says_that_it_has_seen_no_step(tmp_path):
+    changes = {'default_hooks.checkpoint.interval': DROP}
+    plain = tiny_config(tmp_path / 'plain', max_iters=DROP, **changes)
+    plain.optim_wrapper.clip_grad = dict(max_norm=0.8)
+    train(plain)
+    checkpoint = tmp_path / 'plain' / f'iter_{DROP}.pth'
+    runner = train(clipped(tmp_path / 'branch', 0.8), resume=checkpoint)
+    assert the_hook(runner).history[0]['factor_min'] == pytest.approx(C)
+    log = next((tmp_path / 'branch').glob('*/*.log')).read_text()
+    assert 'no step was seen yet that tells how often gradients are clipped' in log
 
 
 def test_a_start_at_equilibrium_settles_under_clipping(tmp_path):
