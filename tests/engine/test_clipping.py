@@ -70,6 +70,7 @@ def test_the_records_have_the_share_of_clipped_steps(tmp_path, accumulated, max_
     assert_told(rows_of(tmp_path / 'ours'), norms.found, max_norm)
     told = read_records(tmp_path / 'ours').metadata['clipping']
     assert told == {'type': 'norm', **clip_grad}
+    assert '% of steps clipped' in log_of(ours)
     # After training everything is as it was.
     assert ours.optim_wrapper.clip_func is clip_grad_norm_
 
