@@ -147,9 +147,9 @@ def standing(
         ['in equilibrium', 'approaching from above']
         >>> found.angular_update_ratio.round(3), found.weight_norm_ratio.round(3)
         (array([1.  , 0.25]), array([1., 2.]))
-        >>> # ‖w‖⁴ relaxes at 4 · 0.01 · 0.5 from 15 to 0.2: ln(15 / 0.2) / 0.02
+        >>> # A step leaves (1 − 0.01 · 0.5)⁴ of ‖w‖⁴ − w*⁴, here from 15 to 0.2.
         >>> found.iterations.round()
-        array([  0., 216.])
+        array([  0., 215.])
     """
     layers = int(np.count_nonzero(columns['iter'] == columns['iter'][-1]))
     last = {name: values[-layers:] for name, values in columns.items()}
