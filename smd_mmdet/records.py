@@ -60,6 +60,8 @@ _TYPES = {
     'shape': pa.list_(pa.int64()),
     'stage': pa.int64(),
 }
+# Columns that records of earlier versions lack: what they say is not known there.
+_ADDED = ('clipped_share', 'clip_coefficient_mean', 'clipping_power')
 # A row that lacks a value in one of these columns is of no use.
 _KEYS = ('iter', 'count', 'layer', 'stage')
 
@@ -353,10 +355,15 @@ class Records:
         return pc.unique(self.table['layer']).to_pylist()
 
     def by_layer(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Name and numeric columns of each layer, with rows in order of iteration."""
+        """Name and numeric columns of each layer, with rows in order of iteration.
+
+        Columns that were added since the records were written are NaN.
+        """
         numeric = [n for n in self.table.column_names if n not in ('layer', 'shape')]
         layer = self.table['layer'].to_numpy(zero_copy_only=False)
         columns = {name: self.table[name].to_numpy() for name in numeric}
+        for name in _ADDED:
+            columns.setdefault(name, np.full(len(layer), np.nan))
         for name in self.layers():
             chosen = layer == name
             yield name, {key: values[chosen] for key, values in columns.items()}

@@ -5,9 +5,9 @@ For a scale-invariant weight w and every c > 0
     L(cw) = L(w),    ∇L(cw) = ∇L(w) / c:
 
 the loss does not depend on the norm of w, but the gradient does, and with it the angle
-Δ that a step turns w through: Δ ∝ 1/‖w‖² under SGD, Δ ∝ 1/‖w‖ under AdamW. So a weight
-can be put at any norm at any time, at that of its equilibrium for one, and the network
-stays the function it is.
+Δ that a step turns w through: Δ ∝ 1/‖w‖² under SGD, Δ ∝ 1/‖w‖ under AdamW, and under
+SGD too where gradients are clipped at every step. So a weight can be put at any norm at
+any time, at that of its equilibrium for one, and the network stays the function it is.
 
 Three things follow a weight w → cw, so that training and evaluation go on as before:
 
@@ -63,9 +63,10 @@ _STATE_DEGREES = {
     'square_avg': 2,
     'sum': 2,
 }
-# RMSprop divides a gradient by the root of its mean square before it goes into the
-# buffer: g/c divided by √(v/c²) is g/√v, without c.
-_NORMALIZED = {('RMSprop', 'momentum_buffer'): 0}
+# What goes into these buffers is no gradient. RMSprop divides it by the root of its
+# mean square: g/c divided by √(v/c²) is g/√v, without c. LARS multiplies it by the
+# learning rate and by ‖w‖/‖g‖, which makes it a step, of the scale of the weight.
+_OTHER_BUFFERS = {('RMSprop', 'momentum_buffer'): 0, ('LARS', 'momentum_buffer'): -1}
 
 
 class ConflictError(ValueError):
@@ -140,6 +141,7 @@ def plan(
     factors: Mapping[str, float],
     dependents: Dependents,
     copies: Iterable[nn.Module] = (),
+    clipping: Mapping[str, float] | None = None,
 ) -> Multiplications:
     """List everything that a rescaling multiplies, without doing it.
 
@@ -149,6 +151,9 @@ def plan(
         factors: Factor of each weight, by name.
         dependents: What follows the model's weights.
         copies: Models to scale alike, as for :func:`rescale_`.
+        clipping: What the clip coefficient of a parameter's gradients is multiplied
+            by, by name, where that changes with the norms of the weights: averages of
+            clipped gradients follow it too. Those that are not named keep theirs.
 
     Returns:
         Tensors and their multipliers.
@@ -182,8 +187,13 @@ def plan(
         gradient = known[name].grad
         if gradient is not None:
             planned.append((gradient, 1 / c))
-        if optimizer is not None:
-            planned += _of_state(optimizer, name, known[name], c, name in factors)
+    if optimizer is not None:
+        changes = clipping or {}
+        for name, parameter in known.items():
+            c, change = parameters.get(name, 1.0), changes.get(name, 1.0)
+            if c != 1 or change != 1:
+                follows = name in parameters and name not in factors
+                planned += _of_state(optimizer, name, parameter, c, change, follows)
     for tensor, multiplier in planned:
         _check_range(tensor, multiplier, factors)
     return planned
@@ -395,16 +405,22 @@ def _of_statistics(norm: Any, scale: ChannelFactors) -> Multiplications:
 
 
 def _of_state(
-    optimizer: Optimizer, name: str, parameter: nn.Parameter, c: float, is_weight: bool
+    optimizer: Optimizer,
+    name: str,
+    parameter: nn.Parameter,
+    c: float,
+    clipping: float,
+    follows: bool,
 ) -> Multiplications:
-    """What the optimizer keeps of a parameter's gradients, each times c^-degree.
+    """What the optimizer keeps of a parameter's gradients, each by its degree.
 
     Args:
         optimizer: The optimizer.
         name: Name of the parameter, for messages.
-        parameter: The parameter, a weight or a bias that follows one.
+        parameter: The parameter.
         c: Factor of the parameter.
-        is_weight: Whether it is a weight.
+        clipping: What the clip coefficient of its gradients is multiplied by.
+        follows: Whether it is a bias that follows weights.
 
     Returns:
         Tensors of the optimizer and their multipliers.
@@ -421,13 +437,17 @@ def _of_state(
                 f'{name} cannot be rescaled: it is not known how {key!r} of {kind} '
                 'follows its scale'
             )
-        degree = _NORMALIZED.get((kind, key), _STATE_DEGREES[key])
+        degree = _STATE_DEGREES[key]
+        if (kind, key) in _OTHER_BUFFERS:
+            degree = _OTHER_BUFFERS[kind, key]
         # A bias before batch norm has no gradient. What its buffer averages is the
         # decay λb alone, which grows with the bias: λ · cb.
-        if not is_weight and key == 'momentum_buffer':
+        elif follows and key == 'momentum_buffer':
             degree = -degree
-        if degree:
-            planned.append((value, c**-degree))
+        # Applied gradients are multiplied by clipping/c; steps and decays by c alone.
+        multiplier = (clipping if degree > 0 else 1.0) ** degree * c**-degree
+        if multiplier != 1:
+            planned.append((value, multiplier))
     return planned
 
 

@@ -262,7 +262,7 @@ CASES = {
     'root mean square of a product': (
         lambda: connected(
             lambda m, x: (
-                lambda y: y * torch.rsqrt((y * y).mean(1, keepdim=True) + 1e-3)
+                lambda y: y * torch.rsqrt((y * y).mean(1, keepdim=True) + 1e-6)
             )(m.a(x))
         ),
         {'a.weight'},

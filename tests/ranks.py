@@ -20,6 +20,7 @@ from torch import distributed as dist
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.engine import SettingError, hook
+from smd_mmdet.engine.clipping import follow_clipping
 from smd_mmdet.launch import machine
 from smd_mmdet.records import RecordWriter
 
@@ -71,6 +72,7 @@ class Alone(Hook):
                 {name: parameters[name] for name in hook.monitor.names},
                 hook.window,
             )
+            follow_clipping(runner.optim_wrapper, self.monitor)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.rank == 0:
@@ -150,9 +152,19 @@ def runs(folder):
     train(config)
     train(parallel_config(folder / 'plain', hook=False))
     train(parallel_config(folder / 'alone_filters', norm='bn', **FILTERS))
-    changes = {'optim_wrapper.accumulative_counts': 4}
+    clip_grad = {'optim_wrapper.clip_grad': dict(max_norm=0.3)}
+    changes = {'optim_wrapper.accumulative_counts': 4} | clip_grad
     config = parallel_config(folder / 'accumulated', **changes)
     config.custom_hooks.append(dict(type='Alone'))
+    train(config)
+
+    config = parallel_config(folder / 'rescaled', **clip_grad)
+    config.custom_hooks.append(
+        dict(
+            type='SMDRescaleHook',
+            start_at_equilibrium=dict(measure=10, repeats=1),
+        )
+    )
     train(config)
 
     config = parallel_config(folder / 'single', resume=True)

@@ -51,6 +51,18 @@ def test_rows_come_back_as_written(tmp_path):
     np.testing.assert_array_equal(layer['weight_norm_mean'], [np.nan, 2.5])
 
 
+def test_what_an_earlier_version_did_not_measure_is_not_known(tmp_path):
+    writer = RecordWriter(tmp_path)
+    writer.append(rows(10))  # without the columns of clipping
+    layer = dict(read_records(tmp_path).by_layer())['a']
+    np.testing.assert_array_equal(layer['clipped_share'], [np.nan])
+    # A run of that version is resumed by this one.
+    writer.append(rows(20) | {'clipped_share': np.array([0.5, 0.25])})
+    layer = dict(read_records(tmp_path).by_layer())['b']
+    np.testing.assert_array_equal(layer['clipped_share'], [np.nan, 0.25])
+    np.testing.assert_array_equal(layer['clip_coefficient_mean'], [np.nan] * 2)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     windows=st.integers(1, 3 * MERGE_AT + 5),

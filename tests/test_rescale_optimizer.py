@@ -1,6 +1,9 @@
 """What the optimizer keeps of gradients follows the scale of the weights."""
 
 import copy
+import importlib
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,21 +48,84 @@ def test_the_momentum_fits_the_new_scale():
         assert torch.allclose(getattr(two[1], name), expected, rtol=1e-9)
 
 
+class Lion(torch.optim.Optimizer):
+    """As published: Chen et al., 2023, algorithm 2."""
+
+    def __init__(self, params, lr, betas=(0.9, 0.99), weight_decay=0.0):
+        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            first, second = group['betas']
+            for p in group['params']:
+                state = self.state[p]
+                if not state:
+                    state['exp_avg'] = torch.zeros_like(p)
+                average = state['exp_avg']
+                update = torch.lerp(p.grad, average, first).sign()
+                p.mul_(1 - group['lr'] * group['weight_decay'])
+                p.sub_(update, alpha=group['lr'])
+                average.lerp_(p.grad, 1 - second)
+
+
+def of_mmpretrain(name):
+    def make(params, **options):
+        package = pytest.importorskip('mmpretrain').__path__[0]
+        registered = importlib.import_module('mmpretrain.registry').OPTIMIZERS
+        # The file alone, since the package around it needs more; unregistered.
+        file = Path(package, 'engine', 'optimizers', f'{name.lower()}.py')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registered, '_module_dict', {})
+            kind = runpy.run_path(str(file))[name]
+        return kind(params, **options)
+
+    return make
+
+
+MOMENTUM = dict(lr=0.1, momentum=0.9)
+ADAPTIVE = dict(lr=1e-3, eps=1e-30)
+# What makes an optimizer, and the powers of c that go to its rate and its decay.
+OPTIMIZERS = {
+    'SGD': (torch.optim.SGD, MOMENTUM, 2, -2),
+    'Nesterov': (torch.optim.SGD, MOMENTUM | dict(nesterov=True), 2, -2),
+    'dampening': (torch.optim.SGD, MOMENTUM | dict(dampening=0.5), 2, -2),
+    'AdamW': (torch.optim.AdamW, ADAPTIVE | dict(amsgrad=True), 1, -1),
+    'Adam': (torch.optim.Adam, ADAPTIVE, 1, -2),
+    'NAdam': (torch.optim.NAdam, ADAPTIVE, 1, -2),
+    'NAdam, decoupled': (
+        torch.optim.NAdam,
+        ADAPTIVE | dict(decoupled_weight_decay=True),
+        *(1, -1),
+    ),
+    'RAdam': (torch.optim.RAdam, ADAPTIVE, 1, -2),
+    'Adamax': (torch.optim.Adamax, ADAPTIVE, 1, -2),
+    'RMSprop': (
+        torch.optim.RMSprop,
+        ADAPTIVE | dict(momentum=0.9, centered=True),
+        *(1, -2),
+    ),
+    'Lion': (Lion, dict(lr=1e-3), 1, -1),
+    # Their steps have the size of the weight, whatever that is.
+    'LAMB': (
+        of_mmpretrain('Lamb'),
+        ADAPTIVE | dict(max_grad_norm=1e9, always_adapt=True),
+        *(0, -1),
+    ),
+    'LARS': (of_mmpretrain('LARS'), MOMENTUM | dict(eta=0.01, eps=0.0), 0, -2),
+}
+
+
 @pytest.mark.parametrize(
-    'kind', [torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop]
-)  # fmt: skip
-def test_adaptive_steps_keep_their_size(kind):
-    """cw at rate cη takes the steps of w at η, if the averages of gradients follow."""
+    ('make', 'options', 'rate', 'decay'), OPTIMIZERS.values(), ids=OPTIMIZERS
+)
+def test_a_rescaled_network_takes_the_same_steps(make, options, rate, decay):
+    """cw at another rate and decay keeps the directions of w; both models step on."""
     x, c = images(), 0.4
     one = prepare(nn.Sequential(conv(bias=False), nn.BatchNorm2d(6), nn.ReLU()))
     two = copy.deepcopy(one)
-    options = dict(lr=1e-3, eps=1e-30)
-    if kind is torch.optim.AdamW:
-        options['amsgrad'] = True
-    if kind is torch.optim.RMSprop:
-        options.update(momentum=0.9, centered=True)
     weights = [model[0].weight for model in (one, two)]
-    optimizers = [kind([weight], weight_decay=0, **options) for weight in weights]
+    optimizers = [make([weight], weight_decay=0.05, **options) for weight in weights]
 
     def step():
         for model, optimizer in zip((one, two), optimizers, strict=True):
@@ -67,12 +133,19 @@ def test_adaptive_steps_keep_their_size(kind):
             (model(x) * torch.arange(8.0)).sin().sum().backward()
             optimizer.step()
 
-    step(), step(), step()
+    for _ in range(7):  # RAdam rectifies from its sixth step on
+        step()
+    start = weights[0].detach().clone()
     rescale_(two, optimizers[1], '0.weight', c, inputs=x)
-    optimizers[1].param_groups[0]['lr'] *= c
+    group = optimizers[1].param_groups[0]
+    group.update(
+        lr=group['lr'] * c**rate, weight_decay=group['weight_decay'] * c**decay
+    )
     for _ in range(5):
         step()
         assert torch.allclose(weights[1], c * weights[0], rtol=1e-7, atol=1e-10)
+    moved = (weights[0] - start).norm() / start.norm()
+    assert moved > 5e-4, 'the steps were too small to tell'
 
 
 def test_an_optimizer_with_unknown_state_is_refused():

@@ -16,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet import SphericalMotionMonitor
 
+MAX_NORM = 0.5
+
 
 class Net(nn.Module):
     """Three scale-invariant convolutions, one of them not used in every step."""
@@ -54,6 +56,7 @@ class Training:
     def __init__(self, optimizer='momentum', parallel=True):
         torch.manual_seed(0)
         self.net = Net()
+        self.monitors = []  # those that are told of clipping
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.model, self.part = self.net, slice(None)
         if parallel:
@@ -68,9 +71,11 @@ class Training:
 
     def monitor(self, window, shared=True):
         group = dist.new_group() if shared else None
-        return SphericalMotionMonitor(
+        monitor = SphericalMotionMonitor(
             self.optimizer, self.named, window, process_group=group
         )
+        self.monitors.append(monitor)
+        return monitor
 
     def step(self, number):
         """At 7 no rank uses c, at 9 gradients of two batches add up; a drop at 20."""
@@ -80,7 +85,9 @@ class Training:
             x, y = batch(images, self.part)
             loss = nn.functional.cross_entropy(self.model(x, number != 7), y)
             loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        total_norm = nn.utils.clip_grad_norm_(self.net.parameters(), MAX_NORM)
+        for monitor in self.monitors:
+            monitor.note_clipping(total_norm, MAX_NORM)
         if number == 7 and self.net.c.weight.grad is not None:
             # DDP leaves zeros of a parameter that no rank used; without it, None.
             self.net.c.weight.grad = None

@@ -1,10 +1,11 @@
 """Where each layer stands while training goes on, from the newest windows."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from smd_mmdet import theory
+from smd_mmdet.theory import THEORIES, Theory
 
 from .case import ANGLE_TOLERANCE, COSINE_STEADY_ROUNDING
 from .motion import COSINE_LEFT
@@ -42,6 +43,8 @@ class Standing:
         weight_norm_ratio: ‖w‖/w* of each layer; NaN where no w* exists.
         iterations: How many iterations are expected until Δ is within 10 % of Δ* at
             the present learning rate: 0 in equilibrium, NaN where nothing is expected.
+        clipped_share: Share of the steps whose gradients were clipped; NaN where that
+            is not known.
 
     Example:
         >>> found = Standing(
@@ -60,6 +63,7 @@ class Standing:
     angular_update_ratio: np.ndarray
     weight_norm_ratio: np.ndarray
     iterations: np.ndarray
+    clipped_share: float = math.nan
 
     def counts(self) -> dict[str, int]:
         """How many layers are in each state, for the states that occur."""
@@ -75,19 +79,21 @@ class _Newest:
     run, which has to go on.
 
     Args:
-        h: Mean of h̃ over all windows.
-        norm4: ‖w‖⁴/w*⁴ in the last window.
+        drive: Mean over all windows of what drives the norm: h̃ under SGD, U under
+            AdamW and its kin.
+        distance: ‖w‖^q/w*^q in the last window, with the w* of that drive and the
+            law's q, which is 4 under SGD.
         angle: Δ_rms/Δ* in the last window.
         cosine_sq: Mean square of cosine(w, g) in the last window.
         steady: How much a steady cosine(w, g) changes the decay of the norm, as a
             share of λ, as far as that is no noise.
-        iterations: Iterations until ‖w‖⁴/w*⁴ is within tolerance of 1.
-        fewest: As few iterations as the noise of h̃ lets that be.
-        most: As many iterations as the noise of h̃ lets that be.
+        iterations: Iterations until the distance is within tolerance of 1.
+        fewest: As few iterations as the noise of the drive lets that be.
+        most: As many iterations as the noise of the drive lets that be.
     """
 
-    h: np.ndarray
-    norm4: np.ndarray
+    drive: np.ndarray
+    distance: np.ndarray
     angle: np.ndarray
     cosine_sq: np.ndarray
     steady: np.ndarray
@@ -102,6 +108,7 @@ def standing(
     applicable: np.ndarray | None = None,
     accumulated: int = 1,
     before: Standing | None = None,
+    law: str = 'sgd',
 ) -> Standing:
     """Judge the newest windows of a run that goes on.
 
@@ -119,6 +126,7 @@ def standing(
         before: The standing of the same layers one window earlier in the stage. What
             was unreachable then stays so until that is surely wrong, and the other way
             round, so that the noise of L does not turn a state to and fro.
+        law: The optimizer's name in :data:`.THEORIES`, or 'none'.
 
     Returns:
         The layers' standing, in the order of the columns.
@@ -139,17 +147,17 @@ def standing(
         ['in equilibrium', 'approaching from above']
         >>> found.angular_update_ratio.round(3), found.weight_norm_ratio.round(3)
         (array([1.  , 0.25]), array([1., 2.]))
-        >>> # ‖w‖⁴ relaxes at 4 · 0.01 · 0.5 from 15 to 0.2: ln(15 / 0.2) / 0.02
+        >>> # A step leaves (1 − 0.01 · 0.5)⁴ of ‖w‖⁴ − w*⁴, here from 15 to 0.2.
         >>> found.iterations.round()
-        array([  0., 216.])
+        array([  0., 215.])
     """
     layers = int(np.count_nonzero(columns['iter'] == columns['iter'][-1]))
     last = {name: values[-layers:] for name, values in columns.items()}
     with np.errstate(all='ignore'):
-        newest = _newest(columns, last, layers, accumulated)
-    known = np.isfinite(newest.norm4) & (newest.norm4 > 0)
+        newest = _newest(columns, last, layers, accumulated, THEORIES.get(law))
+    known = np.isfinite(newest.distance) & (newest.distance > 0)
     state = _states(newest, last, known, remaining, before)
-    # A steady cosine moves the equilibrium itself: ‖w‖⁴ does not come within tolerance.
+    # A steady cosine moves the equilibrium itself: the norm does not come near it.
     off = known & (newest.steady > 2 * ANGLE_TOLERANCE)
     state[off] = OFF
     left = newest.cosine_sq > COSINE_LEFT**2
@@ -165,8 +173,10 @@ def standing(
         layer=last['layer'],
         state=state,
         angular_update_ratio=ratio,
-        weight_norm_ratio=np.sqrt(np.sqrt(np.where(known, newest.norm4, np.nan))),
+        weight_norm_ratio=np.where(known, newest.distance, np.nan)
+        ** (1 / _exponent(THEORIES.get(law))),
         iterations=iterations,
+        clipped_share=_mean_known(last.get('clipped_share', np.empty(0))),
     )
 
 
@@ -175,44 +185,74 @@ def _newest(
     last: dict[str, np.ndarray],
     layers: int,
     accumulated: int,
+    law: Theory | None,
 ) -> _Newest:
     """What all windows, and the last one, tell of each layer."""
     lr, decay, momentum = last['lr'], last['weight_decay'], last['momentum']
     count = columns['count'].reshape(-1, layers)
     weight = count / np.maximum(count.sum(0), 1)
+    name = law.drive if law is not None else ''
+    unknown = np.full(len(columns['count']), np.nan)
     # A window without gradient is NaN, and has no weight.
-    h, error = _mean_and_error(columns['unit_h_mean'], count, weight)
-    if 'unit_h_var' in columns:
+    drive, error = _mean_and_error(columns.get(f'{name}_mean', unknown), count, weight)
+    if f'{name}_var' in columns:
         # Few windows may agree by chance.
-        inside = _mean_and_error(columns['unit_h_var'], count, weight)[0]
+        inside = _mean_and_error(columns[f'{name}_var'], count, weight)[0]
         error = np.maximum(error, np.sqrt(inside / np.maximum(count.sum(0), 1)))
     mean, variance = last['angular_update_mean'], last['angular_update_var']
-    norm4_eq = theory.equilibrium_norm4(lr, decay, h, momentum)
-    norm4 = last['weight_norm_mean'] ** 4 / norm4_eq
-    rate = theory.norm4_rate(lr, decay, momentum)
+    distance, rate = np.full(layers, np.nan), np.full(layers, np.nan)
+    if law is not None and law.norm_law:
+        at_rest = law.equilibrium_power(lr, decay, drive, momentum)
+        distance = last['weight_norm_mean'] ** law.exponent / at_rest
+        power = _clipping_power(columns, count, weight) if law.clips else 0.0
+        rate = law.rate(lr, decay, momentum, power)
     wait = accumulated / rate
-    iterations = _folds(norm4) * wait
-    # ‖w‖⁴/w*⁴ lies between these, and the wait is least where it is nearest to 1.
-    noise = np.minimum(_SURE * error / h, 0.9)
-    ends = norm4 / (1 + noise), norm4 / (1 - noise)
+    iterations = _folds(distance) * wait
+    # The distance lies between these, and the wait is least where it is nearest to 1.
+    noise = np.minimum(_SURE * error / drive, 0.9)
+    ends = distance / (1 + noise), distance / (1 - noise)
     return _Newest(
-        h=h,
-        norm4=norm4,
+        drive=drive,
+        distance=distance,
         angle=np.sqrt(mean**2 + variance) / last['angular_update_eq'],
         cosine_sq=last['cosine_mean'] ** 2 + last['cosine_var'],
-        steady=_steady(columns, count, weight, rate),
+        steady=_steady(columns, count, weight, last, law),
         iterations=iterations,
         fewest=_folds(np.clip(1.0, *ends)) * wait,
         most=np.maximum(_folds(ends[0]), _folds(ends[1])) * wait,
     )
 
 
-def _folds(norm4: np.ndarray) -> np.ndarray:
-    """By how many factors of e ‖w‖⁴/w*⁴ has to come nearer to 1.
+def _exponent(law: Theory | None) -> int:
+    """The power q of a law; 1 where there is no law, and nothing to take a root of."""
+    return law.exponent if law is not None and law.norm_law else 1
 
-    It is the logarithm in :func:`smd_mmdet.theory.iterations_to_tolerance`.
+
+def _clipping_power(
+    columns: dict[str, np.ndarray], count: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """The p of the applied gradient of each layer; 0 where it is not known."""
+    if 'clipping_power' not in columns:
+        return np.zeros(count.shape[1])
+    mean, _ = _mean_and_error(columns['clipping_power'], count, weight)
+    return np.where(np.isfinite(mean), mean, 0.0)
+
+
+def _mean_known(values: np.ndarray) -> float:
+    """Mean of the values that are known; NaN if none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _folds(distance: np.ndarray) -> np.ndarray:
+    """By how many factors of e the distance has to come nearer to 1.
+
+    ‖w‖^q/w*^q with the w* of the present drive is ‖w‖^(q−p)/w*^(q−p) with the w* where
+    the norm comes to rest, which relaxes at (q−p)λη_e; p is the power of clipping. Its
+    inverse root is Δ/Δ*, so that 0.2 of it is 0.1 of Δ. The logarithm is that in
+    :func:`smd_mmdet.theory.iterations_to_tolerance`.
     """
-    return np.log(np.maximum(np.abs(norm4 - 1) / (2 * ANGLE_TOLERANCE), 1.0))
+    return np.log(np.maximum(np.abs(distance - 1) / (2 * ANGLE_TOLERANCE), 1.0))
 
 
 def _mean_and_error(
@@ -236,17 +276,22 @@ def _steady(
     columns: dict[str, np.ndarray],
     count: np.ndarray,
     weight: np.ndarray,
-    rate: np.ndarray,
+    last: dict[str, np.ndarray],
+    law: Theory | None,
 ) -> np.ndarray:
     """By which share of λ a steady cosine(w, g) changes the decay, at the least.
 
-    A cosine c adds c·√(2/(λη_e)) of λ at equilibrium, where 4λη_e is the rate.
+    Under SGD a cosine c adds c·√(2/(λη_e)) of λ at equilibrium. Adaptive optimizers do
+    not step along the gradient, and nothing is concluded from it.
     """
+    if law is None or law.drive != 'unit_h':
+        return np.zeros(count.shape[1])
+    decay = law.decay(last['lr'], last['weight_decay'], last['momentum'])
     mean, _ = _mean_and_error(columns['cosine_mean'], count, weight)
     inside, _ = _mean_and_error(columns['cosine_var'], count, weight)
     error = np.sqrt(inside / np.maximum(count.sum(0), 1))
     surely = np.abs(mean) - 3 * error - COSINE_STEADY_ROUNDING
-    return np.maximum(surely, 0) * np.sqrt(8 / rate)
+    return np.maximum(surely, 0) * np.sqrt(2 / decay)
 
 
 def _states(
@@ -257,7 +302,7 @@ def _states(
     before: Standing | None,
 ) -> np.ndarray:
     """State of each layer, as if all were scale-invariant."""
-    state = np.where(newest.norm4 > 1, FROM_ABOVE, FROM_BELOW).astype(object)
+    state = np.where(newest.distance > 1, FROM_ABOVE, FROM_BELOW).astype(object)
     if remaining is not None:
         was = np.zeros(len(state), bool)
         if before is not None and np.array_equal(before.layer, last['layer']):
@@ -270,9 +315,9 @@ def _states(
     # The mean of h̃ over few iterations may be negative, and then w* is not known.
     expected = np.isfinite(last['angular_update_eq'])
     state[~known] = np.where(expected, UNCLEAR, NO_THEORY)[~known]
-    # AdamW has a Δ* and no w*. There the angle alone tells where a layer stands, and
-    # nothing tells for how long.
-    by_angle = np.isnan(newest.h) & np.isfinite(newest.angle)
+    # Where there is a Δ* and no w*, or what drives the norm was not measured, the angle
+    # alone tells where a layer stands, and nothing tells for how long.
+    by_angle = np.isnan(newest.drive) & np.isfinite(newest.angle)
     side = np.where(newest.angle < 1, FROM_ABOVE, FROM_BELOW)
     near = np.abs(newest.angle - 1) <= ANGLE_TOLERANCE
     state[by_angle] = np.where(near, IN_EQUILIBRIUM, side)[by_angle]

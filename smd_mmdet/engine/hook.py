@@ -21,6 +21,7 @@ from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 
 from . import lock
+from .clipping import clipping_of, follow_clipping
 from .faults import survive, survive_or_refuse
 from .groups import join_checkpoint, other_decay, split_checkpoint
 from .layers import filterwise, layers_to_measure
@@ -77,10 +78,9 @@ class SMDHook(Hook):
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
-            if nothing is scale-invariant, SGD has Nesterov's momentum or dampening,
-            there are several optimizers or several SMDHooks, training is sharded, or
-            somebody else writes records to the same ``work_dir``. An optimizer
-            without theory is measured all the same.
+            if nothing is scale-invariant, there are several optimizers or several
+            SMDHooks, training is sharded, or somebody else writes records to the same
+            ``work_dir``. An optimizer without theory is measured all the same.
 
     Example:
         In a config the hook is one entry of ``custom_hooks``, and the import that
@@ -129,6 +129,8 @@ class SMDHook(Hook):
         # What reads this process's share of the weights at every step. It is None
         # before training, after it, and once measuring has ended in all processes.
         self._share: SphericalMotionMonitor | None = None
+        # Ends what tells it by how much gradients are clipped.
+        self._leave_clipping: Callable[[], None] | None = None
         # Where the measured values go, in the process that keeps the records.
         self._recording: Recording | None = None
         # What keeps others from writing there.
@@ -253,6 +255,8 @@ class SMDHook(Hook):
         with contextlib.suppress(Exception):
             lock.release(runner.work_dir, self._hold)
         with contextlib.suppress(Exception):
+            if self._leave_clipping is not None:
+                self._leave_clipping()
             if self._share is not None:
                 self._share.withdraw()
         runner.logger.warning(
@@ -315,6 +319,7 @@ class SMDHook(Hook):
             by_filter=filterwise(model, entries),
             process_group=self._group,
         )
+        self._leave_clipping = follow_clipping(runner.optim_wrapper, self._share)
         if is_main_process():
             self._recording = begin_recording(
                 runner, entries, self._share, self._saved, self.visualize, self._hold
@@ -325,7 +330,11 @@ class SMDHook(Hook):
         self._end_window(runner)
         optimizer = runner.optim_wrapper.optimizer
         self._in_all(lambda: share.follow(optimizer))
-        self.describe(runner, {'theory': share.theory})
+        if self._leave_clipping is not None:  # the wrapper may be another one too
+            self._leave_clipping()
+            self._leave_clipping = follow_clipping(runner.optim_wrapper, share)
+        clipping = clipping_of(runner.optim_wrapper)
+        self.describe(runner, {'theory': share.theory, 'clipping': clipping})
 
     @survive
     def _end_window(self, runner: Runner) -> None:
@@ -367,9 +376,11 @@ class SMDHook(Hook):
 
         All processes have to do it after the same step: none waits for another then.
         """
+        if self._leave_clipping is not None:
+            self._leave_clipping()
         if self._share is not None:
             self._share.detach()
-        self._share = None
+        self._share = self._leave_clipping = None
 
 
 def _take(work_dir: str) -> lock.Hold:

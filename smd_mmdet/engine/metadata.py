@@ -13,6 +13,8 @@ from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 from smd_mmdet.records import read_metadata
 
+from .clipping import clipping_of
+
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
@@ -40,6 +42,7 @@ def run_metadata(
     """
     return {
         'theory': monitor.theory,
+        'clipping': clipping_of(runner.optim_wrapper),
         'window': monitor.window,
         'max_iters': runner.max_iters,
         'started': _started(runner),

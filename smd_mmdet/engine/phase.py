@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,8 +18,8 @@ __all__ = ['Measured', 'Phase', 'factor_to_equilibrium']
 
 # Columns of the records that a phase keeps of its windows.
 _KEPT = (
-    *('count', 'unit_h_mean', 'unit_grad_sq_max', 'cosine_mean', 'cosine_var'),
-    *('angular_update_mean', 'angular_update_var'),
+    *('count', 'unit_h_mean', 'update_sq_mean', 'unit_grad_sq_max'),
+    *('cosine_mean', 'cosine_var'),
 )
 
 
@@ -30,17 +29,17 @@ class Measured:
 
     Args:
         count: Steps that the layer took.
-        unit_h_mean: Mean of h̃, whose mean is the L of the theorems.
+        unit_h_mean: Mean of h̃, which is the L of the theorems.
+        update_sq_mean: Mean square U of the update of adaptive optimizers.
         unit_grad_sq_max: Largest ‖g̃‖².
         cosine_sq: Mean square of the cosine between weight and gradient.
-        angular_update_sq: Mean square of the angular update, in rad².
     """
 
     count: float
     unit_h_mean: float
+    update_sq_mean: float
     unit_grad_sq_max: float
     cosine_sq: float
-    angular_update_sq: float
 
 
 class Phase:
@@ -125,8 +124,9 @@ def factor_to_equilibrium(
 ) -> float | str:
     """The factor that puts a weight at its equilibrium, or why there is none.
 
-    Where the law of w* is known the factor is w*/‖w‖. Else a step has a size of its
-    own, and an angular update Δ ∝ 1/‖w‖: the factor is Δ/Δ*.
+    It is w*/‖w‖ with the w* of what drives the norm at present, L under SGD and U under
+    AdamW. Where gradients are clipped, L changes with the norms: see
+    :meth:`.Response.settled`.
 
     Args:
         weight: The weight.
@@ -146,13 +146,10 @@ def factor_to_equilibrium(
     if measured.cosine_sq > COSINE_LEFT**2:
         return 'its gradient is not orthogonal to it'
     known = theory.THEORIES[law]
-    if known.drive != 'unit_h':
-        wanted = float(known.angular_update(lr, decay, momentum))
-        return math.sqrt(measured.angular_update_sq) / wanted
-    if not measured.unit_h_mean > 0:
-        return 'mean h̃ not positive'
-    norm = theory.equilibrium_norm(lr, decay, measured.unit_h_mean, momentum)
-    return float(norm) / size
+    drive = getattr(measured, f'{known.drive}_mean')
+    if not drive > 0:
+        return 'mean h̃ not positive' if known.drive == 'unit_h' else 'no update'
+    return float(known.equilibrium_norm(lr, decay, drive, momentum)) / size
 
 
 def _over_windows(rows: list[dict[str, list[float]]]) -> list[Measured]:
@@ -172,8 +169,8 @@ def _over_windows(rows: list[dict[str, list[float]]]) -> list[Measured]:
     columns = (
         count.sum(0),
         mean(windows['unit_h_mean']),
+        mean(windows['update_sq_mean']),
         np.where(count > 0, windows['unit_grad_sq_max'], 0).max(0),
         square('cosine'),
-        square('angular_update'),
     )
     return [Measured(*map(float, layer)) for layer in zip(*columns, strict=True)]

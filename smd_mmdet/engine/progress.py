@@ -58,11 +58,12 @@ class Progress:
         # Whether that has not been in the log yet.
         self._news = False
 
-    def look(self, rows: dict[str, np.ndarray]) -> None:
+    def look(self, rows: dict[str, np.ndarray], law: str) -> None:
         """Judge where the layers stand, from the newest windows of this stage.
 
         Args:
             rows: Columns of the records, with the rows of one window or more.
+            law: The optimizer's name in :data:`.THEORIES`, or 'none'.
         """
         last = int(rows['iter'][-1])
         newest = {key: values[rows['iter'] == last] for key, values in rows.items()}
@@ -81,6 +82,7 @@ class Progress:
             np.isin(newest['layer'], self._invariant),
             accumulated(self._runner),
             before=self._standing,
+            law=law,
         )
         self._news = True
         if self._visualize:
@@ -118,8 +120,9 @@ def summary(standing: Standing) -> str:
         standing: What the newest windows tell.
 
     Returns:
-        How many layers are in which state, the spread of Δ/Δ*, and how many
-        iterations at the present rate the last layer is away from equilibrium.
+        How many layers are in which state, the spread of Δ/Δ*, how many iterations at
+        the present rate the last layer is away from equilibrium, and how often
+        gradients were clipped.
     """
     counts = standing.counts()
     here = counts.pop(IN_EQUILIBRIUM, 0)
@@ -137,6 +140,8 @@ def summary(standing: Standing) -> str:
     waiting = standing.iterations[np.isfinite(standing.iterations)]
     if waiting.size and waiting.max() > 0:
         line += f'; the last one needs {waiting.max():,.0f} iterations more'
+    if standing.clipped_share > 0:
+        line += f'; {standing.clipped_share:.0%} of steps clipped'
     return line
 
 
@@ -148,8 +153,9 @@ def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]
         standing: Where these layers stand.
 
     Returns:
-        ``smd/<quantity>/<layer>`` to value, and ``smd/layers/<state>`` to the number
-        of layers in that state. Values that are not finite are left out.
+        ``smd/<quantity>/<layer>`` to value, ``smd/layers/<state>`` to the number of
+        layers in that state, and ``smd/clipped_share``. Values that are not finite are
+        left out.
     """
     values = {quantity: rows[f'{quantity}_mean'] for quantity in QUANTITIES} | {
         'angular_update_ratio': standing.angular_update_ratio,
@@ -162,6 +168,8 @@ def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]
         for layer, value in zip(rows['layer'], of_layers, strict=True)
         if np.isfinite(value)
     }
+    if np.isfinite(standing.clipped_share):
+        shown['smd/clipped_share'] = standing.clipped_share
     for state, number in standing.counts().items():
         shown[f'smd/layers/{state.replace(" ", "_")}'] = float(number)
     return shown

@@ -83,7 +83,7 @@ class Recording:
         self._check_folder()
         rows = self.monitor.collect(wait)
         if len(rows['iter']):
-            self.progress.look(rows)
+            self.progress.look(rows, self.monitor.theory)
             self._unwritten.append(rows)
             self._write()
         if self.monitor.fault is not None:

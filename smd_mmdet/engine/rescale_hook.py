@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,12 @@ from smd_mmdet.config.rescaling import RescaleSettings
 from smd_mmdet.monitor.readers import reader_for
 from smd_mmdet.theory import THEORIES, Theory
 
+from .clipping import follow_clipping, unknown_clipping
 from .faults import survive, survive_or_refuse
 from .hook import SMDHook
 from .parallel import (
     all_processes,
+    computed_in_main,
     from_main,
     refuse_sharded,
     together,
@@ -29,6 +31,7 @@ from .parallel import (
 from .rates import RateHistory
 from .rescalable import Rescalable, find_groups, find_rescalable
 from .rescaling import listed, rescale_weights
+from .response import ClippedSteps, Response
 from .runs import accumulated, model_of, optimizer_of, refuse_second
 from .start import EquilibriumStart, above_epsilon
 
@@ -49,23 +52,29 @@ class _Work:
         targets: The weights that can be rescaled.
         rates: The learning rates they have had.
         phases: The phases of the start at equilibrium; None if it is not wanted.
+        clipped: The last steps whose gradients were clipped.
+        leave_clipping: Ends what tells of them.
     """
 
     law: Theory
     targets: Rescalable
     rates: RateHistory
     phases: EquilibriumStart | None
+    clipped: ClippedSteps
+    leave_clipping: Callable[[], None]
 
 
 @HOOKS.register_module()
 class SMDRescaleHook(Hook):
     """Puts scale-invariant weights at the equilibrium of a new learning rate.
 
-    Where the rate is divided by k, w* falls by k^(1/4) (under AdamW by k^(1/2)), and
-    weights that are left alone take many thousand iterations to follow. The hook
-    multiplies them by that, and with them momentum, biases and running statistics, so
-    that the model computes what it computed before. Averaged copies of the model
-    (EMAHook) are scaled alike.
+    Where the rate is divided by k, w* falls by k^(1/4), or by k^(1/2) under AdamW and
+    where gradients are clipped at every step. Weights that are left alone take many
+    thousand iterations to follow. The hook multiplies them by that, and with them
+    momentum, biases and running statistics, so that the model computes what it computed
+    before. Averaged copies of the model (EMAHook) are scaled alike. With
+    ``optim_wrapper.clip_grad`` the norms of the last 200 steps' gradients tell how
+    clipping answers.
 
     A fault of the hook's own warns and ends the rescaling; training goes on.
 
@@ -167,8 +176,10 @@ class SMDRescaleHook(Hook):
     @survive
     def after_train(self, runner: Runner) -> None:
         """End what is still measured."""
-        if self._work is not None and self._work.phases is not None:
-            self._work.phases.stop()
+        if self._work is not None:
+            self._work.leave_clipping()
+            if self._work.phases is not None:
+                self._work.phases.stop()
 
     def give_up(self, runner: Runner, fault: Exception) -> None:
         """End the rescaling, with a warning; training goes on.
@@ -179,8 +190,10 @@ class SMDRescaleHook(Hook):
         """
         work, self._work = self._work, None
         with contextlib.suppress(Exception):
-            if work is not None and work.phases is not None:
-                work.phases.stop()
+            if work is not None:
+                work.leave_clipping()
+                if work.phases is not None:
+                    work.phases.stop()
         runner.logger.warning(
             f'smd: rescaling stopped at iteration {runner.iter + 1}, training goes '
             f'on: {type(fault).__name__}: {one_line(fault)}'
@@ -211,7 +224,11 @@ class SMDRescaleHook(Hook):
         phases = None
         if self.settings.start is not None:
             phases = EquilibriumStart(self.settings.start, optimizer, targets.weights)
-        self._work = _Work(_law_of(optimizer), targets, rates, phases)
+        clipped = ClippedSteps(targets.weights)
+        leave = follow_clipping(runner.optim_wrapper, clipped)
+        law = _law_of(optimizer)
+        self._work = _Work(law, targets, rates, phases, clipped, leave)
+        self._tell_of_unknown_clipping(runner)
         if runner.iter > 0:
             self._resume(runner, self._work, self._saved or {})
 
@@ -222,7 +239,15 @@ class SMDRescaleHook(Hook):
             'rates': {name: work.rates.state(group) for name, group in groups.items()},
             'start': work.phases and work.phases.state_dict(),
             'history': list(self.history),
+            'clipped': work.clipped.state_dict(),
         }
+
+    def _tell_of_unknown_clipping(self, runner: Runner) -> None:
+        if why := unknown_clipping(runner.optim_wrapper):
+            runner.logger.warning(
+                f'smd: it is not known by how much gradients are clipped ({why}): '
+                'weights are rescaled as if they were not'
+            )
 
     def _refuse_short_phases(self, iterations: int) -> None:
         start = self.settings.start
@@ -241,6 +266,8 @@ class SMDRescaleHook(Hook):
         )
         self.history = list(saved.get('history', []))
         self._describe(runner)
+        if saved.get('clipped'):
+            work.clipped.load_state_dict(saved['clipped'])
         if work.phases is None or not saved.get('start'):
             return
         try:
@@ -251,7 +278,8 @@ class SMDRescaleHook(Hook):
     def _follow_rates(
         self, runner: Runner, work: _Work, drops: Mapping[int, float]
     ) -> None:
-        """Where a group's rate is divided by k, w* is divided by k^p."""
+        """Where a group's rate is divided by k, w* falls as the law has it."""
+        response = self._response(runner, work)
         power = float(work.law.norm_power())
         by_group = {group: k**-power for group, k in drops.items()}
         factors = {
@@ -260,11 +288,11 @@ class SMDRescaleHook(Hook):
             if group in by_group
         }
         ratios = sorted({float(f'{k:.6g}') for k in drops.values()})
-        text = ', '.join(f'{k:g}' for k in ratios)
-        applied = rescale_weights(
-            runner, work.targets, factors, f'learning rate divided by {text}'
-        )
-        self._note(runner, applied, 'learning rate', lr_divided_by=ratios)
+        text = f'learning rate divided by {", ".join(f"{k:g}" for k in ratios)}'
+        if response is not None and work.law.clips:
+            factors = response.settled(factors, work.law.exponent)
+        applied = self._rescale(runner, work, response, factors, text)
+        self._note(runner, applied, 'learning rate', response, lr_divided_by=ratios)
 
     def _follow_phases(
         self, runner: Runner, work: _Work, phases: EquilibriumStart
@@ -273,15 +301,17 @@ class SMDRescaleHook(Hook):
         if phases.begins(runner.iter, work.rates.warmed_up()):
             together(lambda: phases.begin(runner.iter), all_processes())
         elif phases.ends(runner.iter):
-            self._go_to_equilibrium(runner, work.targets, phases)
+            self._go_to_equilibrium(runner, work, phases)
 
     def _go_to_equilibrium(
-        self, runner: Runner, targets: Rescalable, phases: EquilibriumStart
+        self, runner: Runner, work: _Work, phases: EquilibriumStart
     ) -> None:
         """Put every layer at the w* that a phase has shown; begin the next phase."""
         verdict = None
+        response = self._response(runner, work)
         try:
-            verdict = above_epsilon(phases.end_phase(), targets)
+            verdict = phases.end_phase(response)
+            verdict = above_epsilon(verdict, work.targets)
         except Exception as fault:
             runner.logger.warning(f'smd: layers are not put at equilibrium: {fault}')
         # Running statistics, and with them what the ε allows, are each process's own.
@@ -298,21 +328,55 @@ class SMDRescaleHook(Hook):
                 f'equilibrium ({turn}){listed(verdict.left_alone)}'
             )
             return
-        applied = rescale_weights(
-            runner,
-            targets,
-            verdict.factors,
-            f'start at equilibrium {turn}',
-            verdict.left_alone,
+        text = f'start at equilibrium {turn}'
+        applied = self._rescale(
+            runner, work, response, verdict.factors, text, verdict.left_alone
         )
-        self._note(runner, applied, 'start at equilibrium')
+        self._note(runner, applied, 'start at equilibrium', response)
+
+    def _response(self, runner: Runner, work: _Work) -> Response | None:
+        """How clipping answers to a rescaling, the same in all processes."""
+        if work.clipped.unclipped or unknown_clipping(runner.optim_wrapper):
+            return None
+        response = computed_in_main(work.clipped.response)
+        if response is None:
+            runner.logger.warning(
+                'smd: no step was seen yet that tells how often gradients are clipped: '
+                'weights are rescaled as if they were not'
+            )
+        return response
+
+    def _rescale(
+        self,
+        runner: Runner,
+        work: _Work,
+        response: Response | None,
+        factors: Mapping[str, float],
+        cause: str,
+        left_alone: Mapping[str, str] | None = None,
+    ) -> Mapping[str, float]:
+        """Rescale weights, and turn what is known of clipping into what follows."""
+        if response is not None and (share := response.clipped_share) > 0:
+            cause = f'{cause}, {share:.0%} of the last steps clipped'
+        applied = rescale_weights(
+            runner, work.targets, factors, cause, left_alone, response
+        )
+        work.clipped.rescaled(applied)
+        return applied
 
     def _note(
-        self, runner: Runner, applied: Mapping[str, float], cause: str, **facts: Any
+        self,
+        runner: Runner,
+        applied: Mapping[str, float],
+        cause: str,
+        response: Response | None,
+        **facts: Any,
     ) -> None:
         """Add a rescaling to the history, if any weight was rescaled."""
         if not applied:
             return
+        if response is not None:
+            facts['clipped_share'] = response.clipped_share
         self.history.append(
             {
                 'iteration': runner.iter + 1,

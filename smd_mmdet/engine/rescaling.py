@@ -14,6 +14,7 @@ from smd_mmdet.rescale import ConflictError, Multiplications, apply, plan
 
 from .parallel import all_processes, together
 from .rescalable import Rescalable
+from .response import Response
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -42,6 +43,7 @@ def rescale_weights(
     factors: Mapping[str, float],
     cause: str,
     left_alone: Mapping[str, str] | None = None,
+    response: Response | None = None,
 ) -> Mapping[str, float]:
     """Rescale weights in all processes, or in none if one of them cannot.
 
@@ -53,13 +55,16 @@ def rescale_weights(
         factors: The factor of each weight to rescale, by name.
         cause: What the log gives as the reason.
         left_alone: Why a weight is left alone or held back, by name.
+        response: How clipping answers, the same in all processes; None where nothing
+            is clipped.
 
     Returns:
         The factors that were applied. Those that do not fit together are not.
     """
     try:
         planned = together(
-            lambda: _plan(runner, targets, factors, left_alone or {}), all_processes()
+            lambda: _plan(runner, targets, factors, left_alone or {}, response),
+            all_processes(),
         )
     except Exception as fault:
         runner.logger.warning(
@@ -89,14 +94,21 @@ def _plan(
     targets: Rescalable,
     factors: Mapping[str, float],
     left_alone: Mapping[str, str],
+    response: Response | None,
 ) -> Planned:
     """A plan without the weights whose factors do not fit together."""
     factors, left_alone = dict(factors), dict(left_alone)
     copies = _averages(runner)
+    names = [name for name, _ in targets.model.named_parameters()]
     while True:
         try:
             multiplications = plan(
-                targets.model, targets.optimizer, factors, targets.dependents, copies
+                targets.model,
+                targets.optimizer,
+                factors,
+                targets.dependents,
+                copies,
+                None if response is None else response.change(factors, names),
             )
         except ConflictError as conflict:
             for name in conflict.names:

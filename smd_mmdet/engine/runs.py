@@ -80,8 +80,7 @@ def optimizer_of(runner: Runner, hook: str) -> Optimizer:
         hook: Name of the hook that asks, for the message.
 
     Raises:
-        SettingError: If there are several optimizers, or one is SGD in a form that
-            the theory does not hold for.
+        SettingError: If there are several optimizers.
     """
     wrapper = runner.optim_wrapper
     # OptimWrapperDict is a subclass of OptimWrapper.
@@ -96,13 +95,6 @@ def optimizer_of(runner: Runner, hook: str) -> Optimizer:
             f'{hook}: optim_wrapper is a {type(wrapper).__name__}; the hook needs an '
             "OptimWrapper of MMEngine's, around a single optimizer"
         )
-    for group in wrapper.optimizer.param_groups:
-        for key, fix in (('nesterov', False), ('dampening', 0)):
-            if group.get(key):
-                raise SettingError(
-                    f'{hook}: optim_wrapper.optimizer.{key}={group[key]}: the theory '
-                    f'holds for SGD without it; set {key}={fix}'
-                )
     return wrapper.optimizer
 
 

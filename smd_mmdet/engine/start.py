@@ -19,9 +19,11 @@ from torch.optim import Optimizer
 from smd_mmdet.config.rescaling import StartSettings
 from smd_mmdet.monitor.readers import groups_of, settings_of
 from smd_mmdet.rescale import ConflictError, statistics_factors
+from smd_mmdet.theory import THEORIES
 
 from .phase import Measured, Phase, factor_to_equilibrium
 from .rescalable import Rescalable
+from .response import Response
 
 __all__ = ['EquilibriumStart', 'Verdict', 'above_epsilon']
 
@@ -91,8 +93,12 @@ class EquilibriumStart:
             return False
         return iteration - self._phase.started >= self.settings.measure
 
-    def end_phase(self) -> Verdict:
+    def end_phase(self, response: Response | None = None) -> Verdict:
         """Tell what the phase under way has shown.
+
+        Args:
+            response: How clipping answers to a rescaling; None where nothing is
+                clipped.
 
         Raises:
             RuntimeError: If there is none.
@@ -100,7 +106,7 @@ class EquilibriumStart:
         """
         if self._phase is None:
             raise RuntimeError('no measuring phase is under way')
-        return self._judge(self._phase.end(), self._phase.theory)
+        return self._judge(self._phase.end(), self._phase.theory, response)
 
     def go_on(self, iteration: int, settled: bool) -> None:
         """Begin the next phase, unless the one under way is the last.
@@ -148,7 +154,9 @@ class EquilibriumStart:
     def _new_phase(self, iteration: int) -> Phase:
         return Phase(self._optimizer, self._weights, self.settings.measure, iteration)
 
-    def _judge(self, measured: list[Measured], law: str) -> Verdict:
+    def _judge(
+        self, measured: list[Measured], law: str, response: Response | None
+    ) -> Verdict:
         if not measured:
             return Verdict({}, {}, settled=False)
         factors: dict[str, float] = {}
@@ -165,6 +173,9 @@ class EquilibriumStart:
                 left_alone[name] = found
             else:
                 factors[name] = found
+        known = THEORIES[law] if factors else None
+        if response is not None and known is not None and known.clips:
+            factors = response.settled(factors, known.exponent)
         near, limit = self.settings.tolerance, self.settings.max_factor
         settled = bool(factors) and all(abs(c - 1) <= near for c in factors.values())
         factors = {

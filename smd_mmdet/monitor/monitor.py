@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,12 +18,14 @@ from torch.utils.hooks import RemovableHandle
 from smd_mmdet._arguments import one_of, whole_number
 from smd_mmdet.stages import Change, StageTracker
 
+from .clipping import COLUMNS as CLIPPING
+from .clipping import Clipped, clip_samples, note
 from .filters import FilterMeans, filter_counts
 from .quantities import QUANTITIES, measure
 from .readers import ROW, Reader, reader_for
 from .rows import columns_of
 from .sharing import Share
-from .state import load_window, save_window
+from .state import fits, load_window, save_window
 from .weights import MeasuredWeights, NamedParams
 from .windows import Block, ClosedWindow, Moments, Window
 
@@ -70,6 +73,8 @@ class SphericalMotionMonitor:
         iteration: Number of the last step that was seen.
         warmup: Iterations of the warm-up where the schedule is known ahead; else a
             warm-up is seen where the rate rises at every iteration.
+        unclipped: Whether gradients are known not to be clipped in steps of which
+            :meth:`note_clipping` is told nothing. Else that is not known.
         fault: What made the monitor stop, or None.
 
     Raises:
@@ -114,10 +119,13 @@ class SphericalMotionMonitor:
         self.iteration = 0
         # Iterations of the warm-up, where the schedule is known.
         self.warmup = 0
+        self.unclipped = False
         self.fault: Exception | None = None
 
         params, layers = self._weights.params, len(self._weights)
         device, steps = params[0].device, min(window, BLOCK)
+        # Of the step to come; None if nobody has told.
+        self._noted: Clipped | None = None
         # The layers that this process reads: all, or its share of them.
         self._own, self._share = list(range(layers)), None
         if process_group is not None:
@@ -129,7 +137,7 @@ class SphericalMotionMonitor:
         self._stages = StageTracker()
         self._window = Window.starting_at(1, layers, stage=None)
         self._block = Block(steps, layers, ROW, device)
-        self._moments = Moments(len(QUANTITIES), layers, device)
+        self._moments = Moments(len(QUANTITIES) + len(CLIPPING), layers, device)
         self._filters: FilterMeans | None = None
         if granularity == 'filter':
             counts = filter_counts(zip(self.names, params, strict=True), by_filter)
@@ -234,6 +242,53 @@ class SphericalMotionMonitor:
             self._stages.load_state_dict(stage)
         self._begin_window(iteration + 1)
 
+    def note_clipping(
+        self,
+        total_norm: torch.Tensor | float,
+        max_norm: torch.Tensor | float,
+        norm_type: float = 2.0,
+    ) -> None:
+        """Tell by how much the gradients of the step to come have been clipped.
+
+        Where it is told before every step, the records have the share of clipped
+        steps, the mean clip coefficient, and how the applied gradient depends on the
+        norms. It waits for nothing. If AMP skips the step, what is told of the next
+        one takes its place.
+
+        Args:
+            total_norm: Norm of all gradients before, which
+                ``torch.nn.utils.clip_grad_norm_`` returns: a number, or a tensor of
+                one element.
+            max_norm: The largest norm that they may have.
+            norm_type: Which norm that is.
+
+        Raises:
+            ValueError: If ``total_norm`` is not one number.
+
+        Example:
+            >>> from torch.nn.utils import clip_grad_norm_
+            >>> weight = torch.nn.Parameter(torch.tensor([1.0, 0.0]))
+            >>> optimizer = torch.optim.SGD([weight], lr=0.1)
+            >>> with SphericalMotionMonitor(optimizer, {'conv': weight}) as monitor:
+            ...     weight.grad = torch.tensor([0.0, 4.0])
+            ...     norm = clip_grad_norm_([weight], max_norm=1.0)
+            ...     monitor.note_clipping(norm, max_norm=1.0)
+            ...     optimizer.step()
+            ...     rows = monitor.collect()
+            >>> float(rows['clipped_share'][0])
+            1.0
+            >>> f"{rows['clip_coefficient_mean'][0]:.4f}"
+            '0.2500'
+        """
+        self._noted = note(total_norm, max_norm, norm_type)
+
+    def _take_clipped(self) -> Clipped:
+        """What is known of the clipping of the step that was made; told once."""
+        noted, self._noted = self._noted, None
+        if noted is None:
+            noted = (1.0, 1.0) if self.unclipped else (math.nan, math.nan)
+        return noted
+
     def _new_reader(self) -> Reader:
         params, groups = self._weights.params, self._weights.groups
         return reader_for(self.optimizer)(
@@ -293,7 +348,13 @@ class SphericalMotionMonitor:
             # A fused optimizer under AMP decides on the device whether it steps.
             found_inf = getattr(self.optimizer, 'found_inf', None)
             has_grad = weights.have_grad()
-            self._block.add(self.iteration, weights.settings, has_grad, found_inf)
+            self._block.add(
+                self.iteration,
+                weights.settings,
+                has_grad,
+                found_inf,
+                self._take_clipped(),
+            )
             self._window.steps += 1
         last = len(self._block.iterations) - 1
         rows = self._block.rows[last] if share is None else share.rows
@@ -322,7 +383,9 @@ class SphericalMotionMonitor:
         block = self._block
         settings, valid = (values[:steps] for values in block.conditions())
         step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
-        self._moments.add(measure(step), valid)
+        clipped = block.clipped[:steps]
+        of_clipping = clip_samples(clipped, step.gg, step.gg * step.ww, valid)
+        self._moments.add(torch.cat([measure(step), of_clipping]), valid)
         self._window.take(block.settings[:steps], block.iterations[:steps])
         block.drop(steps)
 
@@ -414,12 +477,14 @@ class SphericalMotionMonitor:
         """Continue the window under way from :meth:`state_dict`.
 
         Raises:
-            ValueError: If the state is of other layers or another window size;
-                the monitor is unchanged then.
+            ValueError: If the state is of other layers or another window size, or of
+                a version that measured other quantities; the monitor is unchanged then.
         """
         same = tuple(state['names']) == self.names and state['window'] == self.window
         if not same or (state['filters'] is None) != (self._filters is None):
             raise ValueError('the saved window has other layers or another size')
+        if not fits(state, self._block, self._moments):
+            raise ValueError('the saved window is that of another version')
         self.start_at(state['iteration'], state['stages'])
         load_window(state, self._window, self._block, self._moments, self._filters)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import clipping
 from .filters import FilterMeans
 from .quantities import QUANTITIES
 from .readers import Reader
@@ -20,6 +21,7 @@ COLUMNS = (
     *('iter', 'count', 'layer', 'shape', 'lr', 'weight_decay', 'momentum', 'stage'),
     *(f'{quantity}_{name}' for quantity in QUANTITIES for name in STATISTICS),
     *('angular_update_eq', 'weight_norm_eq'),
+    *clipping.COLUMNS,
 )
 
 
@@ -54,7 +56,9 @@ def columns_of(
     """
     layers = len(weights)
     moments = np.array([window.moments.numpy() for window in windows])
-    moments = moments.reshape(len(windows), 5, len(QUANTITIES), layers)
+    # The quantities, and behind them what is kept of clipping.
+    kept = len(QUANTITIES) + len(clipping.COLUMNS)
+    moments = moments.reshape(len(windows), 5, kept, layers)
     settings = np.array([_mean_settings(window) for window in windows])
     lr, decay, momentum = settings.reshape(-1, 3).T
     shapes = np.empty(layers, dtype=object)
@@ -81,6 +85,12 @@ def columns_of(
             columns[f'{quantity}_{name}'] = moments[:, j, i].ravel()
     angle, norm = reader.equilibrium(lr, decay, momentum, columns)
     columns.update(angular_update_eq=angle, weight_norm_eq=norm)
+    of_clipping = moments[:, 1, len(QUANTITIES) :].swapaxes(0, 1)
+    columns |= clipping.columns_of(
+        of_clipping.reshape(len(clipping.COLUMNS), -1),
+        columns['count'],
+        columns['unit_grad_sq_mean'],
+    )
     if filters is not None:
         means = [closed.filter_means for closed in windows]
         columns |= filters.columns([one for one in means if one is not None])

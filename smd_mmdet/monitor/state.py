@@ -9,7 +9,7 @@ from torch import Tensor
 from .filters import FilterMeans
 from .windows import Block, Moments, Window
 
-__all__ = ['load_window', 'save_window']
+__all__ = ['fits', 'load_window', 'save_window']
 
 
 def save_window(
@@ -79,6 +79,25 @@ def load_window(
         tensor[: len(block)].copy_(saved['block'][name])
     if filters is not None:
         filters.load(saved['filters'])
+
+
+def fits(saved: dict[str, Any], block: Block, moments: Moments) -> bool:
+    """Whether a saved window holds the values that are measured now.
+
+    Args:
+        saved: What :func:`save_window` returned, perhaps of an earlier version.
+        block: What would take its steps.
+        moments: What would take its moments.
+
+    Returns:
+        Whether names and shapes are the same.
+    """
+    tensors = block.tensors()
+    return (
+        saved['moments'].shape == moments.values.shape
+        and saved['block'].keys() == tensors.keys()
+        and all(saved['block'][n].shape[1:] == t.shape[1:] for n, t in tensors.items())
+    )
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

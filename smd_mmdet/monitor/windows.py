@@ -7,6 +7,7 @@ the window is full, the moments are sent to the host as a :class:`ClosedWindow`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from smd_mmdet.stages import Stage
 
+from .clipping import Clipped
 from .transfers import Download, HostCopy, Upload
 
 __all__ = ['Block', 'ClosedWindow', 'Moments', 'Window']
@@ -36,6 +38,9 @@ class Block:
             on the host.
         settings: Learning rate, weight decay and momentum of each layer; shape
             (size, layers, 3), float64, on the host.
+        clipped: What the gradients of each step were multiplied by when they were
+            clipped, and the norm of all of them after it, NaN where that is not known;
+            shape (size, 2), float64, on the device.
         iterations: Number of each step in the block; as many as there are steps.
 
     Example:
@@ -62,6 +67,7 @@ class Block:
         self.taken = torch.zeros(size, dtype=torch.bool, device=device)
         self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
         self.settings = torch.zeros(size, layers, 3, dtype=double)
+        self.clipped = torch.full((size, 2), torch.nan, dtype=double, device=device)
         self.iterations: list[int] = []
         self._has_grad_upload = Upload((size, layers), torch.bool, device)
         self._settings_upload = Upload((size, layers, 3), double, device)
@@ -75,6 +81,7 @@ class Block:
         settings: Tensor,
         has_grad: Tensor,
         found_inf: Tensor | None,
+        clipped: Clipped = (math.nan, math.nan),
     ) -> None:
         """Add what is known of a step without reading the weights.
 
@@ -84,6 +91,7 @@ class Block:
             has_grad: Whether each layer takes part, shape (layers,), on the host.
             found_inf: For a fused optimizer under mixed precision, which decides on
                 the device whether it steps: not 0 if it does not. None if it does.
+            clipped: What :func:`.clipping.note` tells; NaN where nothing is known.
         """
         row = len(self.iterations)
         self.iterations.append(iteration)
@@ -93,6 +101,11 @@ class Block:
             self.taken[row].fill_(True)
         else:
             self.taken[row].copy_(found_inf.reshape(()) == 0)
+        for out, value in zip(self.clipped[row], clipped, strict=True):
+            if isinstance(value, Tensor):
+                out.copy_(value, non_blocking=True)
+            else:
+                out.fill_(value)
 
     def conditions(self) -> tuple[Tensor, Tensor]:
         """Send to the device under which conditions the steps were made.
@@ -113,7 +126,7 @@ class Block:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors whose first dimension is the steps, by name."""
-        names = ('rows', 'taken', 'has_grad', 'settings')
+        names = ('rows', 'taken', 'has_grad', 'settings', 'clipped')
         return {name: getattr(self, name) for name in names}
 
 

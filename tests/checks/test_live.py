@@ -85,3 +85,83 @@ def test_live_sees_a_gradient_that_decays_the_weight():
     columns = _newest(records_of(small_walk(1000, noise=0.01)), windows=4)
     columns['cosine_var'] = np.full(len(columns['iter']), 0.019**2)  # random rounding
     assert standing(columns).counts() == {IN_EQUILIBRIUM: 2}
+
+
+def _clipped_walk(steps: int, layers: int = 4, size: int = 256) -> dict:
+    """The last 200 steps under SGD whose gradients are clipped in every step.
+
+    The layers have equal shares of the norm, which is all of it, so p is 2.
+    """
+    lr, decay, momentum, rng = 0.05, 3e-3, 0.9, np.random.default_rng(0)
+    w = rng.standard_normal((layers, size))
+    w *= 3.0 / np.linalg.norm(w, axis=1, keepdims=True)
+    v, kept = np.zeros_like(w), []
+    for _ in range(steps):
+        norm = np.linalg.norm(w, axis=1, keepdims=True)
+        g = rng.standard_normal(w.shape)
+        g -= w * (g * w).sum(1, keepdims=True) / norm**2
+        g *= 0.1 / np.linalg.norm(g, axis=1, keepdims=True)
+        h = (g * g).sum(1) + 2 * momentum * (v * g).sum(1)
+        v = momentum * v + g + decay * w
+        u = w - lr * v
+        cosine = (u * w).sum(1) / (norm[:, 0] * np.linalg.norm(u, axis=1))
+        kept.append((norm[:, 0], h * norm[:, 0] ** 2, np.arccos(cosine)))
+        w = u
+    norm, h, angle = (
+        np.array(kept)[-200:].reshape(4, 50, 3, layers).transpose(2, 0, 1, 3)
+    )
+    known = dict(count=50, lr=lr, weight_decay=decay, momentum=momentum)
+    known |= dict(cosine_mean=0.0, cosine_var=0.0, unit_grad_sq_max=1.0)
+    known |= dict(clipping_power=2.0, clipped_share=1.0)
+    known |= dict(angular_update_eq=(2 * decay * lr / (1 + momentum)) ** 0.5)
+    columns = {name: np.full(4 * layers, value) for name, value in known.items()}
+    return columns | {
+        'iter': np.repeat(np.arange(50, 201, 50), layers),
+        'layer': np.tile(list('abcd'), 4),
+        'weight_norm_mean': norm.mean(1).ravel(),
+        'unit_h_mean': h.mean(1).ravel(),
+        'angular_update_mean': angle.mean(1).ravel(),
+        'angular_update_var': angle.var(1).ravel(),
+    }
+
+
+def test_clipped_gradients_take_the_norm_longer():
+    columns = _clipped_walk(200)
+    found = standing(columns)
+    assert found.clipped_share == 1.0
+    assert set(found.state) == {'approaching from above'}
+    later = standing(_clipped_walk(200 + int(found.iterations.max())))
+    # The last window is a mean over 50 iterations, and comes a little later.
+    np.testing.assert_allclose(later.angular_update_ratio, 0.9, atol=0.04)
+    del columns['clipping_power']  # an earlier version's: half of the time, too little
+    early = standing(_clipped_walk(200 + int(standing(columns).iterations.max())))
+    assert early.angular_update_ratio.max() < 0.84
+
+
+def test_adamw_has_a_way_there():
+    lr, decay, beta = 1e-3, 0.1, 0.9
+    # w*² = ηU(1+β₁)/(2λ(1−β₁)) of an update with U = 4. Decay takes λη in each step.
+    at_rest = lr * 4.0 * 1.9 / (2 * decay * 0.1)
+    row = dict(iter=100, count=100, lr=lr, weight_decay=decay, momentum=beta)
+    row |= dict(
+        cosine_mean=0.2, cosine_var=0.0, unit_grad_sq_max=1.0, update_sq_mean=4.0
+    )
+    row |= dict(angular_update_eq=1e-3, angular_update_var=0.0, unit_h_mean=np.nan)
+    row |= dict(clipping_power=2.0)  # does not change the law
+    columns = {name: np.full(2, value) for name, value in row.items()}
+    columns['layer'] = np.array(['a', 'b'])
+    columns['weight_norm_mean'] = at_rest**0.5 * np.array([1.0, 2.0])
+    columns['angular_update_mean'] = np.array([1e-3, 5e-4])
+    columns['cosine_mean'] = np.array([1e-4, 1e-4])
+    found = standing(columns, law='adamw')
+    assert found.state.tolist() == ['in equilibrium', 'approaching from above']
+    np.testing.assert_allclose(found.weight_norm_ratio, [1, 2], rtol=1e-3)
+    wait = np.log((4 - 1) / 0.2) / (-2 * np.log(1 - decay * lr))
+    np.testing.assert_allclose(found.iterations, [0, wait], rtol=1e-3)
+    # Records of a version that did not measure U: by the angle alone.
+    columns['update_sq_mean'] = np.full(2, np.nan)
+    found = standing(columns, law='adamw')
+    assert found.state.tolist() == ['in equilibrium', 'approaching from above']
+    assert np.isnan(found.iterations).all()
+    assert set(standing(columns | {'angular_update_eq': np.full(2, np.nan)},
+                        law='none').state) == {'no theory'}  # fmt: skip

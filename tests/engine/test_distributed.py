@@ -23,6 +23,7 @@ from processes import (
 from tiny import rows_of
 
 from smd_mmdet.monitor.quantities import QUANTITIES
+from smd_mmdet.records import read_records
 
 
 def same_rows(work_dir, expected):
@@ -68,6 +69,20 @@ def test_records_are_to_the_bit_those_of_the_first_process_alone(runs):
         counts.groupby(rows_of(runs / 'accumulated')['layer']).sum().tolist()
         == [15] * 2
     )
+
+
+def test_all_processes_rescale_alike_where_gradients_are_clipped(runs):
+    one, other = (torch.load(runs / 'rescaled' / f'rank{rank}.pt') for rank in (0, 1))
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+    told = read_records(runs / 'rescaled').metadata['rescaled']
+    assert [entry['cause'] for entry in told] == [
+        'start at equilibrium',
+        'learning rate',
+    ]
+    assert all(0 < entry['clipped_share'] <= 1 for entry in told)
+    assert told[1]['factor_max'] < 0.98 * 10**-0.25
+    assert rows_of(runs / 'accumulated')['clipped_share'].max() > 0
 
 
 def test_records_are_those_of_one_process_on_the_same_batches(runs):

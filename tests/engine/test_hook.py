@@ -126,16 +126,6 @@ def test_a_fault_of_the_monitor_is_logged_and_training_goes_on(tmp_path, monkeyp
             {},
             "'layers.0.wieght' matches no parameter; did you mean 'layers.0.weight'",
         ),
-        (
-            {},
-            {'optim_wrapper.optimizer.nesterov': True},
-            'optim_wrapper.optimizer.nesterov=True.*set nesterov=False',
-        ),
-        (
-            {},
-            {'optim_wrapper.optimizer.dampening': 0.1},
-            'optim_wrapper.optimizer.dampening=0.1.*set dampening=0',
-        ),
         ({}, {'model.norm': 'none'}, r'no weight to measure(.|\n)*norm_eval=False'),
     ],
 )

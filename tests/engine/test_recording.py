@@ -27,7 +27,7 @@ def test_resumed_training_gives_the_same_rows(tmp_path):
         got = rows_of(tmp_path / 'parts')
         for name in expected.columns:
             for a, b in zip(got[name], expected[name], strict=True):
-                assert np.array_equal(a, b), name
+                np.testing.assert_array_equal(a, b, err_msg=name)
         short.resume, short.load_from = False, None
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name])
@@ -98,7 +98,7 @@ def test_killed_in_mid_run_then_resumed(tmp_path):
     got = rows_of(tmp_path / 'run')
     for name in expected.columns:
         for a, b in zip(got[name], expected[name], strict=True):
-            assert np.array_equal(a, b), name
+            np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):

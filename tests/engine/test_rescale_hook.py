@@ -234,7 +234,6 @@ def test_wrong_settings_are_refused(settings, message):
     [
         ({'model.norm': 'none'}, 'no weight to rescale'),
         (dict(exclude=['nothing']), "'nothing' matches no parameter"),
-        ({'optim_wrapper.optimizer.nesterov': True}, 'SMDRescaleHook: .*nesterov=True'),
         (
             {
                 'optim_wrapper.optimizer': dict(
@@ -257,3 +256,115 @@ def test_runs_without_an_equilibrium_are_refused(tmp_path, changes, message):
     settings |= changes.pop('start', {})
     with pytest.raises(SettingError, match=message):
         train(rescaling(tmp_path, max_iters=2, **settings))
+
+
+@pytest.mark.parametrize('changes', [dict(nesterov=True), dict(dampening=0.5)])
+def test_nesterov_and_dampening_are_rescaled_as_sgd_is(tmp_path, changes):
+    changes = {
+        f'optim_wrapper.optimizer.{key}': value for key, value in changes.items()
+    }
+    config = rescaling(tmp_path, hook=dict(window=5), changes=changes)
+    _, before, after = witnessed(config)
+    assert all(c == pytest.approx(C) for c in ratios(before, after).values())
+    columns = dict(read_records(tmp_path).by_layer())[SCALE_INVARIANT[0]]
+    assert np.isfinite(columns['angular_update_eq']).all()
+    kind = 'nesterov' if 'nesterov' in str(changes) else 'sgd'
+    assert read_records(tmp_path).metadata['theory'] == kind
+
+
+# ------------------------------------------------------------------ clipped gradients
+
+
+def clipped(work_dir, max_norm, **settings):
+    config = rescaling(work_dir, **settings)
+    config.optim_wrapper.clip_grad = dict(max_norm=max_norm)
+    return config
+
+
+def ratios(before, after):
+    """By how much each weight was multiplied at the drop."""
+    (old,), (new,) = before.before[DROP], after.before[DROP]
+    named = dict(old.named_parameters())
+    return {
+        name: float((new.get_parameter(name).norm() / named[name].norm()).detach())
+        for name in SCALE_INVARIANT
+    }
+
+
+def test_weights_fall_further_where_every_step_is_clipped(tmp_path):
+    config = clipped(tmp_path, 1e-3, hook=dict(window=5))
+    runner, before, after = witnessed(config)
+    # Between 10^(−1/4) and 10^(−1/2): the head has gradients besides.
+    for c in ratios(before, after).values():
+        assert 10**-0.5 < c < 0.98 * C
+    (told,) = the_hook(runner).history
+    assert told['clipped_share'] == 1.0
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert '(learning rate divided by 10, 100% of the last steps clipped)' in log
+    assert read_records(tmp_path).metadata['rescaled'] == [told]
+
+
+def test_weights_fall_as_ever_where_no_step_is_clipped(tmp_path):
+    _, before, after = witnessed(clipped(tmp_path, 1e3))
+    for c in ratios(before, after).values():
+        assert c == pytest.approx(C, rel=1e-6)
+
+
+@pytest.mark.parametrize('saved_at', [DROP - 15, DROP])
+def test_a_resume_knows_what_was_clipped(tmp_path, saved_at):
+    def config(work_dir):
+        changes = {'default_hooks.checkpoint.interval': saved_at}
+        return clipped(work_dir, 0.8, changes=changes)
+
+    whole = everything(train(config(tmp_path / 'whole')))
+    checkpoint = tmp_path / 'whole' / f'iter_{saved_at}.pth'
+    resumed = train(config(tmp_path / 'resumed'), resume=checkpoint)
+    assert_equal(whole, everything(resumed))
+    assert 0 < the_hook(resumed).history[0]['clipped_share'] < 1
+
+
+@pytest.mark.parametrize(
+    ('clip_grad', 'why'),
+    [
+        (dict(type='value', clip_value=0.1), 'clip_grad.type=value'),
+        (dict(max_norm=0.1, norm_type='inf'), 'clip_grad.norm_type=inf'),
+    ],
+)
+def test_clipping_that_is_not_known_is_told(tmp_path, clip_grad, why):
+    config = clipped(tmp_path, 1.0)
+    config.optim_wrapper.clip_grad = clip_grad
+    runner, before, after = witnessed(config)
+    assert all(c == pytest.approx(C) for c in ratios(before, after).values())
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'not known by how much gradients are clipped ({why})' in log
+    assert not hasattr(runner.optim_wrapper.clip_func, 'listeners')
+
+
+def test_a_branch_off_a_plain_run_says_that_it_has_seen_no_step(tmp_path):
+    changes = {'default_hooks.checkpoint.interval': DROP}
+    plain = tiny_config(tmp_path / 'plain', max_iters=DROP, **changes)
+    plain.optim_wrapper.clip_grad = dict(max_norm=0.8)
+    train(plain)
+    checkpoint = tmp_path / 'plain' / f'iter_{DROP}.pth'
+    runner = train(clipped(tmp_path / 'branch', 0.8), resume=checkpoint)
+    assert the_hook(runner).history[0]['factor_min'] == pytest.approx(C)
+    log = next((tmp_path / 'branch').glob('*/*.log')).read_text()
+    assert 'no step was seen yet that tells how often gradients are clipped' in log
+
+
+def test_a_start_at_equilibrium_settles_under_clipping(tmp_path):
+    """In the phases after the first one there is little left to do."""
+    config = clipped(
+        tmp_path,
+        1e-2,
+        max_iters=160,
+        hook=dict(window=10),
+        changes={'param_scheduler': [WARMUP]},
+        at_lr_drops=False,
+        start_at_equilibrium=dict(measure=40, repeats=3, max_factor=100),
+    )
+    history = the_hook(train(config)).history
+    assert [entry['clipped_share'] for entry in history] == [1.0] * len(history)
+    moves = [max(one['factor_max'], 1 / one['factor_min']) for one in history]
+    assert moves[0] > 1.5
+    assert all(move < 1 + (moves[0] - 1) / 2 for move in moves[1:])

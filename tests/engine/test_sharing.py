@@ -44,3 +44,6 @@ def test_ranks_measure_together_what_one_measures_alone(tmp_path, world):
             for which in ('shared', 'single')
         )
         assert_equal_but_for_rounding(rows, expected, QUANTITIES)
+        clipped = rows['clipped_share']
+        assert 0 < np.nanmean(clipped) < 1  # a layer may take no step of a window
+        np.testing.assert_array_equal(clipped, expected['clipped_share'])

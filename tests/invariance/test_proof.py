@@ -87,6 +87,18 @@ def test_epsilon_is_reported_where_it_matters():
     assert 'ε' in proof.reason
 
 
+@pytest.mark.parametrize('square', [lambda y: y.pow(2), lambda y: y * y])
+def test_the_epsilon_of_a_norm_written_by_hand_is_no_refutation(square):
+    torch.manual_seed(0)
+    model = connected(
+        lambda m, x: (
+            lambda y: y * torch.rsqrt(square(y).mean(1, keepdim=True) + 1e-3)
+        )(m.a(x))
+    )
+    proof = verify_scale_invariance(model, squares(images(size=8)), ['a.weight'])
+    assert proof['a.weight'].verdict
+
+
 def test_biases_of_zero_do_not_deceive():
     """With a bias of exactly 0 the loss is invariant, but only at this point."""
     torch.manual_seed(0)

@@ -58,17 +58,21 @@ def test_no_step_waits_for_the_device(
     monitor = SphericalMotionMonitor(
         optimizer, weights_of(net), window=7, granularity=granularity
     )
+    seen = []
     for step in range(120):
         no_synchronization(step > 0)
         optimizer.param_groups[0]['lr'] = 1e-3 * (min(step, 20) + 1) / (1 + step // 60)
         optimizer.zero_grad(set_to_none=True)
         net(images).square().mean().backward()
+        norm = nn.utils.clip_grad_norm_(net.parameters(), 1e-9)
+        monitor.note_clipping(norm, 1e-9)
         optimizer.step()
-        monitor.collect(wait=False)
+        seen.append(monitor.collect(wait=False))
     no_synchronization(False)
     assert monitor.fault is None
     monitor.end_window()
-    monitor.collect()
+    seen.append(monitor.collect())
+    assert {share for rows in seen for share in rows['clipped_share']} == {1.0}
     assert monitor.iteration == 120
 
 

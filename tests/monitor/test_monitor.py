@@ -56,27 +56,6 @@ def test_sgd_matches_float64_recomputation(options, window):
             assert_window_equals(rows, truth, layer, last, steps, 2e-5, quantities)
 
 
-def test_accumulated_and_clipped_gradients_count_once_per_step():
-    net = small_net()
-    params = weights_of(net)
-    optimizer = torch.optim.SGD(
-        net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3
-    )
-    truth = Truth(optimizer, params)
-    monitor = SphericalMotionMonitor(optimizer, params, window=4)
-    norms = []
-    for step in range(12):
-        backward(net, step, scale=1 / 3)
-        if step % 3 == 2:
-            norms.append(nn.utils.clip_grad_norm_(net.parameters(), 0.05))
-            optimizer.step()
-            optimizer.zero_grad()
-    rows = monitor.collect()
-    assert max(norms) > 0.05, 'clipping had nothing to do'
-    for layer in params:
-        assert_window_equals(rows, truth, layer, 4, slice(0, 4), 2e-5)
-
-
 def test_bfloat16_autocast():
     net = small_net()
     params = weights_of(net)

@@ -33,6 +33,7 @@ def test_a_saved_monitor_continues_with_the_same_rows(cut):
             optimizer.param_groups[0]['lr'] = rate
             optimizer.zero_grad()
             backward(net, step)
+            monitor.note_clipping(torch.tensor(1.0 + step % 3), max_norm=1.5)
             optimizer.step()
         monitor.end_window()
         return [*parts, monitor.collect()]
