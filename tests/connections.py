@@ -259,14 +259,6 @@ CASES = {
         ),
         {'a.weight'},
     ),
-    'root mean square of a product': (
-        lambda: connected(
-            lambda m, x: (
-                lambda y: y * torch.rsqrt((y * y).mean(1, keepdim=True) + 1e-6)
-            )(m.a(x))
-        ),
-        {'a.weight'},
-    ),
     'normalized vectors': (
         lambda: connected(lambda m, x: F.normalize(m.a(x), dim=1) * 20),
         {'a.weight'},
