@@ -40,7 +40,7 @@ from typing import NoReturn
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'smd_mmdet'
 # setuptools 81 dropped the pkg_resources that mmcv's setup.py imports.
 BUILD_TOOLS = ('setuptools>=77,<81', 'wheel', 'ninja')
-MEMORY_OF_A_JOB = 2e9
+MEMORY_OF_A_JOB = 2.5e9
 FEWEST_UNITS = 4
 MOST_UNITS = 16
 

@@ -12,12 +12,12 @@ before torch is loaded.
 
 import argparse
 import os
-import sys
+import shlex
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ['Choice', 'choose', 'cores_allowed', 'set_threads']
+__all__ = ['Choice', 'choose', 'cores_allowed', 'settings']
 
 # How long the machine is watched; the kernel counts in hundredths of a second.
 WATCHED = 0.5
@@ -38,7 +38,7 @@ class Choice:
         self.threads = threads
         self.reason = reason
 
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """The variables that make torch, OpenMP and MKL compute with it."""
         count = str(self.threads)
         return {'OMP_NUM_THREADS': count, 'MKL_NUM_THREADS': count, **PASSIVE}
@@ -47,23 +47,26 @@ class Choice:
         return f'threads: {self.threads} ({self.reason}); OMP_NUM_THREADS sets another'
 
 
-def set_threads(env: MutableMapping[str, str], processes: int = 1) -> Choice | None:
-    """Choose the number of threads and set it; before torch is imported.
+def settings(
+    env: Mapping[str, str],
+    processes: int = 1,
+    tell: Callable[[str], object] = print,
+) -> dict[str, str]:
+    """The variables to set before torch is imported, such as ``OMP_NUM_THREADS``.
 
     Args:
-        env: The environment to set it in, such as ``os.environ``.
+        env: The environment as it is; what it sets already stays.
         processes: How many processes of the run share this machine.
+        tell: Is given one line on what was chosen.
 
     Returns:
-        What was chosen; None where the user has set ``OMP_NUM_THREADS``.
+        Values by name; none where the user has set ``OMP_NUM_THREADS``.
     """
     if env.get('OMP_NUM_THREADS'):
-        return None
+        return {}
     choice = choose(processes)
-    for name, value in choice.environment().items():
-        if not env.get(name):
-            env[name] = value
-    return choice
+    tell(str(choice))
+    return {name: env.get(name) or value for name, value in choice.variables().items()}
 
 
 def choose(
@@ -192,15 +195,20 @@ def _read(path: Path) -> str:
 
 
 def main() -> None:
-    """Print the variables of the choice as lines of a shell."""
+    """Print what a shell has to evaluate to have the settings."""
     parser = argparse.ArgumentParser(description='Chooses the number of threads.')
     parser.add_argument('--processes', type=int, default=1)
-    chosen = dict(os.environ)
-    choice = set_threads(chosen, max(1, parser.parse_args().processes))
-    if choice is not None:
-        print(choice, file=sys.stderr)
-        for name in choice.environment():
-            print(f'export {name}={chosen[name]}')
+    parser.add_argument('--cores', action='store_true', help='print the cores allowed')
+    args = parser.parse_args()
+    if args.cores:
+        print(max(1, int(cores_allowed())))
+        return
+
+    def tell(line: str) -> None:
+        print(f'echo {shlex.quote(line)}')
+
+    for name, value in settings(os.environ, max(1, args.processes), tell).items():
+        print(f'export {name}={value}')
 
 
 if __name__ == '__main__':
