@@ -181,7 +181,7 @@ def adopt(python: Path, tests: bool) -> None:
 
 
 def suited(name: str, installed: str) -> str:
-    """What to ask pip for; pyarrow does not say that it needs NumPy 2 since 26."""
+    """What to ask pip for: pyarrow 26 needs NumPy 2 and does not tell pip so."""
     old = re.search(r'^numpy==1\.', installed, re.MULTILINE)
     return 'pyarrow<26' if name == 'pyarrow' and old else name
 
@@ -211,9 +211,10 @@ def torch_spec() -> str:
 
 def state(tests: bool) -> str:
     """What .venv is made from. A checkout that was moved counts as changed."""
-    files = [*sorted(REQUIREMENTS.glob('*.txt')), ROOT / 'setup.py']
+    files = [REQUIREMENTS / f'{name}.txt' for name in ('build', 'runtime', 'stack')]
+    files += [REQUIREMENTS / 'tests.txt'] if tests else []
+    files += [ROOT / 'setup.py', ROOT / 'pyproject.toml']
     parts = [str(ROOT), torch_spec(), *(file.read_text() for file in files)]
-    parts.append((ROOT / 'pyproject.toml').read_text())
     digest = hashlib.sha256('\n'.join(parts).encode()).hexdigest()
     return f'{digest} tests' if tests else digest
 

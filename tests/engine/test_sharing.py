@@ -39,7 +39,7 @@ def test_ranks_measure_together_what_one_measures_alone(tmp_path, world):
     scaled = ('scaled',) if TORCH >= (2, 4) else ()
     on_ranks(world, tmp_path, *PLAIN, *scaled, program='torch_ranks.py')
     files = sorted(tmp_path.glob('*.npz'))
-    assert len(files) == 4 + 2 * len(scaled)
+    assert len(files) == 6
     for file in files:
         both = np.load(file)
         rows, expected = (

@@ -7,6 +7,7 @@ Triton is installed (`pip install triton`, a gigabyte, and not needed otherwise)
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -279,7 +280,8 @@ compile(programs.row_sums, sums, column_stride=1, BLOCK=256)
 
 
 @pytest.mark.skipif(
-    not has_triton_compiler(), reason='Triton is missing or older than 3'
+    find_spec('triton') is None or find_spec('triton.backends') is None,
+    reason='Triton is missing, or older than 2.2',
 )
 def test_triton_compiles_the_programs():
     """For a GPU that need not be there: vector loads, no atomics."""
