@@ -2,8 +2,9 @@
 """Finds or makes a Python that runs smd_mmdet, and prints its path.
 
     bash tools/setup_env.sh [--tests]
+    bash tools/setup_env.sh --how-long
 
---tests adds what the tests need. It takes the first of these that there is:
+--how-long does nothing but print about how many minutes it will take. --tests adds what the tests need. It takes the first of these that there is:
 
 1. the Python that SMD_PYTHON names;
 2. the active virtual or conda environment, if it imports mmdet and mmcv.ops;
@@ -262,6 +263,20 @@ def base_python(version=version_of) -> str:
     )
 
 
+def has_wheel(tag: str) -> bool:
+    """Whether mmcv is in the cache, for some torch and a Python such as cp311."""
+    name = f'mmcv-{pinned("mmcv")}-torch-*-{tag}-{platform.machine()}-*/*.whl'
+    return any((CACHE / 'wheels').glob(name))
+
+
+def minutes() -> int:
+    """About how long a set-up takes from here, on two cores that are free."""
+    given = os.environ.get('SMD_PYTHON') or os.environ.get('VIRTUAL_ENV')
+    if given or os.environ.get('CONDA_PREFIX') or ready(tests=False):
+        return 0
+    return 2 if has_wheel('cp3*') else 4
+
+
 def make_venv() -> None:
     base = base_python()
     minor = version_of(base)[1]
@@ -271,8 +286,7 @@ def make_venv() -> None:
             f'{base} cannot make virtual environments (Debian: python3.{minor}-venv)'
         )
     # That a compiler is missing is better said now than after a long download.
-    wheels = f'mmcv-{pinned("mmcv")}-torch-*-cp3{minor}-{platform.machine()}-*/*.whl'
-    if not any((CACHE / 'wheels').glob(wheels)):
+    if not has_wheel(f'cp3{minor}'):
         build_mmcv.compiler('c++17')
         code = (
             'import json, sysconfig; print(json.dumps(sysconfig.get_path("include")))'
@@ -377,10 +391,14 @@ def works(python: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('--tests', action='store_true')
+    parser.add_argument('--how-long', action='store_true')
     args, unknown = parser.parse_known_args()
     with one_line_errors():
         if unknown:
             raise Failure('usage: setup_env.sh [--tests]')
+        if args.how_long:
+            print(minutes())
+            return
         python = chosen_environment()
         if python is not None:
             adopt(python, args.tests)

@@ -60,10 +60,11 @@ def settings(
         tell: Is given one line on what was chosen.
 
     Returns:
-        Values by name; none where the user has set ``OMP_NUM_THREADS``.
+        Values by name. Where the user has set ``OMP_NUM_THREADS`` nothing is chosen;
+        MKL takes that number too, and MMEngine, if told so, does not warn.
     """
-    if env.get('OMP_NUM_THREADS'):
-        return {}
+    if given := env.get('OMP_NUM_THREADS'):
+        return {} if env.get('MKL_NUM_THREADS') else {'MKL_NUM_THREADS': given}
     choice = choose(processes)
     tell(str(choice))
     return {name: env.get(name) or value for name, value in choice.variables().items()}

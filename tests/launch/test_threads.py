@@ -125,7 +125,9 @@ def test_what_the_user_has_set_stays(monkeypatch):
         raise AssertionError('the machine was looked at')
 
     monkeypatch.setattr(threads, 'choose', never)
-    assert threads.settings({'OMP_NUM_THREADS': '3'}, tell=never) == {}
+    env = {'OMP_NUM_THREADS': '3'}
+    assert threads.settings(env, tell=never) == {'MKL_NUM_THREADS': '3'}
+    assert threads.settings({**env, 'MKL_NUM_THREADS': '2'}, tell=never) == {}
     told = []
     monkeypatch.setattr(threads, 'choose', lambda _: threads.Choice(2, '2 cores'))
     found = threads.settings({'OMP_WAIT_POLICY': 'ACTIVE'}, tell=told.append)
