@@ -4,7 +4,8 @@
     bash tools/setup_env.sh [--tests]
     bash tools/setup_env.sh --how-long
 
---how-long does nothing but print about how many minutes it will take. --tests adds what the tests need. It takes the first of these that there is:
+--tests adds what the tests need. --how-long does nothing but print about how many
+minutes it will take. It takes the first of these that there is:
 
 1. the Python that SMD_PYTHON names;
 2. the active virtual or conda environment, if it imports mmdet and mmcv.ops;
