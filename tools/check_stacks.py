@@ -295,7 +295,9 @@ def write_page(folder: Path, page: Path = PAGE) -> bool:
 
 
 def table(found: dict) -> list[str]:
-    columns = list(next(iter(found.values()))[0]['versions']) if found else []
+    if not found:
+        return []
+    columns = list(next(iter(found.values()))[0]['versions'])
     counts = ['passed', 'failed', 'skipped']
     rows = [['stack', *columns, *counts, 'run on'], ['---'] * (len(columns) + 5)]
     for name, (about, results) in found.items():

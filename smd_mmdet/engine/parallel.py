@@ -106,7 +106,7 @@ def ddp_group(model: nn.Module) -> dist.ProcessGroup | None:
     if group is None or world == 1 or dist.get_world_size(group) != world:
         return None
     if dist.get_backend(group) == 'gloo':
-        # Of type Any, because torch 2.14 says that it may be no group: never one of all.
+        # Any, because torch 2.14 says that it may be no group; one of all ranks is one.
         everyone: Any = dist.new_group()
         return everyone
     # Two NCCL groups must not work at the same time, and each takes memory of the
