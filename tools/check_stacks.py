@@ -215,6 +215,9 @@ def test(name: str, python: Path, folder: Path, again: bool) -> None:
         '--dist',
         'loadfile',
         '--no-loadscope-reorder',
+        # A test that hangs fails, and the others go on.
+        *('-o', 'faulthandler_timeout=1200'),
+        *('-o', 'faulthandler_exit_on_timeout=true'),
         *stack_arguments(name),
     ]
     try:
