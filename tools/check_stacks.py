@@ -87,8 +87,8 @@ def stacks() -> dict[str, Stack]:
 # Why a test fails on a stack and nothing is to be done: patterns of names of tests.
 EXPLAINED: dict[str, dict[str, str]] = {
     'fork': {
-        r'test_checkpoint_that_runs_code_is_refused$': 'MMEngine of the fork warns of a '
-        'checkpoint that torch refuses as unsafe, and loads it all the same',
+        r'test_checkpoint_that_runs_code_is_refused$': "the fork's MMEngine warns of "
+        'a checkpoint that torch refuses as unsafe, and loads it all the same',
     },
 }
 
