@@ -9,6 +9,7 @@ import pytest
 import torch
 from rescaling import conv, frozen, images, prepare
 from torch import nn
+from versions import needs_torch
 
 from smd_mmdet.rescale import rescale_
 
@@ -164,6 +165,7 @@ def test_an_optimizer_with_unknown_state_is_refused():
         rescale_(model, optimizer, ['0.weight'], 0.5, inputs=images())
 
 
+@needs_torch(2, 5, 'Adafactor')
 def test_a_state_that_is_not_of_the_weights_shape_is_refused():
     """Adafactor keeps rows and columns of the second moment."""
     model = prepare(nn.Sequential(conv(), nn.BatchNorm2d(6)))

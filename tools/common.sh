@@ -34,7 +34,7 @@ check_number() {
 # launch_processes SCRIPT GPUS ARG...: runs a script of this folder in so many processes,
 # by torchrun. NNODES, NODE_RANK, MASTER_ADDR and PORT are as in MMDetection.
 launch_processes() {
-    local script=$1 processes=$2 python cores where
+    local script=$1 processes=$2 python where
     shift 2
     check_number GPUS "$processes"
     python=$(pick_python) || exit
@@ -53,11 +53,9 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
                 die "port ${PORT:-29500} is taken or not a port: set PORT to a free one"
         fi
     fi
-    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-    # The processes share the cores. Without this, each would start a thread on every one.
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
-    export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    # The processes share the cores. Without this, each would start a thread on every one.
+    eval "$("$python" -m smd_mmdet.launch.threads --processes "$processes")"
     exec "$python" -W ignore "$root/tools/processes.py" "${where[@]}" \
         --nproc-per-node="$processes" "$root/tools/$script" "$@" --launcher pytorch
 }

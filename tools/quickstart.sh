@@ -15,6 +15,7 @@ data=data/shapes
 data_options=(--train 500 --val 60)
 config=configs/shapes/mask-rcnn_r18_fpn_shapes.py
 run=work_dirs/quickstart
+training_minutes=5
 
 force=
 case "$*" in
@@ -31,6 +32,19 @@ phase() {
 
 phase_done() { say "== $1: $((SECONDS - phase_began)) s"; }
 
+made=$(cat "$data/made" 2>/dev/null || true)
+minutes=$(bash tools/setup_env.sh --how-long)
+what="environment $minutes min"
+if [[ $made != "${data_options[*]}" ]]; then
+    what+=', data a quarter'
+fi
+if [[ -n $force || ! -e $run/finished ]]; then
+    what+=", training and validation $training_minutes"
+    minutes=$((minutes + training_minutes))
+fi
+say "This takes about $((minutes + 1)) minutes on two cores that are free ($what)." \
+    'Interrupted, it goes on the next time.'
+
 phase '1 of 4: environment'
 SMD_PYTHON=$(bash tools/setup_env.sh)
 export SMD_PYTHON
@@ -45,8 +59,8 @@ fi
 phase_done environment
 
 phase "2 of 4: data in $data"
-# This file is written last: where drawing was interrupted, it is missing.
-if [[ "$(cat "$data/made" 2>/dev/null)" == "${data_options[*]}" ]]; then
+# $data/made is written last: where drawing was interrupted, it is missing.
+if [[ $made == "${data_options[*]}" ]]; then
     say 'already there'
 else
     "$SMD_PYTHON" -m smd_mmdet.cli shapes "$data" "${data_options[@]}"

@@ -2,10 +2,16 @@
 """Test a detector; takes the arguments of MMDetection's own test.py."""
 
 import copy
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from smd_mmdet.launch import threads
+
+if __name__ == '__main__':  # before torch is imported, which reads it then
+    os.environ.update(threads.settings(os.environ))
 
 from mmengine.config import ConfigDict
 

@@ -1,10 +1,16 @@
 #!/usr/bin/env python
 """Train a detector; takes the arguments of MMDetection's own train.py."""
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from smd_mmdet.launch import threads
+
+if __name__ == '__main__':  # before torch is imported, which reads it then
+    os.environ.update(threads.settings(os.environ))
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.load import load_config

@@ -9,7 +9,7 @@ one process refuses is refused in all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mmengine.dist import (
     broadcast_object_list,
@@ -106,7 +106,9 @@ def ddp_group(model: nn.Module) -> dist.ProcessGroup | None:
     if group is None or world == 1 or dist.get_world_size(group) != world:
         return None
     if dist.get_backend(group) == 'gloo':
-        return dist.new_group()
+        # Any, because torch 2.14 says that it may be no group; one of all ranks is one.
+        everyone: Any = dist.new_group()
+        return everyone
     # Two NCCL groups must not work at the same time, and each takes memory of the
     # GPU. In DDP's own the exchange comes after a step's gradients, on all ranks.
     return group

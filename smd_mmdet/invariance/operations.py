@@ -1,7 +1,11 @@
 """The operations of autograd by name, and what a node of its graph tells of itself."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from .degrees import Shape
 
@@ -22,6 +26,7 @@ __all__ = [
     'input_shapes',
     'is_batch_norm_operation',
     'keeps_channels',
+    'note_shapes',
     'one_per_channel',
     'operation_of',
     'output_shape',
@@ -144,13 +149,71 @@ def saved_attribute(node: Node, name: str) -> Any:
 
 def output_shape(node: Node, output: int = 0) -> Shape | None:
     """Shape of one of a node's outputs in the forward pass, None if it is unknown."""
-    metadata = getattr(node, '_input_metadata', None)
+    if not hasattr(node, '_input_metadata'):
+        shapes = node.metadata.get(_SHAPES, ())
+        return shapes[output] if output < len(shapes) else None
+    metadata = node._input_metadata
     if not metadata or output >= len(metadata):
         return None
     try:
         return tuple(metadata[output].shape)
     except (RuntimeError, TypeError):
         return None
+
+
+_SHAPES = 'smd_mmdet: shapes of the outputs'
+
+
+def note_shapes(outputs: Sequence[Tensor]) -> None:
+    """Let nodes of torch 2.1 tell :func:`output_shape` what newer ones do themselves.
+
+    A gradient has the shape of what it belongs to: one backward pass shows all of
+    them, and accumulates nothing. Where it fails, the shapes that it did not come to
+    stay unknown.
+
+    Args:
+        outputs: What the graph leads to.
+    """
+    ends = [output for output in outputs if output.grad_fn is not None]
+    if not ends or hasattr(ends[0].grad_fn, '_input_metadata'):
+        return
+    leaves, hooks = [], []
+    for node in _nodes([output.grad_fn for output in ends]):
+        if hasattr(node, 'variable'):
+            leaves.append(node.variable)
+            node.metadata[_SHAPES] = [tuple(node.variable.shape)]
+        else:
+            hooks.append(node.register_prehook(_note_shapes_of(node)))
+    ones = [torch.ones_like(output) for output in ends]
+    try:
+        torch.autograd.grad(ends, leaves, ones, retain_graph=True, allow_unused=True)
+    except Exception:  # whatever a foreign backward raises
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _note_shapes_of(node: Node) -> Callable[[Sequence[Tensor | None]], None]:
+    known = node.metadata
+
+    def note(gradients: Sequence[Tensor | None]) -> None:
+        known[_SHAPES] = [None if g is None else tuple(g.shape) for g in gradients]
+
+    return note
+
+
+def _nodes(roots: Sequence[Node]) -> Iterator[Node]:
+    """All nodes that these come from, each once."""
+    found = set(roots)
+    stack = list(found)
+    while stack:
+        node = stack.pop()
+        yield node
+        for child, _ in node.next_functions:
+            if child is not None and child not in found:
+                found.add(child)
+                stack.append(child)
 
 
 def input_shapes(node: Node) -> list[Shape | None]:

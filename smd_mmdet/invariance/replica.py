@@ -9,13 +9,15 @@ keep a weak reference, and compiled functions.
 import collections
 import contextlib
 import copy
+import copyreg
 import dis
 import functools
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .state import CONTAINERS, children_of, contents
@@ -55,11 +57,35 @@ def copied(model: nn.Module) -> nn.Module:
         for value in module.__dict__.values():
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 memo[id(value)] = value.detach().clone()
-    replica = copy.deepcopy(model, memo)
-    for parameter in replica.parameters():
-        parameter.grad = None
-    _Rebinding(memo).run()
+    with _generators_can_be_copied():
+        replica = copy.deepcopy(model, memo)
+        for parameter in replica.parameters():
+            parameter.grad = None
+        _Rebinding(memo).run()
     return replica
+
+
+@contextlib.contextmanager
+def _generators_can_be_copied() -> Iterator[None]:
+    """Let ``copy.deepcopy`` copy random generators, which torch 2.1 cannot itself."""
+    if '__reduce__' in vars(torch.Generator):
+        yield
+        return
+    copyreg.pickle(torch.Generator, _parts_of_a_generator)
+    try:
+        yield
+    finally:
+        copyreg.dispatch_table.pop(torch.Generator, None)
+
+
+def _parts_of_a_generator(generator: torch.Generator) -> tuple:
+    return _generator, (generator.device, generator.get_state())
+
+
+def _generator(device: torch.device, state: Tensor) -> torch.Generator:
+    generator = torch.Generator(device)
+    generator.set_state(state)
+    return generator
 
 
 class _Rebinding:

@@ -67,6 +67,7 @@ from .operations import (
     Node,
     input_shapes,
     is_batch_norm_operation,
+    note_shapes,
     operation_of,
 )
 from .owners import Owners
@@ -99,6 +100,7 @@ class Walk:
 
     def run(self, outputs: Sequence[Tensor]) -> None:
         """Walk from the parameters to the outputs, which the loss is made of."""
+        note_shapes(outputs)
         for output in outputs:
             if output.grad_fn is None:
                 if id(output) in self._parameters:

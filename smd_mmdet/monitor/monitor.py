@@ -21,6 +21,7 @@ from smd_mmdet.stages import Change, StageTracker
 from .clipping import COLUMNS as CLIPPING
 from .clipping import Clipped, clip_samples, note
 from .filters import FilterMeans, filter_counts
+from .hooks import keep_step_hooks
 from .quantities import QUANTITIES, measure
 from .readers import ROW, Reader, reader_for
 from .rows import columns_of
@@ -175,6 +176,7 @@ class SphericalMotionMonitor:
         """Measure from the next step on; the constructor does it."""
         self.detach()
         self._measuring = True
+        keep_step_hooks(self.optimizer)
         # A compiled step calls them as they are: to trace them would compile anew at
         # every change of a setting. The optimizer has imported the compiler already.
         untraced = torch.compiler.disable

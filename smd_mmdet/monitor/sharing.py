@@ -160,12 +160,17 @@ class Share:
 # Module, class, and what it is called. Nothing can be of a class whose module was
 # never imported, so none of them is imported here.
 _SHARDING = (
-    ('torch.distributed.tensor', 'DTensor', 'fully_shard (DTensor parameters)'),
+    *(
+        (module, 'DTensor', 'fully_shard (DTensor parameters)')
+        for module in ('torch.distributed.tensor', 'torch.distributed._tensor')
+    ),
     ('torch.distributed.fsdp', 'FullyShardedDataParallel', 'FullyShardedDataParallel'),
-    (
-        'torch.distributed.fsdp._flat_param',
-        'FlatParameter',
-        'FullyShardedDataParallel',
+    *(
+        (module, 'FlatParameter', 'FullyShardedDataParallel')
+        for module in (
+            'torch.distributed.fsdp._flat_param',
+            'torch.distributed.fsdp.flat_param',  # torch 2.1
+        )
     ),
     (
         'torch.distributed.optim.zero_redundancy_optimizer',

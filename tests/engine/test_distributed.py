@@ -21,6 +21,7 @@ from processes import (
     on_ranks,
 )
 from tiny import rows_of
+from versions import load
 
 from smd_mmdet.monitor.quantities import QUANTITIES
 from smd_mmdet.records import read_records
@@ -167,7 +168,7 @@ def test_checkpoints_by_epoch_carry_the_window_under_way(runs):
     same_rows(runs / 'epochs_resumed', runs / 'epochs')
     same_weights(runs / 'epochs_resumed', runs / 'epochs')
     [best] = (runs / 'epochs').glob('best_score_*.pth')
-    state = torch.load(best, weights_only=True)['smd_monitor']
+    state = load(best)['smd_monitor']
     assert best.stem == 'best_score_epoch_2' and state['iteration'] == 8
 
 

@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from rescaled import rescaling
 from tiny import log_of, rows_of, tiny_config, train, weights
+from versions import load
 
 from smd_mmdet.engine import hook as smd_hook
 from smd_mmdet.engine import layers, rescalable, rescale_hook
@@ -106,7 +107,7 @@ def test_what_is_wrong_with_a_checkpoint_of_ours_leaves_the_resume_as_it_is(
 ):
     path = tmp_path / 'iter_25.pth'
     train(tiny_config(tmp_path, 25, dict(window=7)))
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = load(path)
     checkpoint['smd_monitor'] = checkpoint['smd_rescale'] = saved
     torch.save(checkpoint, path)
     config = tiny_config(tmp_path, ITERATIONS, dict(window=7), resume=True)

@@ -10,6 +10,7 @@ from tiny import (
     train,
     weights,
 )
+from versions import load
 
 
 def test_a_checkpoint_that_undoes_the_decay_asked_for_is_told(tmp_path):
@@ -58,7 +59,7 @@ def test_groups_that_differ_in_a_setting_stay_apart_in_the_checkpoint(tmp_path):
     changes = {'optim_wrapper.paramwise_cfg': paramwise_cfg}
     config = tiny_config(tmp_path, hook=dict(window=10), **changes)
     train(config)
-    saved = torch.load(tmp_path / 'iter_25.pth', weights_only=True)
+    saved = load(tmp_path / 'iter_25.pth')
     decays = [group['weight_decay'] for group in saved['optimizer']['param_groups']]
     assert sorted(decays) == [5e-3, 1e-2]
     config.resume, config.load_from = True, str(tmp_path / 'iter_25.pth')

@@ -22,6 +22,7 @@ from tiny import (
     weights,
 )
 from torch._dynamo.utils import counters
+from versions import needs_torch
 
 from smd_mmdet.engine import SettingError, SMDHook
 from smd_mmdet.records import read_records
@@ -255,6 +256,7 @@ def test_a_run_within_a_run_takes_the_folder_over(tmp_path):
     assert sorted(set(rows_of(tmp_path)['iter'])) == [5, 9, 14, 19, 20]
 
 
+@needs_torch(2, 2, 'compiler that takes a step with momentum')
 def test_a_compiled_run_compiles_no_more_with_the_hook(tmp_path):
     def compiled(name, hook):
         torch._dynamo.reset()

@@ -7,6 +7,7 @@ import ranks
 import tiny
 import torch
 from torch import distributed as dist
+from versions import needs_torch
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.engine import SettingError
@@ -43,7 +44,17 @@ def with_flat_parameters(net):
     return torch.optim.SGD(net.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize('make', [with_zero, with_fully_shard, with_flat_parameters])
+needs_fully_shard = needs_torch(2, 6, 'public fully_shard')
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        with_zero,
+        pytest.param(with_fully_shard, marks=needs_fully_shard),
+        with_flat_parameters,
+    ],
+)
 def test_the_monitor_refuses_shards(one_process, make):
     net = torch.nn.Linear(4, 4)
     optimizer = make(net)
@@ -96,6 +107,7 @@ def test_the_hook_refuses_sharded_runs(
         ranks.train(config)
 
 
+@needs_fully_shard
 def test_fully_shard_and_strategies_are_refused_by_name(one_process):
     from mmengine._strategy import DeepSpeedStrategy
 

@@ -1,7 +1,6 @@
 """Start at equilibrium: phases of measuring, and what they do to a run."""
 
 import pytest
-import torch
 from mmengine.hooks import Hook
 from rescaled import (
     Late,
@@ -16,6 +15,7 @@ from rescaled import (
     witnessed,
 )
 from tiny import SCALE_INVARIANT, log_of
+from versions import load
 
 from smd_mmdet import theory
 from smd_mmdet.records import read_records
@@ -66,7 +66,7 @@ def test_a_phase_that_fails_ends_neither_checkpoints_nor_drops(tmp_path):
     assert 'layers are not put at equilibrium: broken' in log
     assert 'rescaling stopped' not in log
     assert [entry['cause'] for entry in the_hook(runner).history] == ['learning rate']
-    saved = torch.load(tmp_path / 'iter_20.pth', weights_only=True)
+    saved = load(tmp_path / 'iter_20.pth')
     assert saved['smd_rescale']['start']['monitor'] is None
 
 

@@ -14,6 +14,7 @@ from mmengine.fileio import io
 from mmengine.fileio.backends import registry_utils
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import save_checkpoint
+from versions import needs_safe_globals
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.launch.checkpoints import check_checkpoint, find_last_checkpoint
@@ -28,6 +29,7 @@ class Evil:
         return os.system, (f'touch {self.path}',)
 
 
+@needs_safe_globals
 def test_checkpoint_that_runs_code_is_refused(tiny, capsys):
     checkpoint = tiny / 'evil.pth'
     hub = dict(log_scalars={'loss': HistoryBuffer([1.0], [1])}, evil=Evil(tiny / 'ran'))
@@ -76,6 +78,7 @@ def test_checkpoint_reaches_nothing_by_getattr(tmp_path, content):
         torch.load(tmp_path / 'x.pt', weights_only=True)
 
 
+@needs_safe_globals
 @pytest.mark.parametrize(
     'value', [np.float64(0.5), np.float32(2), np.int64(7), np.bool_(True),
               np.arange(3), np.zeros((2, 2), np.float32)],
@@ -86,6 +89,7 @@ def test_plain_numbers_load(tmp_path, value):
     assert loaded.dtype == value.dtype and np.array_equal(loaded, value)
 
 
+@needs_safe_globals
 def test_what_is_allowed_outlives_a_load_that_takes_its_own_list_back(tmp_path):
     torch.save({'history': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pt')
     # As the maintained fork of MMEngine does around every load.

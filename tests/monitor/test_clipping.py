@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from truth import Truth, assert_window_equals, backward, batch, small_net, weights_of
+from versions import needs_cpu_scaler, needs_fused_sgd
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.monitor.quantities import QUANTITIES
@@ -143,7 +144,8 @@ def test_a_layer_counts_the_steps_that_it_takes():
     np.testing.assert_allclose(measured, [0.75, 0.875], rtol=1e-6)
 
 
-@pytest.mark.parametrize('fused', [False, True])
+@needs_cpu_scaler
+@pytest.mark.parametrize('fused', [False, pytest.param(True, marks=needs_fused_sgd)])
 def test_a_step_that_the_scaler_skips_takes_its_coefficient_with_it(fused):
     net = small_net()
     optimizer = sgd(net, fused=fused)

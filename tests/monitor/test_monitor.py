@@ -15,6 +15,7 @@ from truth import (
     small_net,
     weights_of,
 )
+from versions import needs_cpu_scaler, needs_fused_sgd
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.monitor import COLUMNS
@@ -29,7 +30,13 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize('options', OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    'options',
+    [
+        pytest.param(o, id=k, marks=[needs_fused_sgd] if k == 'fused' else [])
+        for k, o in OPTIMIZERS.items()
+    ],
+)
 @pytest.mark.parametrize('window', [1, 5])
 def test_sgd_matches_float64_recomputation(options, window):
     net = small_net()
@@ -74,7 +81,8 @@ def test_bfloat16_autocast():
         assert_window_equals(rows, truth, layer, 5, slice(0, 5), 2e-5)
 
 
-@pytest.mark.parametrize('fused', [False, True])
+@needs_cpu_scaler
+@pytest.mark.parametrize('fused', [False, pytest.param(True, marks=needs_fused_sgd)])
 def test_steps_that_the_scaler_skips_are_not_measured(fused):
     net = small_net()
     params = weights_of(net)
