@@ -1,4 +1,4 @@
-"""An independent truth: a scale-invariant weight under SGD, step by step.
+"""An independent truth: a scale-invariant weight under an optimizer, step by step.
 
 The loss depends on the direction of w only, so its gradient is tangential and
 g = g̃/‖w‖ with a unit gradient g̃ whose law is set here. No equation of smd_mmdet is
@@ -10,14 +10,54 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from zoo_walks import Stepper, adam, lamb, lion, sgd
 
 from smd_mmdet.checks import FAILS, Report, StageReport
 from smd_mmdet.records import Records, to_table
 
 QUANTITIES = (
     *('weight_norm', 'grad_norm', 'unit_grad_sq', 'unit_h'),
-    *('angular_update', 'cosine', 'momentum_norm'),
+    *('angular_update', 'cosine', 'momentum_norm', 'update_sq', 'update_cosine'),
 )
+CLIPPING = ('clipped_share', 'clip_coefficient_mean')
+
+
+# Of a momentum, or β₁, the optimizer; v̂ forgets within some hundred iterations.
+OPTIMIZERS: dict[str, Callable[[float], Stepper]] = {
+    'sgd': sgd,
+    'nesterov': lambda momentum: sgd(momentum, nesterov=True),
+    'adamw': lambda beta: adam(beta, 0.99),
+    'nadamw': lambda beta: adam(beta, 0.99, nesterov=True),
+    'adam': lambda beta: adam(beta, 0.99, decoupled=False),
+    'lion': lion,
+    'lamb': lambda beta: lamb(beta, 0.99),
+}
+
+
+def noise_of(optimizer: str, a: float) -> float:
+    """Δ*²/(2λη) of an optimizer for gradients without correlation in time."""
+    if optimizer == 'nesterov':
+        return (1 + 2 * a - 2 * a**3) / (1 + a)
+    if optimizer == 'nadamw':
+        return (1 - a) ** 2 * ((1 + a) ** 2 + a**4 / (1 - a**2))
+    if optimizer == 'lion':
+        return np.pi / 2 * ((1 - a) ** 2 + a**2 * 0.01 / 1.99)
+    return 1 / (1 + a) if optimizer == 'sgd' else (1 - a) / (1 + a)
+
+
+def norm_of(
+    optimizer: str, lr: float, decay: float, a: float, drive: float, size: int = 0
+) -> float:
+    """w* of what drives the norm; NaN where that is negative, or there is no w*."""
+    if optimizer == 'lamb':
+        return 1.0
+    if optimizer == 'adam':
+        return (lr * np.sqrt(size * drive) / (2 * decay)) ** (1 / 3)
+    if optimizer not in ('sgd', 'nesterov'):
+        return np.sqrt(lr * drive / (2 * decay * noise_of(optimizer, a)))
+    second = decay * lr / (1 + a) if a and optimizer == 'sgd' else 0.0
+    fourth = lr * drive / (decay * (1 - a) * (2 - second))
+    return fourth**0.25 if fourth >= 0 else np.nan
 
 
 @dataclass
@@ -39,6 +79,9 @@ class Walk:
         correlation: Correlation of a gradient with the one before; a negative one
             makes h̃ negative.
         rescale: Whether weights are divided by k^(1/4) when the rate is divided by k.
+        optimizer: A key of :data:`OPTIMIZERS`; ``momentum`` is β₁ of an adaptive one.
+        max_norm: Limit on the gradient's norm, over all layers together.
+        unequal: By how many powers of ten the sizes of a gradient's numbers differ.
     """
 
     lr: np.ndarray
@@ -53,6 +96,9 @@ class Walk:
     radial: float | np.ndarray = 0.0
     correlation: float = 0.0
     rescale: bool = False
+    optimizer: str = 'sgd'
+    max_norm: float = np.inf
+    unequal: float = 0.0
     series: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,11 +109,13 @@ class Walk:
         )
         self.radial = np.broadcast_to(np.asarray(self.radial, float), self.steps)
         if self.norm is None:
-            a, lam = self.momentum, self.weight_decay
-            eta = self.lr[0]
-            second = lam * eta / (1 + a) if a else 0.0
-            fourth = eta * self.unit_grad_sq[0] / (lam * (1 - a) * (2 - second))
-            self.norm = fourth**0.25
+            settings = self.lr[0], self.weight_decay, self.momentum
+            drive = float(self.unit_grad_sq[0])
+            if self.optimizer in ('adamw', 'nadamw'):
+                drive = self.size * noise_of(self.optimizer, self.momentum)
+            if self.optimizer == 'lion':
+                drive = float(self.size)
+            self.norm = norm_of(self.optimizer, *settings, drive, self.size)
         self._run()
 
     def _factors(self, rng: np.random.Generator) -> np.ndarray:
@@ -80,16 +128,22 @@ class Walk:
         rng = np.random.default_rng(self.seed)
         w = rng.standard_normal((self.layers, self.size))
         w *= self.norm / np.linalg.norm(w, axis=1, keepdims=True)
-        v = np.zeros_like(w)
-        last = np.zeros_like(w)
-        out = {name: np.empty((self.steps, self.layers)) for name in QUANTITIES}
+        step = OPTIMIZERS[self.optimizer](self.momentum)
+        scales = 10 ** rng.uniform(-self.unequal, 0, w.shape) if self.unequal else 1.0
+        state: dict = {}
+        v = last = np.zeros_like(w)
+        names = (*QUANTITIES, *CLIPPING)
+        out = {name: np.empty((self.steps, self.layers)) for name in names}
         for t, eta in enumerate(self.lr):
             if self.rescale and t and eta < self.lr[t - 1]:
                 c = (self.lr[t - 1] / eta) ** -0.25
                 w, v = w * c, v / c
+                if 'v' in state:
+                    state['v'] = v
             norm_sq = (w * w).sum(1, keepdims=True)
             norm = np.sqrt(norm_sq)
             direction = rng.standard_normal(w.shape, np.float32).astype(float)
+            direction *= scales
             direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
             direction /= np.linalg.norm(direction, axis=1, keepdims=True)
             if self.correlation:
@@ -102,21 +156,30 @@ class Walk:
                 direction = np.sqrt(1 - share**2) * direction + share * w / norm
             size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng))[:, None]
             g = size * direction / norm
-            h = (g * g).sum(1) + 2 * self.momentum * (v * g).sum(1)
-            v = self.momentum * v + g + self.weight_decay * w
-            u = w - eta * v
+            coefficient = min(1.0, self.max_norm / (np.sqrt((g * g).sum()) + 1e-6))
+            g = g * coefficient
+            share = self.momentum ** (2 if self.optimizer == 'nesterov' else 1)
+            h = (g * g).sum(1) + 2 * share * (v * g).sum(1)
+            u = step(g, w, float(eta), self.weight_decay, state)
+            v = state.get('v', state.get('m', v))
+            moved = state.get('update', np.full_like(w, np.nan))
             gg, ww = (g * g).sum(1), norm_sq[:, 0]
             cross = (u * w).sum(1)
             across = np.linalg.norm(u - w * (cross / ww)[:, None], axis=1)
             out['weight_norm'][t] = norm[:, 0]
             out['grad_norm'][t] = np.sqrt(gg)
             out['unit_grad_sq'][t] = gg * ww
-            out['unit_h'][t] = h * ww
+            out['unit_h'][t] = h * ww if 'v' in state else np.nan
+            out['clipped_share'][t] = coefficient < 1
+            out['clip_coefficient_mean'][t] = coefficient
             out['angular_update'][t] = np.arctan2(across * norm[:, 0], cross)
             # No gradient is orthogonal to everything.
             scale = np.sqrt(ww * np.where(gg > 0, gg, 1.0))
             out['cosine'][t] = (w * g).sum(1) / scale
             out['momentum_norm'][t] = np.linalg.norm(v, axis=1)
+            out['update_sq'][t] = (moved * moved).sum(1)
+            along = (w * moved).sum(1)
+            out['update_cosine'][t] = along / np.sqrt(ww * out['update_sq'][t])
             w = u
         self.series = out
 
@@ -157,15 +220,24 @@ def records_of(
                 part = walk.series[name][begin:end, layer]
                 row[f'{name}_mean'], row[f'{name}_var'] = part.mean(), part.var()
                 row[f'{name}_min'], row[f'{name}_max'] = part.min(), part.max()
-            mean_h = row['unit_h_mean']
-            second = decay * lr / (1 + alpha) if alpha else 0.0
-            fourth = mean_h * lr / (decay * (1 - alpha) * (2 - second))
-            row['angular_update_eq'] = np.sqrt(2 * decay * lr / (1 + alpha))
-            row['weight_norm_eq'] = fourth**0.25 if fourth >= 0 else np.nan
+            for name in CLIPPING:
+                row[name] = walk.series[name][begin:end, layer].mean()
+            quantity = 'update_sq' if np.isnan(row['unit_h_mean']) else 'unit_h'
+            drive, optimizer = row[f'{quantity}_mean'], walk.optimizer
+            if optimizer == 'adam':
+                drive = row['unit_grad_sq_mean']
+            norm = norm_of(optimizer, lr, decay, alpha, drive, walk.size)
+            row['weight_norm_eq'] = norm
+            angle_sq = 2 * decay * lr * noise_of(optimizer, alpha)
+            if optimizer == 'lamb':
+                angle_sq = lr**2
+            if optimizer == 'adam':
+                angle_sq = lr**2 * walk.size * (1 - alpha) / ((1 + alpha) * norm**2)
+            row['angular_update_eq'] = np.sqrt(angle_sq)
             for key, value in row.items():
                 rows.setdefault(key, []).append(value)
         begin = end
-    facts = {'schema_version': 1, 'theory': 'sgd', 'window': window}
+    facts = {'schema_version': 1, 'theory': walk.optimizer, 'window': window}
     table: pa.Table = to_table(rows)
     return Records(table, facts | (metadata or {}))
 

@@ -90,6 +90,8 @@ def _summary(layers: list[LayerReport], number: int) -> StageSummary:
         states={state: states.count(state) for state in dict.fromkeys(states)},
         median_angular_update_ratio=_median(s.angular_update_ratio for s in stages),
         median_transient_ratio=_median(s.transient_ratio for s in stages),
+        median_whiteness=_median(s.whiteness for s in stages),
+        clipped_share=_median(s.clipped_share for s in stages),
     )
 
 
@@ -129,6 +131,9 @@ def _sentence(
     if failing:
         number = f'{failing} layer{"s" * (failing != 1)}'
         parts.append(f'the theory fails in {number}: {_causes(layers)}')
+    elif THEORIES[theory_name].indicative:
+        title = THEORIES[theory_name].title
+        parts.append(f'the law of {title} is indicative: figures, and no verdict')
     elif early := _too_early(layers):
         parts.append(early)
     elif not _tested(layers):

@@ -120,6 +120,15 @@ class StageReport:
         diagnosis: Name of the check that explains why conclusions fail; empty if none
             does.
         checks: All checks with their verdicts.
+        whiteness: E[h̃]/E‖g̃‖² over the stage: 1 if gradients are uncorrelated in time,
+            more if they point the same way; None if not known.
+        relaxation_iterations: In how many iterations a distance from equilibrium falls
+            to 1/e of itself; None if not known.
+        norm_power: The power of η in w* ∝ η^…, by which weights have to follow a rate
+            that falls: ¼ under SGD, ½ under AdamW or where every step is clipped; None
+            if not known.
+        clipped_share: Share of steps whose gradient was clipped; None if not known.
+        weight_norm_tolerance: How far ‖w‖/w* may be from 1 in equilibrium.
 
     Example:
         >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
@@ -143,6 +152,11 @@ class StageReport:
     iterations_left: float | None = None
     diagnosis: str = ''
     checks: list[Check] = field(default_factory=list)
+    whiteness: float | None = None
+    relaxation_iterations: float | None = None
+    norm_power: float | None = None
+    clipped_share: float | None = None
+    weight_norm_tolerance: float = 0.05
 
     def verdict_of(self, name: str) -> str | None:
         """The verdict of the check of that name; None if there is no such check."""
@@ -190,6 +204,8 @@ class StageSummary:
             known.
         lr_range: Lowest and highest learning rate of the layers, which differ under
             ``lr_mult``; None if not known.
+        median_whiteness: Median E[h̃]/E‖g̃‖² of the layers; None if not known.
+        clipped_share: Share of steps whose gradient was clipped; None if not known.
 
     Example:
         >>> states = {'in equilibrium': 3, 'undecided': 1}
@@ -208,6 +224,8 @@ class StageSummary:
     median_angular_update_ratio: float | None
     median_transient_ratio: float | None
     lr_range: tuple[float, float] | None = None
+    median_whiteness: float | None = None
+    clipped_share: float | None = None
 
     @property
     def rate_text(self) -> str:
