@@ -5,7 +5,7 @@ g = g̃/‖w‖ with a unit gradient g̃ whose law is set here. No equation of s
 used; the weights really move, in float64, and every quantity is computed from them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,8 @@ QUANTITIES = (
     *('weight_norm', 'grad_norm', 'unit_grad_sq', 'unit_h'),
     *('angular_update', 'cosine', 'momentum_norm', 'update_sq', 'update_cosine'),
 )
+# So many runs at a time keep what is in use small enough for the caches.
+SIDE_BY_SIDE = 20
 CLIPPING = ('clipped_share', 'clip_coefficient_mean')
 
 
@@ -50,7 +52,7 @@ def norm_of(
 ) -> float:
     """w* of what drives the norm; NaN where that is negative, or there is no w*."""
     if optimizer == 'lamb':
-        return 1.0
+        return np.nan
     if optimizer == 'adam':
         return (lr * np.sqrt(size * drive) / (2 * decay)) ** (1 / 3)
     if optimizer not in ('sgd', 'nesterov'):
@@ -80,8 +82,10 @@ class Walk:
             makes h̃ negative.
         rescale: Whether weights are divided by k^(1/4) when the rate is divided by k.
         optimizer: A key of :data:`OPTIMIZERS`; ``momentum`` is β₁ of an adaptive one.
-        max_norm: Limit on the gradient's norm, over all layers together.
+        max_norm: Limit on the gradient's norm, over all layers together, in units of
+            √layers: about the limit on that of a single one.
         unequal: By how many powers of ten the sizes of a gradient's numbers differ.
+        runs: Of how many runs the layers are; all of one run are clipped together.
     """
 
     lr: np.ndarray
@@ -99,6 +103,7 @@ class Walk:
     optimizer: str = 'sgd'
     max_norm: float = np.inf
     unequal: float = 0.0
+    runs: int = 1
     series: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +120,8 @@ class Walk:
                 drive = self.size * noise_of(self.optimizer, self.momentum)
             if self.optimizer == 'lion':
                 drive = float(self.size)
-            self.norm = norm_of(self.optimizer, *settings, drive, self.size)
+            norm = norm_of(self.optimizer, *settings, drive, self.size)
+            self.norm = 1.0 if np.isnan(norm) else norm
         self._run()
 
     def _factors(self, rng: np.random.Generator) -> np.ndarray:
@@ -156,8 +162,11 @@ class Walk:
                 direction = np.sqrt(1 - share**2) * direction + share * w / norm
             size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng))[:, None]
             g = size * direction / norm
-            coefficient = min(1.0, self.max_norm / (np.sqrt((g * g).sum()) + 1e-6))
-            g = g * coefficient
+            # Of each run, all layers together.
+            total = np.sqrt((g * g).sum(1).reshape(self.runs, -1).mean(1))
+            clipping = np.minimum(1.0, self.max_norm / (total + 1e-6))
+            coefficient = np.repeat(clipping, self.layers // self.runs)
+            g = g * coefficient[:, None]
             share = self.momentum ** (2 if self.optimizer == 'nesterov' else 1)
             h = (g * g).sum(1) + 2 * share * (v * g).sum(1)
             u = step(g, w, float(eta), self.weight_decay, state)
@@ -190,6 +199,7 @@ def records_of(
     weight_decay: float | None = None,
     momentum: float | None = None,
     metadata: dict | None = None,
+    run: int = 0,
 ) -> Records:
     """The records a monitor would have written of a walk.
 
@@ -199,7 +209,9 @@ def records_of(
         weight_decay: Weight decay that the records claim; None for the true one.
         momentum: Momentum that the records claim; None for the true one.
         metadata: Facts to add to the records' metadata.
+        run: Which of the walk's runs.
     """
+    each = walk.layers // walk.runs
     decay = walk.weight_decay if weight_decay is None else weight_decay
     alpha = walk.momentum if momentum is None else momentum
     stages, starts = _stages(walk.lr)
@@ -212,8 +224,9 @@ def records_of(
         lr = float(walk.lr[begin:end].mean())
         if np.ptp(walk.lr[begin:end]) == 0:
             lr = float(walk.lr[begin])
-        for layer in range(walk.layers):
-            row = dict(iter=end, count=end - begin, layer=f'layer{layer}')
+        for number in range(each):
+            layer = run * each + number
+            row = dict(iter=end, count=end - begin, layer=f'layer{number}')
             row.update(shape=[walk.size], lr=lr, weight_decay=decay, momentum=alpha)
             row['stage'] = int(stages[begin])
             for name in QUANTITIES:
@@ -327,6 +340,11 @@ def _base(**changes) -> dict:
     return usual | dict(size=384, noise=0.05) | changes
 
 
+def _adamw(**changes) -> dict:
+    usual = dict(lr=np.full(3000, 1e-3), weight_decay=0.2, momentum=0.9)
+    return usual | dict(size=384, noise=0.05, optimizer='adamw') | changes
+
+
 _STEP = np.repeat([0.05, 0.005], [1500, 1500])
 _WARM = np.concatenate([np.linspace(1e-3, 0.05, 300), np.full(2700, 0.05)])
 _COSINE = 0.025 * (1 + np.cos(np.linspace(0, 3.1, 3000)))
@@ -355,6 +373,32 @@ OBEYING = {
     'step ÷10, rescaled': Scenario(_base(lr=_STEP, rescale=True)),
     'warm-up': Scenario(_base(lr=_WARM)),
     'cosine': Scenario(_base(lr=_COSINE), state='equilibrium moves'),
+    'clipped at half of the steps': Scenario(
+        _base(noise=0.5, max_norm=0.33), assumptions=None, state='in equilibrium'
+    ),
+    'clipped at every step': Scenario(
+        _base(max_norm=0.1, norm=0.79), state='in equilibrium'
+    ),
+    'clipped at every step, from 2 w*': Scenario(_base(max_norm=0.1, norm=1.6)),
+    'clipped at every step, step ÷10': Scenario(
+        _base(max_norm=0.1, norm=0.79, lr=_STEP), state='unreachable in this stage'
+    ),
+    'Nesterov': Scenario(_base(optimizer='nesterov'), state='in equilibrium'),
+    'Nesterov, correlated gradients': Scenario(
+        _base(optimizer='nesterov', correlation=0.7, norm=3.5), state='in equilibrium'
+    ),
+    'Nesterov from 2 w*': Scenario(_base(optimizer='nesterov', norm=5.6)),
+    'Nesterov, step ÷10': Scenario(
+        _base(optimizer='nesterov', lr=_STEP), state='unreachable in this stage'
+    ),
+    'AdamW': Scenario(_adamw(), state='in equilibrium'),
+    'AdamW from 2 w*': Scenario(_adamw(norm=2.0)),
+    'AdamW, step ÷10': Scenario(
+        _adamw(lr=0.02 * _STEP), state='unreachable in this stage'
+    ),
+    'AdamW, cosine': Scenario(_adamw(lr=0.02 * _COSINE), state='equilibrium moves'),
+    'AdamW, clipped': Scenario(_adamw(max_norm=0.3, noise=1.0), state='in equilibrium'),
+    'NAdam': Scenario(_adamw(optimizer='nadamw'), state='in equilibrium'),
 }
 
 BROKEN = {
@@ -398,6 +442,45 @@ BROKEN = {
     'wrong weight decay': Scenario(
         _base(), claims=dict(weight_decay=2.2e-3), diagnosis='linear_convergence'
     ),
+    'wrong weight decay, clipped': Scenario(
+        _base(max_norm=0.1, norm=0.79),
+        claims=dict(weight_decay=2.2e-3),
+        diagnosis='linear_convergence',
+    ),
+    'Nesterov, weight decay 10 % too low': Scenario(
+        _base(optimizer='nesterov'),
+        claims=dict(weight_decay=1.8e-3),
+        diagnosis='linear_convergence',
+    ),
+    'Nesterov, wrong momentum': Scenario(
+        _base(optimizer='nesterov'),
+        claims=dict(momentum=0.7),
+        diagnosis='transient_law',
+    ),
+    'Nesterov, gradient along w': Scenario(
+        _base(optimizer='nesterov', radial=3e-3), diagnosis='lemma_1'
+    ),
+    'AdamW, weight decay 10 % too low': Scenario(
+        _adamw(lr=np.full(6000, 1e-3)),
+        claims=dict(weight_decay=0.18),
+        diagnosis='linear_convergence',
+    ),
+    'AdamW, weight decay 10 % too high': Scenario(
+        _adamw(lr=np.full(6000, 1e-3)),
+        claims=dict(weight_decay=0.22),
+        diagnosis='linear_convergence',
+    ),
+    'AdamW, wrong β₁': Scenario(
+        _adamw(),
+        claims=dict(momentum=0.8),
+        assumptions=frozenset({'update_along_weight'}),
+        diagnosis='linear_convergence',
+    ),
+    'AdamW, gradient along w': Scenario(
+        _adamw(radial=3e-3),
+        assumptions=frozenset({'update_along_weight'}),
+        diagnosis='lemma_1',
+    ),
     'stage too short': Scenario(
         _base(lr=np.full(150, 0.05), norm=8.0), state='stage too short'
     ),
@@ -408,3 +491,13 @@ def simulate(scenario: Scenario, layers: int, seed: int, window: int = 50) -> Re
     """The records of a scenario."""
     walk = Walk(**scenario.settings, layers=layers, seed=seed)
     return records_of(walk, window, **scenario.claims)
+
+
+def simulate_many(scenario: Scenario, layers: int, runs: int) -> Iterator[Records]:
+    """The records of some runs of a scenario, which walk side by side."""
+    for seed in range(0, runs, SIDE_BY_SIDE):
+        number = min(SIDE_BY_SIDE, runs - seed)
+        settings = scenario.settings | dict(layers=number * layers, runs=number)
+        walk = Walk(**settings, seed=seed)
+        for run in range(number):
+            yield records_of(walk, **scenario.claims, run=run)

@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+# From this p on L follows the norm rather than the data.
+_CLIPPED = 0.02
+
+
 def small_step(case: Case) -> Finding:
     """Assumption 1: λη is far below 1, and with momentum below (1 − √α)²."""
     series = case.series
@@ -88,6 +92,8 @@ def slow_drift(case: Case) -> Finding:
     settings = series.lr[-1], series.decay[-1]
     if not series.mean_drive > 0:
         return undecided('the mean of h̃ is not positive')
+    if series.mean(series.clipping) > _CLIPPED:
+        return not_applicable('L follows the norm where gradients are clipped')
     per_root = float(theory.drift_limit(*settings, 1.0))  # the limit per √V
     own = np.sqrt(series.variance)
     most = series.mean_drive * np.sqrt(2 / series.weight_decay_rate[-1])

@@ -157,8 +157,10 @@ class Case:
             ('Δ/Δ*', self.angle_course, ANGLE_TOLERANCE),
             ('‖w‖/w*', self.norm_course, self.norm_tolerance),
         ):
+            if not course:
+                continue
             whole = self.angle if course is self.angle_course else self.norm
-            if not course or abs(whole.value - 1) > tolerance:
+            if abs(whole.value - 1) > tolerance:
                 continue
             chance = [p.beyond(1 - tolerance, 1 + tolerance) for p in course]
             moved = np.ptp([piece.value for piece in course]) > tolerance

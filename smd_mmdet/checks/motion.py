@@ -117,18 +117,12 @@ def transient_law(case: Case) -> Finding:
     if series.iterations < MIN_ITERATIONS:
         missing = case.too_few
     found = within(case.words.law, whole, ANGLE_TOLERANCE, missing=missing)
-    thirds = np.array_split(np.arange(len(series)), 3)
-    parts = [transient(series, slice(t[0], t[-1] + 1)) for t in thirds if len(t)]
-    beyond = [
-        min(1.0, len(parts) * p.beyond(1 - ANGLE_TOLERANCE, 1 + ANGLE_TOLERANCE))
-        for p in parts
-    ]
-    worst = int(np.argmin(beyond)) if beyond else 0
-    if found.p_value is not None and beyond and beyond[worst] < LEVEL:
-        found.p_value = min(found.p_value, beyond[worst])
-        found.verdict = FAILS
-        name = ('first', 'middle', 'last')[worst]
-        found.reason += f'; it is {parts[worst].value:.3f} in the {name} third'
+    parts = [transient(third, slice(None)) for third in _thirds(series)]
+    worst, chance = _worst(parts, 1 - ANGLE_TOLERANCE, 1 + ANGLE_TOLERANCE)
+    if found.p_value is not None and chance < LEVEL:
+        found.p_value, found.verdict = min(found.p_value, chance), FAILS
+        value = parts[worst].value
+        found.reason += f'; it is {value:.3f} in the {_NAMES[worst]} third'
     return found
 
 
@@ -138,7 +132,8 @@ def linear_convergence(case: Case) -> Finding:
     d‖w‖^q/dt = −ρ(‖w‖^q − w*^q), where the drive ρ·w*^q, under SGD 2(η/(1−α))² h̃, is
     measured and contains no weight decay. Summed over the stage,
     ρ = Σ(drive − d‖w‖^q) / Σ‖w‖^q. No exponential is fitted, so L may drift, and may
-    follow the norm as clipping makes it.
+    follow the norm as clipping makes it. Each third of the stage is checked as well: a
+    wrong momentum makes ρ too low on the way to equilibrium, and too high there.
     """
     series, words = case.series, case.words
     if len(series) < 3 or not series.mean_drive > 0:
@@ -167,10 +162,44 @@ def linear_convergence(case: Case) -> Finding:
             f'clipped: a distance is lost at {words.rate(clipping)} = '
             f'{series.mean(series.rate):.3g}'
         )
+    part, ratio = series, estimate.value
+    if found.p_value is not None:
+        thirds = _thirds(series)
+        rates = [_relaxation(third) for third in thirds]
+        worst, chance = _worst(rates, *allowed)
+        if chance < min(LEVEL, found.p_value):
+            found.verdict, found.p_value = FAILS, chance
+            part, ratio = thirds[worst], rates[worst].value
+            found.reason += f'; the ratio is {ratio:.3f} in the {_NAMES[worst]} third'
     if found.verdict == FAILS:
-        found.cause = _cause(case, estimate.value)
+        found.cause = _cause(case, part, ratio)
         found.reason += f'; {found.cause}'
     return found
+
+
+_NAMES = 'first', 'middle', 'last'
+
+
+def _thirds(series: Series) -> list[Series]:
+    """The windows in three parts, as far as there are as many."""
+    parts = np.array_split(np.arange(len(series)), 3)
+    return [series.take(part) for part in parts if len(part)]
+
+
+def _worst(estimates: list[Estimate], low: float, high: float) -> tuple[int, float]:
+    """Which of some estimates is beyond a range most surely, and by what chance.
+
+    Args:
+        estimates: The estimates.
+        low: Lower end of the range.
+        high: Upper end of the range.
+
+    Returns:
+        The index of it, and the p-value, corrected for the number of estimates.
+    """
+    chances = [len(estimates) * each.beyond(low, high) for each in estimates]
+    worst = int(np.argmin(chances))
+    return worst, min(1.0, chances[worst])
 
 
 def _relaxation(series: Series) -> Estimate:
@@ -179,14 +208,19 @@ def _relaxation(series: Series) -> Estimate:
     return _ratio_of_steps(series, drive - np.diff(series.power), decay, ~series.jumps)
 
 
-def _cause(case: Case, ratio: float) -> str:
+def _cause(case: Case, series: Series, ratio: float) -> str:
     """What explains that ‖w‖^q relaxes at ``ratio`` times the expected rate.
 
     A gradient along w shows in the cosine, a wrong momentum in the transient law. A
     wrong weight decay shows in neither. Under AdamW and its kin a wrong β₁ shows as
     updates along w do, in ⟨w, u⟩.
+
+    Args:
+        case: The layer's stage.
+        series: The windows of it in which that was measured.
+        ratio: The measured rate as a multiple of the expected one.
     """
-    series, words = case.series, case.words
+    words = case.words
     along = _extra_share(series)
     # What is left for the weight decay to explain.
     rest = ratio - (along if np.isfinite(along) else 0.0)

@@ -143,13 +143,13 @@ def _add_figures(stage: StageReport, case: Case) -> None:
 
 def _indicate(stage: StageReport, known: Theory) -> None:
     """Leave the figures of an optimizer whose law is rough, and no verdict."""
-    stage.note = (
-        f'the law of {known.title} is indicative: up to a fifth off, no verdict'
-    )
+    why = f'the law of {known.title} is indicative, and up to a fifth off'
+    if stage.state == UNCLEAR:
+        stage.note = stage.note or why
     for check in stage.checks:
         if check.verdict != NOT_APPLICABLE:
             check.verdict, check.p_value = UNDECIDED, None
-            check.reason = f'{stage.note}; {check.reason}'
+            check.reason = f'indicative: {check.reason}'
 
 
 def _stage_facts(series: Series) -> StageReport:
