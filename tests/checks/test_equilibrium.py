@@ -154,13 +154,14 @@ def test_the_spread_of_the_angle_is_a_figure():
 
 
 def test_a_drift_tells_the_variance_that_it_needs():
-    growth = np.linspace(1, 1.2, 3000)
-    walk = small_walk(3000, unit_grad_sq=growth, noise=0.05, size=384, layers=1)
+    growth, decay = np.linspace(1, 1.4, 6000), 2e-3
+    settings = dict(weight_decay=decay, momentum=0.8, noise=0.05, size=384)
+    walk = small_walk(6000, unit_grad_sq=growth, layers=1, **settings)
     stage = last_stages(check(records_of(walk)))[0]
     found = next(c for c in stage.checks if c.name == 'slow_drift')
     assert found.verdict == HOLDS
-    root = 0.2 / 3000 / (4 * (LR * DECAY) ** 1.5)  # of the V that is needed
+    root = 0.4 / 6000 / 1.2 / (4 * (LR * decay) ** 1.5)  # of the V that is needed
     told = re.search(r'V must be (\S+) L².* within (\d+)%', found.reason)
-    assert float(told[1]) == pytest.approx((root / 1.1) ** 2, rel=0.15)
-    floor = root / 1.1 * np.sqrt(LR * DECAY / 0.1 / 2)
+    assert float(told[1]) == pytest.approx(root**2, rel=0.15)
+    floor = root * np.sqrt(LR * decay / 0.2 / 2)
     assert float(told[2]) / 100 == pytest.approx(floor, rel=0.1, abs=0.01)
