@@ -4,8 +4,6 @@ from functools import cached_property
 
 import numpy as np
 
-from smd_mmdet.theory import Theory
-
 from .series import MIN_ITERATIONS, Series
 from .statistics import MIN_BATCHES, Estimate
 from .verdicts import LEVEL
@@ -58,8 +56,7 @@ class Case:
         self.series, self.previous, self.facts = series, previous, facts
         self.clipping = clipping or {}
         self.part = series.tail()
-        assert series.known is not None
-        self.known: Theory = series.known
+        self.known = series.known
         exponent = self.known.exponent or 4
         self.norm_tolerance = ANGLE_TOLERANCE * 2 / exponent
 

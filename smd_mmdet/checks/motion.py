@@ -150,15 +150,16 @@ def linear_convergence(case: Case) -> Finding:
     if found.interval is not None:
         low, high = found.interval
         found.interval = last * low, last * high
-    found.reason += f'; {words.power} relaxes at {found.value:.3g} per iteration'
-    found.reason += f' ({law} = {last:.3g}'
+    found.reason += (
+        f'; {words.power} relaxes at {found.value:.3g} per iteration, and {last:.3g} '
+        f'≈ {law} is expected'
+    )
     if case.known is THEORIES['sgd']:
-        found.bound = last / 2
-        found.reason += f', the theorem guarantees {found.bound:.3g}'
-    found.reason += ')'
+        found.bound = 2 * float(series.weight_decay_rate[-1])
+        found.reason += f' (the theorem guarantees {found.bound:.3g})'
     if clipping := round(series.mean(series.clipping), 2):
         found.reason += (
-            ' to the equilibrium of its L, which follows the norm where gradients are '
+            ', to the equilibrium of its L, which follows the norm where gradients are '
             f'clipped: a distance is lost at {words.rate(clipping)} = '
             f'{series.mean(series.rate):.3g}'
         )

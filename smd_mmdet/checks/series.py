@@ -91,7 +91,7 @@ class Series:
         windows: Windows,
         known: Theory | None = None,
     ) -> None:
-        self.windows, self.known = windows, known
+        self.windows, self._known = windows, known
         self.first = windows.begin(columns['iter'][0])
         self.last = int(columns['iter'][-1])
         self.number = int(columns['stage'][0])
@@ -120,7 +120,7 @@ class Series:
         self.norm_sq = norm**2 + spread
         self.unit_grad_sq = get('unit_grad_sq_mean')
         if self.law:
-            self.power = self.norm_to(known.exponent)
+            self.power = self.norm_to(self.known.exponent)
             self.drive, self.drive_var, self.drive_min, self.drive_max = (
                 get(f'{drive}_{statistic}')
                 for statistic in ('mean', 'var', 'min', 'max')
@@ -128,6 +128,17 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.count)
+
+    @property
+    def known(self) -> Theory:
+        """What is known of the optimizer.
+
+        Raises:
+            ValueError: If that is nothing, so that there is nothing to check.
+        """
+        if self._known is None:
+            raise ValueError('no theory is known for this optimizer')
+        return self._known
 
     def take(self, index: np.ndarray) -> 'Series':
         """The series of some of its windows."""
@@ -258,7 +269,8 @@ class Series:
         In d‖w‖² = −2ηλ‖w‖² − 2η⟨w, u⟩ + η²U it makes the sum of the last two
         η²U/ΣA², the growth of the law.
         """
-        growth = self.known.growth(self.lr, self.decay, self.momentum) * self.drive
+        # The decay λη_e = λη of these optimizers takes what their growth adds at w*.
+        growth = 2 * self.weight_decay_rate * self.power_eq
         return (self.lr * self.drive - growth / self.lr) / 2
 
     @cached_property

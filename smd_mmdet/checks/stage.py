@@ -187,6 +187,9 @@ def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str]
     if not series.decaying:
         step = float((series.lr * series.decay).max())
         return NO_THEORY, f'λη is {step:.3g}: from 2 on no equilibrium is known'
+    if series.law and not np.isfinite(series.balance_rate).all():
+        step = float((series.lr * series.decay).max())
+        return NO_THEORY, f'λη is {step:.3g}, so that decay alone takes w beyond 0'
     return None
 
 
