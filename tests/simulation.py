@@ -135,62 +135,75 @@ class Walk:
         w = rng.standard_normal((self.layers, self.size))
         w *= self.norm / np.linalg.norm(w, axis=1, keepdims=True)
         step = OPTIMIZERS[self.optimizer](self.momentum)
-        scales = 10 ** rng.uniform(-self.unequal, 0, w.shape) if self.unequal else 1.0
+        if self.unequal:
+            scales = 10 ** rng.uniform(-self.unequal, 0, w.shape)
         state: dict = {}
         v = last = np.zeros_like(w)
         names = (*QUANTITIES, *CLIPPING)
-        out = {name: np.empty((self.steps, self.layers)) for name in names}
+        out = {name: np.full((self.steps, self.layers), np.nan) for name in names}
         for t, eta in enumerate(self.lr):
             if self.rescale and t and eta < self.lr[t - 1]:
                 c = (self.lr[t - 1] / eta) ** -0.25
                 w, v = w * c, v / c
                 if 'v' in state:
                     state['v'] = v
-            norm_sq = (w * w).sum(1, keepdims=True)
-            norm = np.sqrt(norm_sq)
-            direction = rng.standard_normal(w.shape, np.float32).astype(float)
-            direction *= scales
-            direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
-            direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+            ww = _dot(w, w)
+            norm = np.sqrt(ww)
+            fresh = rng.standard_normal(w.shape, np.float32).astype(float)
+            direction = _tangential(fresh * scales if self.unequal else fresh, w, ww)
             if self.correlation:
                 direction += self.correlation * last
-                direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
-                direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+                direction = _tangential(direction, w, ww)
             last = direction
             if self.radial[t]:
                 share = self.radial[t]
-                direction = np.sqrt(1 - share**2) * direction + share * w / norm
-            size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng))[:, None]
-            g = size * direction / norm
+                along = share * w / norm[:, None]
+                direction = np.sqrt(1 - share**2) * direction + along
+            size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng)) / norm
             # Of each run, all layers together.
-            total = np.sqrt((g * g).sum(1).reshape(self.runs, -1).mean(1))
+            total = np.sqrt((size * size).reshape(self.runs, -1).mean(1))
             clipping = np.minimum(1.0, self.max_norm / (total + 1e-6))
             coefficient = np.repeat(clipping, self.layers // self.runs)
-            g = g * coefficient[:, None]
+            g = direction * (size * coefficient)[:, None]
+            gg = _dot(g, g)
             share = self.momentum ** (2 if self.optimizer == 'nesterov' else 1)
-            h = (g * g).sum(1) + 2 * share * (v * g).sum(1)
+            h = gg + 2 * share * _dot(v, g)
             u = step(g, w, float(eta), self.weight_decay, state)
             v = state.get('v', state.get('m', v))
-            moved = state.get('update', np.full_like(w, np.nan))
-            gg, ww = (g * g).sum(1), norm_sq[:, 0]
-            cross = (u * w).sum(1)
-            across = np.linalg.norm(u - w * (cross / ww)[:, None], axis=1)
-            out['weight_norm'][t] = norm[:, 0]
+            cross = _dot(u, w)
+            across = u - w * (cross / ww)[:, None]
+            out['weight_norm'][t] = norm
             out['grad_norm'][t] = np.sqrt(gg)
             out['unit_grad_sq'][t] = gg * ww
             out['unit_h'][t] = h * ww if 'v' in state else np.nan
             out['clipped_share'][t] = coefficient < 1
             out['clip_coefficient_mean'][t] = coefficient
-            out['angular_update'][t] = np.arctan2(across * norm[:, 0], cross)
+            out['angular_update'][t] = np.arctan2(
+                np.sqrt(_dot(across, across)) * norm, cross
+            )
             # No gradient is orthogonal to everything.
             scale = np.sqrt(ww * np.where(gg > 0, gg, 1.0))
-            out['cosine'][t] = (w * g).sum(1) / scale
-            out['momentum_norm'][t] = np.linalg.norm(v, axis=1)
-            out['update_sq'][t] = (moved * moved).sum(1)
-            along = (w * moved).sum(1)
-            out['update_cosine'][t] = along / np.sqrt(ww * out['update_sq'][t])
+            out['cosine'][t] = _dot(w, g) / scale
+            out['momentum_norm'][t] = np.sqrt(_dot(v, v))
+            if 'update' in state:
+                moved = state['update']
+                out['update_sq'][t] = _dot(moved, moved)
+                cosine = _dot(w, moved) / np.sqrt(ww * out['update_sq'][t])
+                out['update_cosine'][t] = cosine
             w = u
         self.series = out
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Inner products of rows."""
+    return np.einsum('ij,ij->i', a, b)
+
+
+def _tangential(direction: np.ndarray, w: np.ndarray, ww: np.ndarray) -> np.ndarray:
+    """The part across w, of length 1."""
+    direction = direction - w * (_dot(direction, w) / ww)[:, None]
+    direction /= np.sqrt(_dot(direction, direction))[:, None]
+    return direction
 
 
 def records_of(
