@@ -25,10 +25,10 @@ INTRODUCTION = """\
 # Detection power and false alarms of `smd check`
 
 Counted by `python -m studies.check_power` on float64 random walks of scale-invariant \
-weights (`tests/simulation.py`), recorded in windows of 50 iterations: {seeds} runs of each \
-walk that obeys the theory, of {layers} layers each. Adaptive optimizers are AdamW and \
-NAdam with β₁ = 0.9 and β₂ = 0.99. A family-wise level of {level:.0%} per report is what the checks \
-claim."""
+weights (`tests/simulation.py`), recorded in windows of 50 iterations: {seeds} runs of \
+each walk that obeys the theory, of {layers} layers each. Adaptive optimizers have \
+β₁ = 0.9 and β₂ = 0.99. A family-wise level of {level:.0%} per report is what the \
+checks claim."""
 
 
 @dataclass
