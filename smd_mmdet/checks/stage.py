@@ -72,6 +72,10 @@ def check_stage(
         return stage
     case = Case(series, previous, facts, clipping)
     stage.angular_update_ratio = case.angle.value
+    stage.angular_update, stage.angular_update_eq = (
+        float(np.sqrt(series.mean(values, case.part)))
+        for values in (series.angle_sq, series.angle_sq_eq)
+    )
     if not series.law:
         _angle_alone(stage, case)
         return stage

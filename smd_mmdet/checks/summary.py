@@ -90,6 +90,8 @@ def _summary(layers: list[LayerReport], number: int) -> StageSummary:
         states={state: states.count(state) for state in dict.fromkeys(states)},
         median_angular_update_ratio=_median(s.angular_update_ratio for s in stages),
         median_transient_ratio=_median(s.transient_ratio for s in stages),
+        median_angular_update=_median(s.angular_update for s in stages),
+        median_angular_update_eq=_median(s.angular_update_eq for s in stages),
         median_whiteness=_median(s.whiteness for s in stages),
         clipped_share=_median(s.clipped_share for s in stages),
     )

@@ -120,6 +120,8 @@ class StageReport:
         diagnosis: Name of the check that explains why conclusions fail; empty if none
             does.
         checks: All checks with their verdicts.
+        angular_update: Δ_rms at the end of the stage, in radians; None if not known.
+        angular_update_eq: Δ* there, in radians; None if not known.
         whiteness: E[h̃]/E‖g̃‖² over the stage: 1 if gradients are uncorrelated in time,
             more if they point the same way; None if not known.
         relaxation_iterations: In how many iterations a distance from equilibrium falls
@@ -152,6 +154,8 @@ class StageReport:
     iterations_left: float | None = None
     diagnosis: str = ''
     checks: list[Check] = field(default_factory=list)
+    angular_update: float | None = None
+    angular_update_eq: float | None = None
     whiteness: float | None = None
     relaxation_iterations: float | None = None
     norm_power: float | None = None
@@ -204,6 +208,10 @@ class StageSummary:
             known.
         lr_range: Lowest and highest learning rate of the layers, which differ under
             ``lr_mult``; None if not known.
+        median_angular_update: Median Δ_rms of the layers, in radians; None if not
+            known.
+        median_angular_update_eq: Median Δ* of the layers, in radians; None if not
+            known.
         median_whiteness: Median E[h̃]/E‖g̃‖² of the layers; None if not known.
         clipped_share: Share of steps whose gradient was clipped; None if not known.
 
@@ -224,6 +232,8 @@ class StageSummary:
     median_angular_update_ratio: float | None
     median_transient_ratio: float | None
     lr_range: tuple[float, float] | None = None
+    median_angular_update: float | None = None
+    median_angular_update_eq: float | None = None
     median_whiteness: float | None = None
     clipped_share: float | None = None
 

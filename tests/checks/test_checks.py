@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from simulation import (
     BROKEN,
+    DECAY,
     LR,
     OBEYING,
     Scenario,
@@ -75,7 +76,8 @@ def test_what_is_broken_is_named_in_nine_of_ten_runs(name):
 
 
 def test_at_equilibrium_every_conclusion_that_can_be_tested_holds():
-    report = check(records_of(small_walk(3000)))
+    walk = small_walk(3000)
+    report = check(records_of(walk))
     assert report.exit_code == 0
     for stage in last_stages(report):
         assert stage.state == IN_EQUILIBRIUM
@@ -85,6 +87,11 @@ def test_at_equilibrium_every_conclusion_that_can_be_tested_holds():
         assert stage.verdict_of('weight_norm') == HOLDS
         assert stage.angular_update_ratio == pytest.approx(1, abs=0.05)
         assert stage.transient_ratio == pytest.approx(1, abs=0.02)
+        assert stage.angular_update_eq == pytest.approx(np.sqrt(2 * DECAY * LR / 1.9))
+    late = np.sqrt((walk.series['angular_update'][2000:] ** 2).mean(0))
+    found = [stage.angular_update for stage in last_stages(report)]
+    np.testing.assert_allclose(found, late, rtol=1e-6)
+    assert report.stages[0].median_angular_update == pytest.approx(np.mean(late))
 
 
 def test_no_verdict_from_a_handful_of_samples():
