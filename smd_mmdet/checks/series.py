@@ -101,7 +101,9 @@ class Series:
         measured = [columns[name] for name in ('angular_update_mean', 'cosine_mean')]
         drive = known.drive if known else ''
         # Records of earlier versions lack the drive of adaptive optimizers.
-        self.law = bool(known and known.norm_law and f'{drive}_mean' in columns)
+        driven = columns.get(f'{drive}_mean', np.full(1, np.nan))
+        known_drive = drive == 'unit_h' or bool(np.isfinite(driven).any())
+        self.law = bool(known and known.norm_law and known_drive)
         if self.law:
             measured += [columns[f'{drive}_mean'], columns[f'{drive}_var']]
         finite = np.isfinite(measured).all(axis=0)

@@ -87,8 +87,8 @@ def _too_slow(name: str, layers: _Layers) -> str:
         f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium: at this '
         f'rate the norm comes nearer by 1/e in {_relaxation(stage):,.0f} iterations, '
         f'and the stage has {length:,}. {_longer(length, layers)}or rescaling the '
-        f'weights by k^(−{stage.norm_power or 0.25:.2g}) where the rate is divided by '
-        'k (SMDRescaleHook) would get there.'
+        f'weights by k^(−1/{1 / (stage.norm_power or 0.25):.3g}) where the rate is '
+        'divided by k (SMDRescaleHook) would get there.'
     )
 
 

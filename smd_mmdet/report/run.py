@@ -54,10 +54,11 @@ class Motion:
         known = theory.THEORIES.get(theory_name)
         drive = f'{known.drive}_mean' if known and known.norm_law else ''
         # Records of earlier versions lack the drive of adaptive optimizers.
-        self.law = known if drive in columns else None
+        driven = np.isfinite(columns.get(drive, np.full(1, np.nan))).any()
+        self.law = known if driven else None
         self.norm_law = self.law is not None
         self.unit_name, self.unit = '‖g̃‖²', columns['unit_grad_sq_mean']
-        if drive in columns and (self.momentum > 0).any():
+        if driven and (self.momentum > 0).any():
             self.unit_name = 'h̃' if drive == 'unit_h_mean' else 'U = ‖m̂/√v̂‖²'
             self.unit = columns[drive]
 
