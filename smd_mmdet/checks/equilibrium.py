@@ -229,8 +229,8 @@ def _no_plain_fall(series: Series, before: Series | None) -> str:
     It is about a constant learning rate that fell from another one, while the weights
     were left as they were.
     """
-    if before is None or not len(before) or not before.decaying:
-        return 'no stage precedes this one'
+    if before is None or not (len(before) and before.law and before.decaying):
+        return 'no stage of this optimizer precedes'
     fell = before.lr[-1] / series.lr[0] > 1.01
     if not (series.steady and before.steady and fell):
         return 'it is about a constant rate that falls to another'

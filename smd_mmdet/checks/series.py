@@ -82,6 +82,7 @@ class Series:
     Attributes:
         standing_still: Whether the learning rate was 0 in all windows with gradients.
         diverged: Whether a value was NaN or infinite in a window that moved the layer.
+        undriven: Whether the drive was measured in no window that moved the layer.
         law: Whether the law of the norm is known, and its drive was measured.
     """
 
@@ -104,11 +105,17 @@ class Series:
         driven = columns.get(f'{drive}_mean', np.full(1, np.nan))
         known_drive = drive == 'unit_h' or bool(np.isfinite(driven).any())
         self.law = bool(known and known.norm_law and known_drive)
-        if self.law:
-            measured += [columns[f'{drive}_mean'], columns[f'{drive}_var']]
         finite = np.isfinite(measured).all(axis=0)
+        if self.law:
+            driven = np.array([columns[f'{drive}_mean'], columns[f'{drive}_var']])
+            finite &= ~np.isinf(driven).any(axis=0)
         self.diverged = bool((used & ~finite).any())
         used &= finite
+        moved = bool(used.any())
+        if self.law:
+            # It was not measured where another optimizer trained before.
+            used &= np.isfinite(driven).all(axis=0)
+        self.undriven = moved and not used.any()
         self.columns = {key: column[used] for key, column in columns.items()}
         get = self.columns.__getitem__
         self.count = get('count').astype(float)

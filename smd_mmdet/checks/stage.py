@@ -184,6 +184,8 @@ def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str]
         return DIVERGED, 'weights or gradients were not finite: the training diverged'
     if series.standing_still:
         return NO_RATE, 'the learning rate was 0, and the weight stood still'
+    if series.undriven:
+        return NO_THEORY, 'what drives the norm was not measured'
     if not len(series) or not series.columns['unit_grad_sq_max'].max() > 0:
         return NO_GRADIENT, 'the layer had no gradient in this stage'
     if not (series.decay > 0).all():

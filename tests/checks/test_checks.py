@@ -1,6 +1,7 @@
 """Verdicts on walks whose truth is known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +144,11 @@ def test_metadata_may_be_empty_and_the_report_is_json():
     wanted = {'name', 'value', 'bound', 'margin', 'verdict', 'reason'}
     assert all(wanted <= set(found) for found in stage['checks'])
     assert all(found['reason'] for found in stage['checks'])
+
+
+def test_the_page_on_checks_names_them_all():
+    text = (Path(__file__).parents[2] / 'docs' / 'checks.md').read_text('utf-8')
+    for optimizer in 'sgd', 'adamw':
+        walk = small_walk(300, optimizer=optimizer, lr=np.full(300, 1e-3))
+        for found in last_stages(check(records_of(walk)))[0].checks:
+            assert f'`{found.name}`' in text

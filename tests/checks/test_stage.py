@@ -90,6 +90,27 @@ def test_without_a_law_of_the_norm_there_is_the_angle_only(optimizer):
     assert {s.verdict_of('angular_update') for s in last_stages(found)} == {expected}
 
 
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_windows_of_another_optimizer_are_no_divergence(optimizer):
+    """Their drive was not measured, as what drives AdamW is not what drives SGD."""
+    name = 'unit_h' if optimizer == 'sgd' else 'update_sq'
+    lr = np.repeat([2e-3, 1e-3], [600, 1400])
+    records = records_of(small_walk(optimizer=optimizer, lr=lr))
+    early = records.table['iter'].to_numpy() <= 600
+    for share, state in ((early, ''), (early | True, 'no theory')):
+        columns = {
+            f'{name}_{kind}': np.where(share, np.nan, records.table[f'{name}_{kind}'])
+            for kind in ('mean', 'var', 'min', 'max')
+        }
+        for stage in last_stages(check(with_columns(records, **columns))):
+            assert stage.state != 'diverged'
+            if optimizer == 'sgd' and state:
+                assert (stage.state, stage.checks[0].verdict) == (state, NOT_APPLICABLE)
+            if not state:
+                assert stage.verdict_of('corollary_3_1') == NOT_APPLICABLE
+                assert stage.transient_ratio == pytest.approx(1, abs=0.02)
+
+
 def test_a_control_layer_is_outside_the_theory():
     facts = {'layer0': {'invariant': False, 'reason': 'its BN is frozen'}}
     report = check(records_of(small_walk(radial=0.2), metadata={'layers': facts}))
