@@ -21,7 +21,7 @@ QUANTITIES = (
 )
 # So many runs at a time keep what is in use small enough for the caches.
 SIDE_BY_SIDE = 20
-CLIPPING = ('clipped_share', 'clip_coefficient_mean')
+CLIPPING = ('clipped_share', 'clip_coefficient_mean', 'applied')
 
 
 # Of a momentum, or β₁, the optimizer; v̂ forgets within some hundred iterations.
@@ -178,6 +178,7 @@ class Walk:
             out['unit_h'][t] = h * ww if 'v' in state else np.nan
             out['clipped_share'][t] = coefficient < 1
             out['clip_coefficient_mean'][t] = coefficient
+            out['applied'][t] = (total * clipping).repeat(self.layers // self.runs) ** 2
             out['angular_update'][t] = np.arctan2(
                 np.sqrt(_dot(across, across)) * norm, cross
             )
@@ -246,8 +247,12 @@ def records_of(
                 part = walk.series[name][begin:end, layer]
                 row[f'{name}_mean'], row[f'{name}_var'] = part.mean(), part.var()
                 row[f'{name}_min'], row[f'{name}_max'] = part.min(), part.max()
-            for name in CLIPPING:
-                row[name] = walk.series[name][begin:end, layer].mean()
+            clipped, coefficient, applied = (
+                walk.series[name][begin:end, layer] for name in CLIPPING
+            )
+            row['clipped_share'] = clipped.mean()
+            row['clip_coefficient_mean'] = coefficient.mean()
+            row['clipping_power'] = 2 * (clipped * applied).sum() / applied.sum()
             quantity = 'update_sq' if np.isnan(row['unit_h_mean']) else 'unit_h'
             drive, optimizer = row[f'{quantity}_mean'], walk.optimizer
             if optimizer == 'adam':

@@ -219,9 +219,10 @@ class Series:
         """
         if not self.known.clips:
             return np.zeros(len(self))
-        power = self.columns.get('clipping_power')
-        if power is None:
-            power = 2 * self.columns.get('clipped_share', np.zeros(len(self)))
+        unknown = np.full(len(self), np.nan)
+        power = self.columns.get('clipping_power', unknown)
+        share = self.columns.get('clipped_share', unknown)
+        power = np.where(np.isnan(power), 2 * share, power)
         return np.clip(np.nan_to_num(power), 0.0, 2.0)
 
     @cached_property

@@ -6,7 +6,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from smd_mmdet.stages import stage_name
+from smd_mmdet.recipes import in_context
+from smd_mmdet.stages import WARMUP, stage_name
 from smd_mmdet.theory import THEORIES
 
 from .series import MIN_ITERATIONS
@@ -71,7 +72,21 @@ def summarize(
         exit_code=int(bool(failing)),
         theory=theory_name,
         measured_iterations=measured_iterations,
+        context=_context(summaries),
     )
+
+
+def _context(summaries: list[StageSummary]) -> str:
+    """The largest Δ* of a stage beside those of known recipes; empty without one."""
+    angles = [
+        stage.median_angular_update_eq
+        for stage in summaries
+        if stage.stage != WARMUP and stage.median_angular_update_eq
+    ]
+    if not angles:
+        return ''
+    found = in_context(max(angles))
+    return f'{found.text}; {found.outside}' if found.outside else found.text
 
 
 def _summary(layers: list[LayerReport], number: int) -> StageSummary:

@@ -261,6 +261,8 @@ class Report:
         theory: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
         level: Significance level of 'fails', over all tests together.
         measured_iterations: How many iterations the records' windows cover.
+        context: Δ* of the stage that has the largest, beside those of known recipes;
+            empty if no Δ* is known.
 
     Example:
         >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
@@ -278,6 +280,7 @@ class Report:
     theory: str = 'sgd'
     level: float = LEVEL
     measured_iterations: int = 0
+    context: str = ''
 
     def verdict_counts(self, number: int | None = None) -> dict[str, Counter[str]]:
         """In how many layers each check came to each verdict.

@@ -39,10 +39,18 @@ def test_verdicts_hold_whatever_share_of_steps_is_clipped(share):
             assert stage.verdict_of(name) == HOLDS
         assert stage.verdict_of('angular_update') == HOLDS
         assert stage.verdict_of('weight_norm') == HOLDS
-        assert stage.norm_power == pytest.approx(1 / (4 - 2 * measured))
+        # p is the share of what is applied that comes from clipped steps, times two.
+        clipped, squares = (walk.series[k][:, 0] for k in ('clipped_share', 'applied'))
+        power = 2 * (clipped * squares).sum() / squares.sum()
+        assert (0.2 < power < 1.8) == (share == 0.5)
+        assert stage.norm_power == pytest.approx(1 / (4 - power), rel=0.02)
         # A distance is lost at (4−p)λη/(1−α).
-        per_fold = 0.1 / (LR * 3e-3 * (4 - 2 * measured))
-        assert stage.relaxation_iterations == pytest.approx(per_fold, rel=0.03)
+        per_fold = 0.1 / (LR * 3e-3 * (4 - power))
+        assert stage.relaxation_iterations == pytest.approx(per_fold, rel=0.04)
+    # Records that have the share alone give about the same.
+    table = records_of(walk).table.drop_columns(['clipping_power'])
+    (stage, *_) = last_stages(check(Records(table, {})))
+    assert stage.norm_power == pytest.approx(1 / (4 - 2 * measured), rel=0.02)
 
 
 @pytest.mark.parametrize('share', [0.0, 1.0])
@@ -98,7 +106,8 @@ def test_where_clipping_is_not_known_no_time_is_told():
     unknown = np.full(12, np.nan)
     for metadata, told in ({}, True), (dict(clipping=clipping), False):
         records = records_of(walk, metadata=metadata)
-        records = with_columns(records, clipped_share=unknown)
+        columns = dict(clipped_share=unknown, clipping_power=unknown)
+        records = with_columns(records, **columns)
         for stage in last_stages(check(records)):
             assert (stage.iterations_left is not None) == told
 
