@@ -92,7 +92,7 @@ def slow_drift(case: Case) -> Finding:
     settings = series.lr[-1], series.decay[-1]
     if not series.mean_drive > 0:
         return undecided('the mean of h̃ is not positive')
-    if series.mean(series.clipping) > _CLIPPED:
+    if series.mean(series.clipping_power) > _CLIPPED:
         return not_applicable('L follows the norm where gradients are clipped')
     per_root = float(theory.drift_limit(*settings, 1.0))  # the limit per √V
     own = np.sqrt(series.variance)

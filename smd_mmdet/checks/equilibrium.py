@@ -216,7 +216,7 @@ def corollary(case: Case) -> Finding:
     near = np.abs(series.norm_to(left) / target - 1) < ANGLE_TOLERANCE
     taken = float(series.end[np.argmax(near)]) if near.any() else None
     found = _time_taken(taken, surely, float(series.iterations))
-    if case.known is THEORIES['sgd'] and not series.clipping.any():
+    if case.known is THEORIES['sgd'] and not series.clipping_power.any():
         settings = series.lr[0], series.decay[0], drop, series.momentum[0]
         estimate = int(theory.iterations_to_equilibrium(*settings))
         found.reason += f"; the paper's estimate is {estimate:,}"

@@ -157,7 +157,7 @@ def linear_convergence(case: Case) -> Finding:
     if case.known is THEORIES['sgd']:
         found.bound = 2 * float(series.weight_decay_rate[-1])
         found.reason += f' (the theorem guarantees {found.bound:.3g})'
-    if clipping := round(series.mean(series.clipping), 2):
+    if clipping := round(series.mean(series.clipping_power), 2):
         found.reason += (
             ', to the equilibrium of its L, which follows the norm where gradients are '
             f'clipped: a distance is lost at {words.rate(clipping)} = '

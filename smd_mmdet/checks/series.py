@@ -211,7 +211,7 @@ class Series:
         return self.known.rate(self.lr, self.decay, self.momentum)
 
     @cached_property
-    def clipping(self) -> np.ndarray:
+    def clipping_power(self) -> np.ndarray:
         """Power p with which the drive grows with the norm, of each window.
 
         It is that of :func:`.theory.clipping_power`, or where the records lack it twice
@@ -228,7 +228,7 @@ class Series:
     @cached_property
     def left_exponent(self) -> float:
         """q − p: the power of ‖w‖/w* that is proportional to the rate η."""
-        return self.known.exponent - self.mean(self.clipping)
+        return self.known.exponent - self.mean(self.clipping_power)
 
     @cached_property
     def rate(self) -> np.ndarray:
@@ -237,7 +237,7 @@ class Series:
         It is that of ‖w‖^q, unless clipping makes the drive follow the norm.
         """
         settings = self.lr, self.decay, self.momentum
-        return self.known.rate(*settings, self.clipping)
+        return self.known.rate(*settings, self.clipping_power)
 
     @cached_property
     def weight_decay_rate(self) -> np.ndarray:
