@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 
+# A variance of this share of L² is one of rounding.
+_ROUNDING = 1e-20
 # From this p on L follows the norm rather than the data.
 _CLIPPED = 0.02
 
@@ -94,6 +96,8 @@ def slow_drift(case: Case) -> Finding:
         return undecided('the mean of h̃ is not positive')
     if series.mean(series.clipping_power) > _CLIPPED:
         return not_applicable('L follows the norm where gradients are clipped')
+    if series.variance <= _ROUNDING * series.mean_drive**2:
+        return undecided('h̃ has no variance, so that its drift has no error')
     per_root = float(theory.drift_limit(*settings, 1.0))  # the limit per √V
     own = np.sqrt(series.variance)
     most = series.mean_drive * np.sqrt(2 / series.weight_decay_rate[-1])
