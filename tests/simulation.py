@@ -1,23 +1,65 @@
-"""An independent truth: a scale-invariant weight under SGD, step by step.
+"""An independent truth: a scale-invariant weight under an optimizer, step by step.
 
 The loss depends on the direction of w only, so its gradient is tangential and
 g = g̃/‖w‖ with a unit gradient g̃ whose law is set here. No equation of smd_mmdet is
 used; the weights really move, in float64, and every quantity is computed from them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from zoo_walks import Stepper, adam, lamb, lion, sgd
 
 from smd_mmdet.checks import FAILS, Report, StageReport
 from smd_mmdet.records import Records, to_table
 
 QUANTITIES = (
     *('weight_norm', 'grad_norm', 'unit_grad_sq', 'unit_h'),
-    *('angular_update', 'cosine', 'momentum_norm'),
+    *('angular_update', 'cosine', 'momentum_norm', 'update_sq', 'update_cosine'),
 )
+# So many runs at a time keep what is in use small enough for the caches.
+SIDE_BY_SIDE = 20
+CLIPPING = ('clipped_share', 'clip_coefficient_mean', 'applied')
+
+
+# Of a momentum, or β₁, the optimizer; v̂ forgets within some hundred iterations.
+OPTIMIZERS: dict[str, Callable[[float], Stepper]] = {
+    'sgd': sgd,
+    'nesterov': lambda momentum: sgd(momentum, nesterov=True),
+    'adamw': lambda beta: adam(beta, 0.99),
+    'nadamw': lambda beta: adam(beta, 0.99, nesterov=True),
+    'adam': lambda beta: adam(beta, 0.99, decoupled=False),
+    'lion': lion,
+    'lamb': lambda beta: lamb(beta, 0.99),
+}
+
+
+def noise_of(optimizer: str, a: float) -> float:
+    """Δ*²/(2λη) of an optimizer for gradients without correlation in time."""
+    if optimizer == 'nesterov':
+        return (1 + 2 * a - 2 * a**3) / (1 + a)
+    if optimizer == 'nadamw':
+        return (1 - a) ** 2 * ((1 + a) ** 2 + a**4 / (1 - a**2))
+    if optimizer == 'lion':
+        return np.pi / 2 * ((1 - a) ** 2 + a**2 * 0.01 / 1.99)
+    return 1 / (1 + a) if optimizer == 'sgd' else (1 - a) / (1 + a)
+
+
+def norm_of(
+    optimizer: str, lr: float, decay: float, a: float, drive: float, size: int = 0
+) -> float:
+    """w* of what drives the norm; NaN where that is negative, or there is no w*."""
+    if optimizer == 'lamb':
+        return np.nan
+    if optimizer == 'adam':
+        return (lr * np.sqrt(size * drive) / (2 * decay)) ** (1 / 3)
+    if optimizer not in ('sgd', 'nesterov'):
+        return np.sqrt(lr * drive / (2 * decay * noise_of(optimizer, a)))
+    second = decay * lr / (1 + a) if a and optimizer == 'sgd' else 0.0
+    fourth = lr * drive / (decay * (1 - a) * (2 - second))
+    return fourth**0.25 if fourth >= 0 else np.nan
 
 
 @dataclass
@@ -39,6 +81,11 @@ class Walk:
         correlation: Correlation of a gradient with the one before; a negative one
             makes h̃ negative.
         rescale: Whether weights are divided by k^(1/4) when the rate is divided by k.
+        optimizer: A key of :data:`OPTIMIZERS`; ``momentum`` is β₁ of an adaptive one.
+        max_norm: Limit on the gradient's norm, over all layers together, in units of
+            √layers: about the limit on that of a single one.
+        unequal: By how many powers of ten the sizes of a gradient's numbers differ.
+        runs: Of how many runs the layers are; all of one run are clipped together.
     """
 
     lr: np.ndarray
@@ -53,6 +100,10 @@ class Walk:
     radial: float | np.ndarray = 0.0
     correlation: float = 0.0
     rescale: bool = False
+    optimizer: str = 'sgd'
+    max_norm: float = np.inf
+    unequal: float = 0.0
+    runs: int = 1
     series: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,11 +114,14 @@ class Walk:
         )
         self.radial = np.broadcast_to(np.asarray(self.radial, float), self.steps)
         if self.norm is None:
-            a, lam = self.momentum, self.weight_decay
-            eta = self.lr[0]
-            second = lam * eta / (1 + a) if a else 0.0
-            fourth = eta * self.unit_grad_sq[0] / (lam * (1 - a) * (2 - second))
-            self.norm = fourth**0.25
+            settings = self.lr[0], self.weight_decay, self.momentum
+            drive = float(self.unit_grad_sq[0])
+            if self.optimizer in ('adamw', 'nadamw'):
+                drive = self.size * noise_of(self.optimizer, self.momentum)
+            if self.optimizer == 'lion':
+                drive = float(self.size)
+            norm = norm_of(self.optimizer, *settings, drive, self.size)
+            self.norm = 1.0 if np.isnan(norm) else norm
         self._run()
 
     def _factors(self, rng: np.random.Generator) -> np.ndarray:
@@ -80,45 +134,77 @@ class Walk:
         rng = np.random.default_rng(self.seed)
         w = rng.standard_normal((self.layers, self.size))
         w *= self.norm / np.linalg.norm(w, axis=1, keepdims=True)
-        v = np.zeros_like(w)
-        last = np.zeros_like(w)
-        out = {name: np.empty((self.steps, self.layers)) for name in QUANTITIES}
+        step = OPTIMIZERS[self.optimizer](self.momentum)
+        if self.unequal:
+            scales = 10 ** rng.uniform(-self.unequal, 0, w.shape)
+        state: dict = {}
+        v = last = np.zeros_like(w)
+        names = (*QUANTITIES, *CLIPPING)
+        out = {name: np.full((self.steps, self.layers), np.nan) for name in names}
         for t, eta in enumerate(self.lr):
             if self.rescale and t and eta < self.lr[t - 1]:
                 c = (self.lr[t - 1] / eta) ** -0.25
                 w, v = w * c, v / c
-            norm_sq = (w * w).sum(1, keepdims=True)
-            norm = np.sqrt(norm_sq)
-            direction = rng.standard_normal(w.shape, np.float32).astype(float)
-            direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
-            direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+                if 'v' in state:
+                    state['v'] = v
+            ww = _dot(w, w)
+            norm = np.sqrt(ww)
+            fresh = rng.standard_normal(w.shape, np.float32).astype(float)
+            direction = _tangential(fresh * scales if self.unequal else fresh, w, ww)
             if self.correlation:
                 direction += self.correlation * last
-                direction -= w * (direction * w).sum(1, keepdims=True) / norm_sq
-                direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+                direction = _tangential(direction, w, ww)
             last = direction
             if self.radial[t]:
                 share = self.radial[t]
-                direction = np.sqrt(1 - share**2) * direction + share * w / norm
-            size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng))[:, None]
-            g = size * direction / norm
-            h = (g * g).sum(1) + 2 * self.momentum * (v * g).sum(1)
-            v = self.momentum * v + g + self.weight_decay * w
-            u = w - eta * v
-            gg, ww = (g * g).sum(1), norm_sq[:, 0]
-            cross = (u * w).sum(1)
-            across = np.linalg.norm(u - w * (cross / ww)[:, None], axis=1)
-            out['weight_norm'][t] = norm[:, 0]
+                along = share * w / norm[:, None]
+                direction = np.sqrt(1 - share**2) * direction + along
+            size = np.sqrt(self.unit_grad_sq[t] * self._factors(rng)) / norm
+            # Of each run, all layers together.
+            total = np.sqrt((size * size).reshape(self.runs, -1).mean(1))
+            clipping = np.minimum(1.0, self.max_norm / (total + 1e-6))
+            coefficient = np.repeat(clipping, self.layers // self.runs)
+            g = direction * (size * coefficient)[:, None]
+            gg = _dot(g, g)
+            share = self.momentum ** (2 if self.optimizer == 'nesterov' else 1)
+            h = gg + 2 * share * _dot(v, g)
+            u = step(g, w, float(eta), self.weight_decay, state)
+            v = state.get('v', state.get('m', v))
+            cross = _dot(u, w)
+            across = u - w * (cross / ww)[:, None]
+            out['weight_norm'][t] = norm
             out['grad_norm'][t] = np.sqrt(gg)
             out['unit_grad_sq'][t] = gg * ww
-            out['unit_h'][t] = h * ww
-            out['angular_update'][t] = np.arctan2(across * norm[:, 0], cross)
+            out['unit_h'][t] = h * ww if 'v' in state else np.nan
+            out['clipped_share'][t] = coefficient < 1
+            out['clip_coefficient_mean'][t] = coefficient
+            out['applied'][t] = (total * clipping).repeat(self.layers // self.runs) ** 2
+            out['angular_update'][t] = np.arctan2(
+                np.sqrt(_dot(across, across)) * norm, cross
+            )
             # No gradient is orthogonal to everything.
             scale = np.sqrt(ww * np.where(gg > 0, gg, 1.0))
-            out['cosine'][t] = (w * g).sum(1) / scale
-            out['momentum_norm'][t] = np.linalg.norm(v, axis=1)
+            out['cosine'][t] = _dot(w, g) / scale
+            out['momentum_norm'][t] = np.sqrt(_dot(v, v))
+            if 'update' in state:
+                moved = state['update']
+                out['update_sq'][t] = _dot(moved, moved)
+                cosine = _dot(w, moved) / np.sqrt(ww * out['update_sq'][t])
+                out['update_cosine'][t] = cosine
             w = u
         self.series = out
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Inner products of rows."""
+    return np.einsum('ij,ij->i', a, b)
+
+
+def _tangential(direction: np.ndarray, w: np.ndarray, ww: np.ndarray) -> np.ndarray:
+    """The part across w, of length 1."""
+    direction = direction - w * (_dot(direction, w) / ww)[:, None]
+    direction /= np.sqrt(_dot(direction, direction))[:, None]
+    return direction
 
 
 def records_of(
@@ -127,6 +213,7 @@ def records_of(
     weight_decay: float | None = None,
     momentum: float | None = None,
     metadata: dict | None = None,
+    run: int = 0,
 ) -> Records:
     """The records a monitor would have written of a walk.
 
@@ -136,7 +223,9 @@ def records_of(
         weight_decay: Weight decay that the records claim; None for the true one.
         momentum: Momentum that the records claim; None for the true one.
         metadata: Facts to add to the records' metadata.
+        run: Which of the walk's runs.
     """
+    each = walk.layers // walk.runs
     decay = walk.weight_decay if weight_decay is None else weight_decay
     alpha = walk.momentum if momentum is None else momentum
     stages, starts = _stages(walk.lr)
@@ -149,23 +238,37 @@ def records_of(
         lr = float(walk.lr[begin:end].mean())
         if np.ptp(walk.lr[begin:end]) == 0:
             lr = float(walk.lr[begin])
-        for layer in range(walk.layers):
-            row = dict(iter=end, count=end - begin, layer=f'layer{layer}')
+        for number in range(each):
+            layer = run * each + number
+            row = dict(iter=end, count=end - begin, layer=f'layer{number}')
             row.update(shape=[walk.size], lr=lr, weight_decay=decay, momentum=alpha)
             row['stage'] = int(stages[begin])
             for name in QUANTITIES:
                 part = walk.series[name][begin:end, layer]
                 row[f'{name}_mean'], row[f'{name}_var'] = part.mean(), part.var()
                 row[f'{name}_min'], row[f'{name}_max'] = part.min(), part.max()
-            mean_h = row['unit_h_mean']
-            second = decay * lr / (1 + alpha) if alpha else 0.0
-            fourth = mean_h * lr / (decay * (1 - alpha) * (2 - second))
-            row['angular_update_eq'] = np.sqrt(2 * decay * lr / (1 + alpha))
-            row['weight_norm_eq'] = fourth**0.25 if fourth >= 0 else np.nan
+            clipped, coefficient, applied = (
+                walk.series[name][begin:end, layer] for name in CLIPPING
+            )
+            row['clipped_share'] = clipped.mean()
+            row['clip_coefficient_mean'] = coefficient.mean()
+            row['clipping_power'] = 2 * (clipped * applied).sum() / applied.sum()
+            quantity = 'update_sq' if np.isnan(row['unit_h_mean']) else 'unit_h'
+            drive, optimizer = row[f'{quantity}_mean'], walk.optimizer
+            if optimizer == 'adam':
+                drive = row['unit_grad_sq_mean']
+            norm = norm_of(optimizer, lr, decay, alpha, drive, walk.size)
+            row['weight_norm_eq'] = norm
+            angle_sq = 2 * decay * lr * noise_of(optimizer, alpha)
+            if optimizer == 'lamb':
+                angle_sq = lr**2
+            if optimizer == 'adam':
+                angle_sq = lr**2 * walk.size * (1 - alpha) / ((1 + alpha) * norm**2)
+            row['angular_update_eq'] = np.sqrt(angle_sq)
             for key, value in row.items():
                 rows.setdefault(key, []).append(value)
         begin = end
-    facts = {'schema_version': 1, 'theory': 'sgd', 'window': window}
+    facts = {'schema_version': 1, 'theory': walk.optimizer, 'window': window}
     table: pa.Table = to_table(rows)
     return Records(table, facts | (metadata or {}))
 
@@ -255,6 +358,11 @@ def _base(**changes) -> dict:
     return usual | dict(size=384, noise=0.05) | changes
 
 
+def _adamw(**changes) -> dict:
+    usual = dict(lr=np.full(3000, 1e-3), weight_decay=0.2, momentum=0.9)
+    return usual | dict(size=384, noise=0.05, optimizer='adamw') | changes
+
+
 _STEP = np.repeat([0.05, 0.005], [1500, 1500])
 _WARM = np.concatenate([np.linspace(1e-3, 0.05, 300), np.full(2700, 0.05)])
 _COSINE = 0.025 * (1 + np.cos(np.linspace(0, 3.1, 3000)))
@@ -283,6 +391,32 @@ OBEYING = {
     'step ÷10, rescaled': Scenario(_base(lr=_STEP, rescale=True)),
     'warm-up': Scenario(_base(lr=_WARM)),
     'cosine': Scenario(_base(lr=_COSINE), state='equilibrium moves'),
+    'clipped at half of the steps': Scenario(
+        _base(noise=0.5, max_norm=0.33), assumptions=None, state='in equilibrium'
+    ),
+    'clipped at every step': Scenario(
+        _base(max_norm=0.1, norm=0.79), state='in equilibrium'
+    ),
+    'clipped at every step, from 2 w*': Scenario(_base(max_norm=0.1, norm=1.6)),
+    'clipped at every step, step ÷10': Scenario(
+        _base(max_norm=0.1, norm=0.79, lr=_STEP), state='unreachable in this stage'
+    ),
+    'Nesterov': Scenario(_base(optimizer='nesterov'), state='in equilibrium'),
+    'Nesterov, correlated gradients': Scenario(
+        _base(optimizer='nesterov', correlation=0.7, norm=3.5), state='in equilibrium'
+    ),
+    'Nesterov from 2 w*': Scenario(_base(optimizer='nesterov', norm=5.6)),
+    'Nesterov, step ÷10': Scenario(
+        _base(optimizer='nesterov', lr=_STEP), state='unreachable in this stage'
+    ),
+    'AdamW': Scenario(_adamw(), state='in equilibrium'),
+    'AdamW from 2 w*': Scenario(_adamw(norm=2.0)),
+    'AdamW, step ÷10': Scenario(
+        _adamw(lr=0.02 * _STEP), state='unreachable in this stage'
+    ),
+    'AdamW, cosine': Scenario(_adamw(lr=0.02 * _COSINE), state='equilibrium moves'),
+    'AdamW, clipped': Scenario(_adamw(max_norm=0.3, noise=1.0), state='in equilibrium'),
+    'NAdam': Scenario(_adamw(optimizer='nadamw'), state='in equilibrium'),
 }
 
 BROKEN = {
@@ -326,6 +460,45 @@ BROKEN = {
     'wrong weight decay': Scenario(
         _base(), claims=dict(weight_decay=2.2e-3), diagnosis='linear_convergence'
     ),
+    'wrong weight decay, clipped': Scenario(
+        _base(max_norm=0.1, norm=0.79),
+        claims=dict(weight_decay=2.2e-3),
+        diagnosis='linear_convergence',
+    ),
+    'Nesterov, weight decay 10 % too low': Scenario(
+        _base(optimizer='nesterov'),
+        claims=dict(weight_decay=1.8e-3),
+        diagnosis='linear_convergence',
+    ),
+    'Nesterov, wrong momentum': Scenario(
+        _base(optimizer='nesterov'),
+        claims=dict(momentum=0.7),
+        diagnosis='transient_law',
+    ),
+    'Nesterov, gradient along w': Scenario(
+        _base(optimizer='nesterov', radial=3e-3), diagnosis='lemma_1'
+    ),
+    'AdamW, weight decay 10 % too low': Scenario(
+        _adamw(lr=np.full(6000, 1e-3)),
+        claims=dict(weight_decay=0.18),
+        diagnosis='linear_convergence',
+    ),
+    'AdamW, weight decay 10 % too high': Scenario(
+        _adamw(lr=np.full(6000, 1e-3)),
+        claims=dict(weight_decay=0.22),
+        diagnosis='linear_convergence',
+    ),
+    'AdamW, wrong β₁': Scenario(
+        _adamw(),
+        claims=dict(momentum=0.8),
+        assumptions=frozenset({'update_along_weight'}),
+        diagnosis='linear_convergence',
+    ),
+    'AdamW, gradient along w': Scenario(
+        _adamw(radial=3e-3),
+        assumptions=frozenset({'update_along_weight'}),
+        diagnosis='lemma_1',
+    ),
     'stage too short': Scenario(
         _base(lr=np.full(150, 0.05), norm=8.0), state='stage too short'
     ),
@@ -336,3 +509,13 @@ def simulate(scenario: Scenario, layers: int, seed: int, window: int = 50) -> Re
     """The records of a scenario."""
     walk = Walk(**scenario.settings, layers=layers, seed=seed)
     return records_of(walk, window, **scenario.claims)
+
+
+def simulate_many(scenario: Scenario, layers: int, runs: int) -> Iterator[Records]:
+    """The records of some runs of a scenario, which walk side by side."""
+    for seed in range(0, runs, SIDE_BY_SIDE):
+        number = min(SIDE_BY_SIDE, runs - seed)
+        settings = scenario.settings | dict(layers=number * layers, runs=number)
+        walk = Walk(**settings, seed=seed)
+        for run in range(number):
+            yield records_of(walk, **scenario.claims, run=run)

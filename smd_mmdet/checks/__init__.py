@@ -25,6 +25,7 @@ entry in the table at that module's end, and its words in ``report/words.py``.
 import numpy as np
 
 from smd_mmdet.records import Records
+from smd_mmdet.theory import THEORIES
 
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE
 from .live import Standing, standing
@@ -135,6 +136,7 @@ def check(records: Records) -> Report:
     table = records.table
     windows = Windows(table['iter'].to_numpy(), table['count'].to_numpy())
     facts = records.metadata.get('layers') or {}
+    clipping = records.metadata.get('clipping')
     shapes = _shapes(records)
     layers = []
     for name, columns in records.by_layer():
@@ -143,9 +145,11 @@ def check(records: Records) -> Report:
         for number in np.unique(columns['stage']):
             chosen = columns['stage'] == number
             rows = {key: column[chosen] for key, column in columns.items()}
-            series = Series(rows, windows)
+            series = Series(rows, windows, THEORIES.get(theory_name))
             layer.stages.append(
-                check_stage(series, previous, theory_name, facts.get(name) or {})
+                check_stage(
+                    series, previous, theory_name, facts.get(name) or {}, clipping
+                )
             )
             previous = series
         layers.append(layer)

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy import optimize
 
-from smd_mmdet import theory
+from smd_mmdet.theory import THEORIES
 
-from .case import ANGLE_TOLERANCE, RATE_TOLERANCE, Case, transient
+from .case import ANGLE_TOLERANCE, RATE_TOLERANCE, Case, decays, transient
 from .findings import Finding, margin, undecided, within
 from .series import MIN_ITERATIONS, Series
 from .statistics import Estimate, ratio_of_sums
@@ -63,21 +64,11 @@ def lemma_1(case: Case) -> Finding:
     if max(map(abs, steady.interval)) <= bound:
         found.verdict = HOLDS
     elif found.p_value < LEVEL:
-        found.verdict, found.cause = FAILS, _gradient_decays(case)
+        found.verdict, found.cause = FAILS, decays(case, case.extra_share)
         found.reason += f': {found.cause}'
     else:
         found.reason += ': too noisy to tell'
     return found
-
-
-def _gradient_decays(case: Case) -> str:
-    """What a steady cosine does to the norm."""
-    decay = float(case.series.decay[-1])
-    total = decay + case.gradient_decay
-    return (
-        'the gradient is not orthogonal to the weight: it decays the weight as if λ '
-        f'were {total:.2g} and not {decay:.2g} ({case.gradient_decay / decay:+.0%})'
-    )
 
 
 def scale_invariance(case: Case) -> tuple[str, str] | None:
@@ -115,7 +106,7 @@ def _advice(cosine: float, facts: dict) -> str:
 
 
 def transient_law(case: Case) -> Finding:
-    """The transient law: Δ_rms/Δ*·(‖w‖/w*)² = 1, in equilibrium or not.
+    """The transient law: Δ_rms/Δ*·(‖w‖/w*)^(q/2) = 1, in equilibrium or not.
 
     It is checked over the whole stage, and over each third of it with the p-value
     multiplied by their number.
@@ -125,97 +116,126 @@ def transient_law(case: Case) -> Finding:
     missing = ''
     if series.iterations < MIN_ITERATIONS:
         missing = case.too_few
-    found = within('Δ_rms/Δ*·(‖w‖/w*)²', whole, ANGLE_TOLERANCE, missing=missing)
-    thirds = np.array_split(np.arange(len(series)), 3)
-    parts = [transient(series, slice(t[0], t[-1] + 1)) for t in thirds if len(t)]
-    beyond = [
-        min(1.0, len(parts) * p.beyond(1 - ANGLE_TOLERANCE, 1 + ANGLE_TOLERANCE))
-        for p in parts
-    ]
-    worst = int(np.argmin(beyond)) if beyond else 0
-    if found.p_value is not None and beyond and beyond[worst] < LEVEL:
-        found.p_value = min(found.p_value, beyond[worst])
-        found.verdict = FAILS
-        name = ('first', 'middle', 'last')[worst]
-        found.reason += f'; it is {parts[worst].value:.3f} in the {name} third'
+    found = within(case.words.law, whole, ANGLE_TOLERANCE, missing=missing)
+    parts = [transient(third, slice(None)) for third in _thirds(series)]
+    worst, chance = _worst(parts, 1 - ANGLE_TOLERANCE, 1 + ANGLE_TOLERANCE)
+    if found.p_value is not None and chance < LEVEL:
+        found.p_value, found.verdict = min(found.p_value, chance), FAILS
+        value = parts[worst].value
+        found.reason += f'; it is {value:.3f} in the {_NAMES[worst]} third'
     return found
 
 
 def linear_convergence(case: Case) -> Finding:
-    """The rate at which ‖w‖⁴ relaxes, from its balance over the whole stage.
+    """The rate at which ‖w‖^q relaxes, from its balance over the whole stage.
 
-    d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴), where the drive ρ·w*⁴ = 2(η/(1−α))² h̃ is measured and
-    contains no weight decay. Summed over the stage, ρ = Σ(drive − d‖w‖⁴) / Σ‖w‖⁴. No
-    exponential is fitted, so L may drift.
+    d‖w‖^q/dt = −ρ(‖w‖^q − w*^q), where the drive ρ·w*^q, under SGD 2(η/(1−α))² h̃, is
+    measured and contains no weight decay. Summed over the stage,
+    ρ = Σ(drive − d‖w‖^q) / Σ‖w‖^q. No exponential is fitted, so L may drift, and may
+    follow the norm as clipping makes it. Each third of the stage is checked as well: a
+    wrong momentum makes ρ too low on the way to equilibrium, and too high there.
     """
-    series = case.series
-    if len(series) < 3 or not series.mean_h > 0:
-        why = 'fewer than 3 windows' if len(series) < 3 else 'the mean of h̃ is not > 0'
-        return undecided(why)
+    series, words = case.series, case.words
+    if len(series) < 3 or not series.mean_drive > 0:
+        return undecided('fewer than 3 windows' if len(series) < 3 else words.no_drive)
     estimate = _relaxation(series)
     if not np.isfinite(estimate.value):
         return undecided(case.too_few or 'too few windows for a rate')
     missing = '' if series.iterations >= MIN_ITERATIONS else case.too_few
     allowed = 1 / (1 + RATE_TOLERANCE), 1 + RATE_TOLERANCE
-    found = within(
-        'rate/(4λη/(1−α))', estimate, RATE_TOLERANCE, allowed, missing=missing
-    )
-    last = float(series.rate[-1])
-    theorem = last / 2
-    found.value, found.bound = estimate.value * last, theorem
+    law = words.rate(0.0)
+    found = within(f'rate/({law})', estimate, RATE_TOLERANCE, allowed, missing=missing)
+    last = float(series.balance_rate[-1])
+    found.value, found.bound = estimate.value * last, last
     if found.interval is not None:
         low, high = found.interval
         found.interval = last * low, last * high
     found.reason += (
-        f'; ‖w‖⁴ relaxes at {found.value:.3g} per iteration (4λη/(1−α) = {last:.3g}, '
-        f'the theorem guarantees {theorem:.3g})'
+        f'; {words.power} relaxes at {found.value:.3g} per iteration, and {last:.3g} '
+        f'≈ {law} is expected'
     )
+    if case.known is THEORIES['sgd']:
+        found.bound = 2 * float(series.weight_decay_rate[-1])
+        found.reason += f' (the theorem guarantees {found.bound:.3g})'
+    if clipping := round(series.mean(series.clipping_power), 2):
+        found.reason += (
+            ', to the equilibrium of its L, which follows the norm where gradients are '
+            f'clipped: a distance is lost at {words.rate(clipping)} = '
+            f'{series.mean(series.rate):.3g}'
+        )
+    part, ratio = series, estimate.value
+    if found.p_value is not None:
+        thirds = _thirds(series)
+        rates = [_relaxation(third) for third in thirds]
+        worst, chance = _worst(rates, *allowed)
+        if chance < min(LEVEL, found.p_value):
+            found.verdict, found.p_value = FAILS, chance
+            part, ratio = thirds[worst], rates[worst].value
+            found.reason += f'; the ratio is {ratio:.3f} in the {_NAMES[worst]} third'
     if found.verdict == FAILS:
-        found.cause = _cause(case, estimate.value)
+        found.cause = _cause(case, part, ratio)
         found.reason += f'; {found.cause}'
     return found
 
 
-def _relaxation(series: Series) -> Estimate:
-    """The rate at which ‖w‖⁴ relaxes, as a multiple of 4λη/(1−α)."""
-    drive, decay = _balance(series, series.momentum)
-    return _ratio_of_steps(series, drive - np.diff(series.norm4), decay, ~series.jumps)
+_NAMES = 'first', 'middle', 'last'
 
 
-def _balance(series: Series, momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What drives ‖w‖⁴ up, and what decays it, from each window to the next.
+def _thirds(series: Series) -> list[Series]:
+    """The windows in three parts, as far as there are as many."""
+    parts = np.array_split(np.arange(len(series)), 3)
+    return [series.take(part) for part in parts if len(part)]
+
+
+def _worst(estimates: list[Estimate], low: float, high: float) -> tuple[int, float]:
+    """Which of some estimates is beyond a range most surely, and by what chance.
 
     Args:
-        series: The windows.
-        momentum: Momentum by window, the recorded one or another.
+        estimates: The estimates.
+        low: Lower end of the range.
+        high: Upper end of the range.
+
+    Returns:
+        The index of it, and the p-value, corrected for the number of estimates.
     """
-    rate = theory.norm4_rate(series.lr, series.decay, momentum)
-    target = theory.equilibrium_norm4(series.lr, series.decay, series.h, momentum)
-    fold = (rate[1:] + rate[:-1]) / 2 * series.step
-    # The trapezoid rule gives too large an integral of an exponential. This factor
-    # makes it exact.
-    exact = np.tanh(fold / 2) / (fold / 2)
-    drive = ((rate * target)[1:] + (rate * target)[:-1]) / 2
-    decay = (series.norm4[1:] + series.norm4[:-1]) / 2 * fold
-    return drive * series.step * exact, decay * exact
+    chances = [len(estimates) * each.beyond(low, high) for each in estimates]
+    worst = int(np.argmin(chances))
+    return worst, min(1.0, chances[worst])
 
 
-def _cause(case: Case, ratio: float) -> str:
-    """What explains that ‖w‖⁴ relaxes at ``ratio`` times the expected rate.
+def _relaxation(series: Series) -> Estimate:
+    """The rate at which ‖w‖^q relaxes, as a multiple of q·λη_e."""
+    drive, decay = series.balance(series.momentum)
+    return _ratio_of_steps(series, drive - np.diff(series.power), decay, ~series.jumps)
+
+
+def _cause(case: Case, series: Series, ratio: float) -> str:
+    """What explains that ‖w‖^q relaxes at ``ratio`` times the expected rate.
 
     A gradient along w shows in the cosine, a wrong momentum in the transient law. A
-    wrong weight decay shows in neither.
+    wrong weight decay shows in neither. Under AdamW and its kin a wrong β₁ shows as
+    updates along w do, in ⟨w, u⟩.
+
+    Args:
+        case: The layer's stage.
+        series: The windows of it in which that was measured.
+        ratio: The measured rate as a multiple of the expected one.
     """
-    series, kept = case.series, ~case.series.jumps
-    _, decay = _balance(series, series.momentum)
-    along = series.gradient_decay / series.decay
-    along = (along[1:] + along[:-1]) / 2
-    gradient = float((along * decay)[kept].sum() / decay[kept].sum())
+    words = case.words
+    along = _extra_share(series)
     # What is left for the weight decay to explain.
-    rest = ratio - gradient
+    rest = ratio - (along if np.isfinite(along) else 0.0)
     if abs(rest - 1) < _EXPLAINED * abs(ratio - 1):
-        return _gradient_decays(case)
+        other = _adaptive_momentum(series) if words.adaptive else np.nan
+        why = f'; a β₁ of {other:.2g} would explain it too'
+        return decays(case, case.extra_share) + (why if np.isfinite(other) else '')
     weight_decay = f'a weight decay of {series.decay[-1] * max(rest, 0):.2g}'
+    if words.adaptive:
+        if np.isnan(along):
+            return f'{weight_decay} or another β₁ would explain it'
+        if abs(along) < _EXPLAINED * abs(ratio - 1):
+            return f'{weight_decay} would explain it'
+        return 'neither a weight decay nor updates along w alone would explain it'
     law = transient(series, slice(None))
     low, likely, high = (
         _share_of_momentum(series, value, ratio)
@@ -226,7 +246,7 @@ def _cause(case: Case, ratio: float) -> str:
     if abs(likely) < _EXPLAINED:
         return f'{weight_decay} would explain it'
     if abs(likely - 1) < _EXPLAINED:
-        momentum = _momentum_of(law.value, series.momentum[-1])
+        momentum = _momentum_of(series, law.value)
         return f'a momentum of {momentum:.2g} would explain it'
     return 'neither a weight decay nor a momentum alone would explain it'
 
@@ -235,18 +255,47 @@ def _cause(case: Case, ratio: float) -> str:
 _EXPLAINED = 0.3
 
 
-def _momentum_of(law: float, momentum: float) -> float:
+def _extra_share(series: Series) -> float:
+    """The decay that steps along w amount to in the whole stage, as a share of λ."""
+    kept = ~series.jumps
+    _, decay = series.balance(series.momentum)
+    along = series.extra_decay / series.decay
+    along = (along[1:] + along[:-1]) / 2
+    return float((along * decay)[kept].sum() / decay[kept].sum())
+
+
+def _adaptive_momentum(series: Series) -> float:
+    """The β₁ of AdamW that makes ⟨w, u⟩ what it was; NaN if that is not known.
+
+    Under the law ⟨w, u⟩ is −ηUβ₁/(1−β₁), on the average.
+    """
+    share = -series.mean(series.update_along) / series.mean(series.lr * series.drive)
+    return share / (1 + share) if share > 0 else np.nan
+
+
+def _momentum_of(series: Series, law: float) -> float:
     """The momentum that makes the transient law 1; NaN if none does.
 
-    Under a true momentum α, Δ²‖w‖⁴ is Lη²/(1−α²).
-
     Args:
+        series: The windows.
         law: The measured Δ_rms/Δ*·(‖w‖/w*)².
-        momentum: The recorded momentum.
     """
-    square = 1 - (1 - momentum**2) / law**2 if law > 0 else np.nan
+    if not law > 0:
+        return np.nan
+    wanted = law**2 * series.turning(float(series.momentum[-1]))
+
+    def excess(momentum: float) -> float:
+        return float(np.log(series.turning(momentum) / wanted))
+
     # Noise may take a momentum of 0 below 0.
-    return float(np.sqrt(max(square, 0.0))) if square > -0.02 else np.nan
+    if 0 <= excess(0.0) < 0.02:
+        return 0.0
+    if excess(0.0) > 0 or excess(_MOST_MOMENTUM) < 0:
+        return np.nan
+    return float(optimize.brentq(excess, 0.0, _MOST_MOMENTUM, xtol=1e-6))
+
+
+_MOST_MOMENTUM = 0.9999
 
 
 def _share_of_momentum(series: Series, law: float, ratio: float) -> float:
@@ -255,12 +304,12 @@ def _share_of_momentum(series: Series, law: float, ratio: float) -> float:
     Args:
         series: The windows.
         law: The measured Δ_rms/Δ*·(‖w‖/w*)², which tells that momentum.
-        ratio: The measured rate as a multiple of 4λη/(1−α).
+        ratio: The measured rate as a multiple of the expected one.
     """
-    momentum = _momentum_of(law, series.momentum[-1])
-    drive, decay = _balance(series, np.full(len(series), momentum))
+    momentum = _momentum_of(series, law)
+    drive, decay = series.balance(np.full(len(series), momentum))
     kept = ~series.jumps
-    other = (drive - np.diff(series.norm4))[kept].sum() / decay[kept].sum()
+    other = (drive - np.diff(series.power))[kept].sum() / decay[kept].sum()
     if not other > 0 or not ratio > 0:
         return np.nan
     return float(1 - np.log(other) / np.log(ratio))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from smd_mmdet import theory
+from smd_mmdet.theory import Theory
 
 from .statistics import MIN_BATCHES, Estimate, ratio_of_sums
 
@@ -68,22 +68,31 @@ class Windows:
 class Series:
     """The windows of one layer in one stage, in which it had gradients.
 
-    Quantities that enter a balance are means of squares or fourth powers, so that the
-    mean over several windows is that of all their iterations: ``angle_sq`` = E Δ²,
-    ``norm4`` = E‖w‖⁴, ``h`` = E h̃ (which may be negative in a window),
-    ``angle_sq_eq`` = Δ*² and ``norm4_eq`` = w*⁴ ∝ ``h``.
+    Quantities that enter a balance are means of squares or of ‖w‖^q, the power that
+    obeys the optimizer's law, so that the mean over several windows is that of all
+    their iterations: ``angle_sq`` = E Δ², ``power`` = E‖w‖^q, ``drive`` = E D (which
+    may be negative in a window), ``angle_sq_eq`` = Δ*² and ``power_eq`` = w*^q ∝
+    ``drive``.
 
     Args:
         columns: Columns of the records by name, rows of this layer and stage only.
         windows: The windows of the run.
+        known: What is known of the optimizer; None where nothing is.
 
     Attributes:
         standing_still: Whether the learning rate was 0 in all windows with gradients.
         diverged: Whether a value was NaN or infinite in a window that moved the layer.
+        undriven: Whether the drive was measured in no window that moved the layer.
+        law: Whether the law of the norm is known, and its drive was measured.
     """
 
-    def __init__(self, columns: dict[str, np.ndarray], windows: Windows) -> None:
-        self.windows = windows
+    def __init__(
+        self,
+        columns: dict[str, np.ndarray],
+        windows: Windows,
+        known: Theory | None = None,
+    ) -> None:
+        self.windows, self._known = windows, known
         self.first = windows.begin(columns['iter'][0])
         self.last = int(columns['iter'][-1])
         self.number = int(columns['stage'][0])
@@ -91,11 +100,22 @@ class Series:
         used = counted & (columns['lr'] > 0)
         self.standing_still = bool(counted.any() and not used.any())
         measured = [columns[name] for name in ('angular_update_mean', 'cosine_mean')]
-        if np.isfinite(columns['unit_h_mean']).any():  # h̃ is defined for SGD only
-            measured += [columns['unit_h_mean'], columns['unit_h_var']]
+        drive = known.drive if known else ''
+        # Records of earlier versions lack the drive of adaptive optimizers.
+        driven = columns.get(f'{drive}_mean', np.full(1, np.nan))
+        known_drive = drive == 'unit_h' or bool(np.isfinite(driven).any())
+        self.law = bool(known and known.norm_law and known_drive)
         finite = np.isfinite(measured).all(axis=0)
+        if self.law:
+            driven = np.array([columns[f'{drive}_mean'], columns[f'{drive}_var']])
+            finite &= ~np.isinf(driven).any(axis=0)
         self.diverged = bool((used & ~finite).any())
         used &= finite
+        moved = bool(used.any())
+        if self.law:
+            # It was not measured where another optimizer trained before.
+            used &= np.isfinite(driven).all(axis=0)
+        self.undriven = moved and not used.any()
         self.columns = {key: column[used] for key, column in columns.items()}
         get = self.columns.__getitem__
         self.count = get('count').astype(float)
@@ -107,19 +127,40 @@ class Series:
         self.cosine_sq = get('cosine_mean') ** 2 + get('cosine_var')
         norm, spread = get('weight_norm_mean'), get('weight_norm_var')
         self.norm_sq = norm**2 + spread
-        # E‖w‖⁴ of a norm with this mean and variance, to the order of the variance.
-        self.norm4 = norm**4 + 6 * norm**2 * spread
-        self.h, self.h_var, self.h_min = (
-            get(f'unit_h_{statistic}') for statistic in ('mean', 'var', 'min')
-        )
+        self.unit_grad_sq = get('unit_grad_sq_mean')
+        if self.law:
+            self.power = self.norm_to(self.known.exponent)
+            self.drive, self.drive_var, self.drive_min, self.drive_max = (
+                get(f'{drive}_{statistic}')
+                for statistic in ('mean', 'var', 'min', 'max')
+            )
 
     def __len__(self) -> int:
         return len(self.count)
 
+    @property
+    def known(self) -> Theory:
+        """What is known of the optimizer.
+
+        Raises:
+            ValueError: If that is nothing, so that there is nothing to check.
+        """
+        if self._known is None:
+            raise ValueError('no theory is known for this optimizer')
+        return self._known
+
     def take(self, index: np.ndarray) -> 'Series':
         """The series of some of its windows."""
         columns = {key: column[index] for key, column in self.columns.items()}
-        return Series(columns, self.windows)
+        kept = Series(columns, self.windows, self.known)
+        kept.__dict__['whiteness'] = self.whiteness
+        return kept
+
+    def norm_to(self, exponent: float | np.ndarray) -> np.ndarray:
+        """E‖w‖^e of each window, to the order of the variance of ‖w‖."""
+        norm = self.columns['weight_norm_mean']
+        spread = self.columns['weight_norm_var'] / norm**2
+        return norm**exponent * (1 + exponent * (exponent - 1) / 2 * spread)
 
     @property
     def iterations(self) -> int:
@@ -139,20 +180,69 @@ class Series:
         return bool(len(self) and (step > 0).all() and (step < 2).all())
 
     @cached_property
-    def angle_sq_eq(self) -> np.ndarray:
-        """Δ*² of each window."""
-        return self.columns['angular_update_eq'] ** 2
+    def whiteness(self) -> float:
+        """E[h̃]/E‖g̃‖² of the stage: 1 if gradients are uncorrelated in time."""
+        below = self.mean(self.unit_grad_sq)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return float(self.mean(self.drive) / below) if self.law else np.nan
 
     @cached_property
-    def norm4_eq(self) -> np.ndarray:
-        """w*⁴ of each window, with the window's own mean of h̃ for L."""
-        unit = theory.equilibrium_norm(self.lr, self.decay, 1.0, self.momentum)
-        return unit**4 * self.h
+    def angle_sq_eq(self) -> np.ndarray:
+        """Δ*² of each window.
+
+        Where it depends on the correlation of gradients, that of the whole stage
+        counts: a window's own is noisy.
+        """
+        if not self.law:
+            return self.columns['angular_update_eq'] ** 2
+        settings = self.lr, self.decay, self.momentum
+        return self.known.angular_update_sq(*settings, 1.0, self.whiteness)
+
+    @cached_property
+    def power_eq(self) -> np.ndarray:
+        """w*^q of each window, with the window's own drive."""
+        return self.known.equilibrium_power(
+            self.lr, self.decay, self.drive, self.momentum
+        )
+
+    @cached_property
+    def balance_rate(self) -> np.ndarray:
+        """q·λη_e: rate at which ‖w‖^q relaxes to the w*^q of a given drive."""
+        return self.known.rate(self.lr, self.decay, self.momentum)
+
+    @cached_property
+    def clipping_power(self) -> np.ndarray:
+        """Power p with which the drive grows with the norm, of each window.
+
+        It is that of :func:`.theory.clipping_power`, or where the records lack it twice
+        the share of clipped steps; 0 where nothing is known of clipping.
+        """
+        if not self.known.clips:
+            return np.zeros(len(self))
+        unknown = np.full(len(self), np.nan)
+        power = self.columns.get('clipping_power', unknown)
+        share = self.columns.get('clipped_share', unknown)
+        power = np.where(np.isnan(power), 2 * share, power)
+        return np.clip(np.nan_to_num(power), 0.0, 2.0)
+
+    @cached_property
+    def left_exponent(self) -> float:
+        """q − p: the power of ‖w‖/w* that is proportional to the rate η."""
+        return self.known.exponent - self.mean(self.clipping_power)
 
     @cached_property
     def rate(self) -> np.ndarray:
-        """Rate 4λη/(1−α) at which the mean of ‖w‖⁴ relaxes, per iteration."""
-        return 2 * theory.relaxation_rate(self.lr, self.decay, self.momentum)
+        """(q−p)·λη_e: rate at which a distance of ‖w‖ from w* is lost, per iteration.
+
+        It is that of ‖w‖^q, unless clipping makes the drive follow the norm.
+        """
+        settings = self.lr, self.decay, self.momentum
+        return self.known.rate(*settings, self.clipping_power)
+
+    @cached_property
+    def weight_decay_rate(self) -> np.ndarray:
+        """λη_e: share of ‖w‖ that decay takes per iteration."""
+        return self.known.decay(self.lr, self.decay, self.momentum)
 
     @cached_property
     def memory(self) -> float:
@@ -160,16 +250,38 @@ class Series:
         return 1 / (1 - float(self.momentum.max(initial=0)))
 
     @cached_property
-    def gradient_decay(self) -> np.ndarray:
-        """Weight decay that gradients along w amount to, of each window.
+    def extra_decay(self) -> np.ndarray:
+        """Weight decay that the optimizer's steps along w amount to, of each window.
 
         A gradient of which ⟨w, g⟩ is not 0 moves the norm as a weight decay of
         ⟨w, g⟩/‖w‖² would. Random rounding averages out in it, a steady cosine does not.
+        The update u = m̂/√v̂ of an adaptive optimizer does the same by what ⟨w, u⟩
+        exceeds its :attr:`expected_along`; NaN where that was not measured.
         """
+        if self.known.drive == 'update_sq':
+            along = self.update_along - self.expected_along
+            return along / self.norm_sq
         gradient = self.columns.get('grad_norm_mean')
         if gradient is None:
-            gradient = np.sqrt(self.columns['unit_grad_sq_mean'] / self.norm_sq)
+            gradient = np.sqrt(self.unit_grad_sq / self.norm_sq)
         return self.columns['cosine_mean'] * gradient / np.sqrt(self.norm_sq)
+
+    @cached_property
+    def update_along(self) -> np.ndarray:
+        """Mean of ⟨w, u⟩ with the update u of an adaptive optimizer."""
+        cosine = self.columns.get('update_cosine_mean', np.full(len(self), np.nan))
+        return cosine * np.sqrt(self.drive * self.norm_sq)
+
+    @cached_property
+    def expected_along(self) -> np.ndarray:
+        """Mean of ⟨w, u⟩ that the law implies: −ηUβ₁/(1−β₁) under AdamW.
+
+        In d‖w‖² = −2ηλ‖w‖² − 2η⟨w, u⟩ + η²U it makes the sum of the last two
+        η²U/ΣA², the growth of the law.
+        """
+        # The decay λη_e = λη of these optimizers takes what their growth adds at w*.
+        growth = 2 * self.weight_decay_rate * self.power_eq
+        return (self.lr * self.drive - growth / self.lr) / 2
 
     @cached_property
     def step(self) -> np.ndarray:
@@ -200,27 +312,27 @@ class Series:
         return float((self.totals(self.cosine_sq, groups) / counts).min())
 
     @cached_property
-    def mean_h(self) -> float:
-        """L, the mean of h̃ over the whole stage."""
-        return self.mean(self.h)
+    def mean_drive(self) -> float:
+        """L under SGD, U under AdamW: the mean of the drive over the whole stage."""
+        return self.mean(self.drive)
 
     @cached_property
     def variance(self) -> float:
-        """V, the variance of h̃ about its level of the moment.
+        """V, the variance of the drive about its level of the moment.
 
         It is that inside the windows, and between each and the next, which share what L
         drifts: windows of one iteration have nothing inside.
         """
-        inside, free = (self.h_var * self.count).sum(), (self.count - 1).sum()
+        inside, free = (self.drive_var * self.count).sum(), (self.count - 1).sum()
         apart = 1 / self.count[1:] + 1 / self.count[:-1]
-        between = (np.diff(self.h) ** 2 / apart).sum()
+        between = (np.diff(self.drive) ** 2 / apart).sum()
         return float((inside + between) / max(free + len(apart), 1.0))
 
     @cached_property
     def level(self) -> np.ndarray:
-        """Mean of h̃ about each window, over 50 iterations or more."""
+        """Mean of the drive about each window, over 50 iterations or more."""
         groups = self.groups(slice(None), 50, most=len(self))
-        means = self.totals(self.h, groups) / self.totals(1.0, groups)
+        means = self.totals(self.drive, groups) / self.totals(1.0, groups)
         return np.repeat(means, [len(group) for group in groups])
 
     def mean(self, values: np.ndarray, part: slice = slice(None)) -> float:
@@ -228,11 +340,11 @@ class Series:
         return float(np.average(values[part], weights=self.count[part]))
 
     def long_run_variance(self, part: slice) -> float:
-        """Variance of a sum of h̃, per iteration; autocorrelation is counted in."""
+        """Variance of a sum of the drive, per iteration, with its autocorrelation."""
         groups = self.groups(part, 2 * self.memory)
         if len(groups) < MIN_BATCHES:
             return self.variance
-        sums, counts = self.totals(self.h, groups), self.totals(1.0, groups)
+        sums, counts = self.totals(self.drive, groups), self.totals(1.0, groups)
         deviation = sums - sums.sum() / counts.sum() * counts
         # L may drift. Neighbouring batches share the drift, so their difference is
         # nearly free of it, and has twice the variance of one.
@@ -344,73 +456,111 @@ class Series:
                 piece.error, piece.freedom = float(np.sqrt(motion)), np.inf
         return found
 
-    def wander(self, part: slice) -> float:
-        """Relative variance of ‖w‖² about its equilibrium, from the noise of h̃.
+    def settled(self, part: slice) -> float:
+        """w*^(q−p), to which the norm goes at a rate that holds still.
 
-        The recurrence of ‖w‖⁴, linearized about w*⁴ and driven by the noise of h̃,
-        gives λη/(1−α) · V/(2L²).
+        The w* of the moment moves with the norm where gradients are clipped: then
+        ‖w‖^q is to its own w*^q what ‖w‖^(q−p) is to this one.
         """
-        mean = self.mean(self.h, part)
+        left = self.mean(self.norm_to(self.left_exponent), part)
+        return left * self.mean(self.power_eq, part) / self.mean(self.power, part)
+
+    def wander(self, part: slice) -> float:
+        """Relative variance of ‖w‖² about its equilibrium, from the noise of the drive.
+
+        The recurrence of ‖w‖^(q−p), linearized about w* and driven by the noise of D,
+        gives 2λη_e/(q−p) · V/E[D]²; under SGD λη/(1−α) · V/(2L²).
+        """
+        mean = self.mean(self.drive, part)
         if not mean > 0:
             return np.inf
-        slow = float(self.rate[-1]) / 4
-        return slow * self.long_run_variance(part) / (2 * mean**2)
+        slow = 2 * float(self.weight_decay_rate[-1]) / self.left_exponent
+        return slow * self.long_run_variance(part) / mean**2
 
     def slow_variance_of_angle(self, part: slice) -> float:
         """Relative variance of the mean of Δ² over a part, due to :meth:`wander`.
 
-        ln‖w‖² grows by Δ²(1+α)/(1−α) per iteration and decays by 2λη/(1−α). Over T
+        ln‖w‖² grows by 2λη_e·Δ²/Δ*² per iteration and decays by 2λη_e. Over T
         iterations it changes by T times the mean of the difference. So the mean of Δ²
-        differs from Δ*², relatively, by that change divided by 2λη/(1−α)·T. The change
-        is bounded, so the mean of Δ² settles faster than other means.
+        differs from Δ*², relatively, by that change divided by 2λη_e·T. The change is
+        bounded, so the mean of Δ² settles faster than other means.
         """
         length = self.count[part].sum()
-        decay, rate = self.rate[-1] / 2, self.rate[-1]
+        decay, rate = 2 * self.weight_decay_rate[-1], self.rate[-1]
         change = 2 * self.wander(part) * -np.expm1(-rate * length)
         return change / (decay * length) ** 2
 
-    def slow_variance_of_norm4(self, part: slice) -> float:
-        """Relative variance of the mean of ‖w‖⁴ over a part, due to :meth:`wander`.
+    def slow_variance_of_power(self, part: slice) -> float:
+        """Relative variance of the mean of ‖w‖^q/w*^q, due to :meth:`wander`.
 
-        The wandering is forgotten at the rate ρ = 4λη/(1−α). The mean over T iterations
+        The wandering is forgotten at the rate ρ = (q−p)λη_e. The mean over T iterations
         of such a process has 2(u − 1 + e^−u)/u² of its variance, with u = ρT.
         """
         u = max(self.rate[-1] * self.count[part].sum(), 1e-12)
-        return 4 * self.wander(part) * 2 * (u + np.expm1(-u)) / u**2
+        variance = (self.left_exponent / 2) ** 2 * self.wander(part)
+        return variance * 2 * (u + np.expm1(-u)) / u**2
 
     @cached_property
-    def predicted_norm4(self) -> np.ndarray:
-        """‖w‖⁴ of each window by the theory, from that of the first one.
+    def predicted_power(self) -> np.ndarray:
+        """‖w‖^q of each window by the theory, from that of the first one.
 
-        The mean obeys d‖w‖⁴/dt = −ρ(‖w‖⁴ − w*⁴), where w*⁴ follows from the measured
-        h̃. It is solved exactly for a w* that holds still between the centres of two
-        windows. Where the weights were rescaled, it begins anew.
+        The mean obeys d‖w‖^q/dt = −ρ(‖w‖^q − w*^q), where w*^q follows from the
+        measured drive. It is solved exactly for a w* that holds still between the
+        centres of two windows. Where the weights were rescaled, it begins anew.
         """
-        path = self.norm4.copy()
+        path = self.power.copy()
         keep, target = self._recurrence
         for i in range(1, len(path)):
             if not self.jumps[i - 1]:
                 ahead = target[i - 1] + keep[i - 1] * (path[i - 1] - target[i - 1])
-                # A few windows of negative h̃ must not take ‖w‖⁴ below 0.
+                # A few windows of negative h̃ must not take ‖w‖^q below 0.
                 path[i] = max(ahead, 0.01 * path[i - 1])
         return path
 
     @cached_property
     def _recurrence(self) -> tuple[np.ndarray, np.ndarray]:
-        """Share of ‖w‖⁴ − w*⁴ that is kept from window to window, and w*⁴ there."""
-        keep = np.exp(-self.step * (self.rate[1:] + self.rate[:-1]) / 2)
-        return keep, (self.norm4_eq[1:] + self.norm4_eq[:-1]) / 2
+        """Share of ‖w‖^q − w*^q that is kept from window to window, and w*^q there."""
+        rate = self.balance_rate
+        keep = np.exp(-self.step * (rate[1:] + rate[:-1]) / 2)
+        return keep, (self.power_eq[1:] + self.power_eq[:-1]) / 2
 
     @cached_property
     def jumps(self) -> np.ndarray:
-        """Between which windows ‖w‖⁴ changed more than any dynamics can explain.
+        """Between which windows ‖w‖^q changed more than any dynamics can explain.
 
-        There the weights were rescaled. The change must differ from the expected one
-        by a factor of e^0.25, and by ten times the usual surprise.
+        There the weights were rescaled. The change of ‖w‖ must differ from the expected
+        one by a factor of e^(1/16), and by ten times the usual surprise.
         """
         keep, target = self._recurrence
-        expected = target + keep * (self.norm4[:-1] - target)
+        expected = target + keep * (self.power[:-1] - target)
         with np.errstate(divide='ignore', invalid='ignore'):
-            surprise = np.abs(np.log(self.norm4[1:] / expected))
+            surprise = np.abs(np.log(self.power[1:] / expected))
         usual = np.nanmedian(surprise) if len(surprise) else 0.0
-        return surprise > max(0.25, 10 * usual)
+        return surprise > max(self.known.exponent / 16, 10 * usual)
+
+    def balance(self, momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What drives ‖w‖^q up, and what decays it, from each window to the next.
+
+        Args:
+            momentum: Momentum by window, the recorded one or another.
+        """
+        rate = self.known.rate(self.lr, self.decay, momentum)
+        settings = self.lr, self.decay, self.drive, momentum
+        growth = rate * self.known.equilibrium_power(*settings)
+        fold = (rate[1:] + rate[:-1]) / 2 * self.step
+        # The trapezoid rule gives too large an integral of an exponential. This factor
+        # makes it exact.
+        exact = np.tanh(fold / 2) / (fold / 2)
+        drive = (growth[1:] + growth[:-1]) / 2 * self.step
+        decay = (self.power[1:] + self.power[:-1]) / 2 * fold
+        return drive * exact, decay * exact
+
+    def turning(self, momentum: float) -> float:
+        """Δ*²w*^q at the end, per unit of drive, under some momentum.
+
+        By the transient law it is Δ²‖w‖^q at every moment, and it tells the momentum:
+        under SGD it is η²/(1−α²), whatever λ.
+        """
+        last = np.array([self.lr[-1]]), np.array([self.decay[-1]])
+        turn = self.known.angular_update_sq(*last, momentum, 1.0, self.whiteness)
+        return float((turn * self.known.equilibrium_power(*last, 1.0, momentum))[0])

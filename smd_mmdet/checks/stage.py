@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from smd_mmdet import theory
-from smd_mmdet.theory import THEORIES
+from smd_mmdet.theory import THEORIES, Theory
 
-from .assumptions import ASSUMPTIONS
-from .case import ANGLE_TOLERANCE, NORM_TOLERANCE, Case
+from .assumptions import ASSUMPTIONS, assumptions_of
+from .case import ANGLE_TOLERANCE, Case
 from .equilibrium import EQUILIBRIUM, angle_alone
 from .findings import Finding, not_applicable
 from .motion import MOTION, scale_invariance
@@ -24,10 +23,12 @@ from .verdicts import (
     NO_GRADIENT,
     NO_RATE,
     NO_THEORY,
+    NOT_APPLICABLE,
     NOT_INVARIANT,
     OFF,
     TOO_SHORT,
     UNCLEAR,
+    UNDECIDED,
     UNREACHABLE,
     Check,
     StageReport,
@@ -40,10 +41,16 @@ __all__ = ['CONCLUSIONS', 'check_stage', 'diagnose', 'settle_state']
 CONCLUSIONS = MOTION | EQUILIBRIUM
 # These checks mean something also where ⟨w, g⟩ is not 0, so that h̃ means nothing.
 _WITHOUT_UNIT_GRADIENT = ('small_step', 'lemma_1')
+# These are of the gradient that is applied, whatever that is.
+_OF_ANY_GRADIENT = ('transient_law', *ASSUMPTIONS)
 
 
 def check_stage(
-    series: Series, previous: Series | None, theory_name: str, facts: dict
+    series: Series,
+    previous: Series | None,
+    theory_name: str,
+    facts: dict,
+    clipping: dict | None = None,
 ) -> StageReport:
     """All checks on a layer in one stage, without regard to other layers.
 
@@ -52,37 +59,42 @@ def check_stage(
         previous: The windows in the stage before, if there is one.
         theory_name: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
         facts: What the records' metadata tell of the layer.
+        clipping: What they tell of gradient clipping; None where that is nothing.
 
     Returns:
         The findings. Their number is not corrected for yet, and the state of a layer
         that may be in equilibrium is still open.
     """
-    stage = _stage_facts(series)
+    stage, known = _stage_facts(series), THEORIES.get(theory_name)
     if why := _no_theory(series, theory_name, facts):
         stage.state, stage.note = why
-        stage.checks = _checks(lambda name, examine: not_applicable(stage.note))
+        stage.checks = _checks(known, lambda name, examine: not_applicable(stage.note))
         return stage
-    case = Case(series, previous, facts)
+    case = Case(series, previous, facts, clipping)
     stage.angular_update_ratio = case.angle.value
-    known = THEORIES[theory_name]
-    if known.drive != 'unit_h':
-        found = angle_alone(case, known.title)
-        stage.checks = [Check('angular_update', 'conclusion', **vars(found))]
-        if case.passing:
-            direction = FROM_ABOVE if case.last_ratio < 1 else FROM_BELOW
-            stage.state, stage.note = direction, case.passing
+    stage.angular_update, stage.angular_update_eq = (
+        float(np.sqrt(series.mean(values, case.part)))
+        for values in (series.angle_sq, series.angle_sq_eq)
+    )
+    if not series.law:
+        _angle_alone(stage, case)
         return stage
-    stage.weight_norm_ratio = case.norm.value
-    stage.transient_ratio = case.law.value
-    stage.state, stage.note = scale_invariance(case) or (UNCLEAR, '')
+    _add_figures(stage, case)
+    state = None if case.unpredictable else scale_invariance(case)
+    stage.state, stage.note = state or (UNCLEAR, case.unpredictable)
 
     def find(name: str, examine: Callable[[Case], Finding]) -> Finding:
-        if stage.note and name not in _WITHOUT_UNIT_GRADIENT:
+        if case.unpredictable and name not in _OF_ANY_GRADIENT:
+            found = examine(case)
+            return not_applicable(case.unpredictable, found.value)
+        if state and name not in _WITHOUT_UNIT_GRADIENT:
             return not_applicable(stage.note)
         return examine(case)
 
-    stage.checks = _checks(find)
-    if stage.state == UNCLEAR:
+    stage.checks = _checks(case.known, find)
+    if case.known.indicative:
+        _indicate(stage, case.known)
+    elif stage.state == UNCLEAR and not stage.note:
         stage.state, stage.note = _unsettled(case)
         if stage.state in (TOO_SHORT, FROM_ABOVE, FROM_BELOW, UNREACHABLE):
             left = _iterations_left(case)
@@ -90,14 +102,58 @@ def check_stage(
     return stage
 
 
-def _checks(find: Callable[[str, Callable], Finding]) -> list[Check]:
-    """All checks, each with what ``find`` gives of its name and function."""
-    kinds = {'assumption': ASSUMPTIONS, 'conclusion': CONCLUSIONS}
+def _checks(
+    known: Theory | None, find: Callable[[str, Callable], Finding]
+) -> list[Check]:
+    """All checks of an optimizer, each with what ``find`` gives of it.
+
+    Args:
+        known: What is known of the optimizer; None where nothing is.
+        find: Gives the finding of a check's name and function.
+    """
+    kinds = {'assumption': assumptions_of(known), 'conclusion': CONCLUSIONS}
     return [
         Check(name, kind, **vars(find(name, examine)))
         for kind, checks in kinds.items()
         for name, examine in checks.items()
     ]
+
+
+def _angle_alone(stage: StageReport, case: Case) -> None:
+    """What is known of a layer under an optimizer without a law of the norm."""
+    stage.checks = [Check('angular_update', 'conclusion', **vars(angle_alone(case)))]
+    stage.weight_norm_ratio = case.recorded_norm
+    if case.passing:
+        direction = FROM_ABOVE if case.last_ratio < 1 else FROM_BELOW
+        stage.state, stage.note = direction, case.passing
+
+
+def _add_figures(stage: StageReport, case: Case) -> None:
+    """Fill in what the law says of a stage besides its verdicts."""
+    series, part = case.series, case.part
+    stage.weight_norm_ratio = case.norm.value
+    stage.weight_norm_tolerance = case.norm_tolerance
+    stage.transient_ratio = case.law.value
+    if case.known.drive == 'unit_h':
+        stage.whiteness = series.whiteness
+    stage.relaxation_iterations = series.windows.iterations_per_step / series.mean(
+        series.rate, part
+    )
+    stage.norm_power = 1 / series.left_exponent
+    share = series.columns.get('clipped_share')
+    if share is not None:
+        stage.clipped_share = series.mean(share)
+
+
+def _indicate(stage: StageReport, known: Theory) -> None:
+    """Leave the figures of an optimizer whose law is rough, and no verdict."""
+    why = f'the law of {known.title} is indicative, and up to a fifth off'
+    if stage.state == UNCLEAR:
+        stage.note = stage.note or why
+    for check in stage.checks:
+        if check.verdict != NOT_APPLICABLE:
+            check.verdict, check.p_value = UNDECIDED, None
+            check.reason = f'indicative: {check.reason}'
 
 
 def _stage_facts(series: Series) -> StageReport:
@@ -124,11 +180,12 @@ def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str]
         return NOT_INVARIANT, f'measured as a control, not scale-invariant: {reason}'
     if theory_name not in THEORIES:
         return NO_THEORY, 'no formula is derived for this optimizer'
-    measured_h = THEORIES[theory_name].drive != 'unit_h' or np.isfinite(series.h).all()
-    if series.diverged or not measured_h:
+    if series.diverged:
         return DIVERGED, 'weights or gradients were not finite: the training diverged'
     if series.standing_still:
         return NO_RATE, 'the learning rate was 0, and the weight stood still'
+    if series.undriven:
+        return NO_THEORY, 'what drives the norm was not measured'
     if not len(series) or not series.columns['unit_grad_sq_max'].max() > 0:
         return NO_GRADIENT, 'the layer had no gradient in this stage'
     if not (series.decay > 0).all():
@@ -136,6 +193,9 @@ def _no_theory(series: Series, theory_name: str, facts: dict) -> tuple[str, str]
     if not series.decaying:
         step = float((series.lr * series.decay).max())
         return NO_THEORY, f'λη is {step:.3g}: from 2 on no equilibrium is known'
+    if series.law and not np.isfinite(series.balance_rate).all():
+        step = float((series.lr * series.decay).max())
+        return NO_THEORY, f'λη is {step:.3g}, so that decay alone takes w beyond 0'
     return None
 
 
@@ -165,15 +225,18 @@ def _too_early(case: Case) -> str:
 
 
 def _iterations_left(case: Case) -> float:
-    """Iterations until ‖w‖⁴ is near w*⁴; infinite where there is no w*."""
+    """Iterations until Δ is near Δ*; infinite where that is not known.
+
+    (Δ*/Δ)² is (‖w‖/w*)^(q−p), which comes nearer to 1 at the rate (q−p)λη_e.
+    """
     series = case.series
-    target = series.mean(series.norm4_eq, case.part)
-    if not target > 0:
+    target = series.settled(case.part)
+    if not target > 0 or case.clipping_unknown:
         return np.inf
-    distance = abs(series.norm4[-1] / target - 1)
-    settings = series.lr[-1], series.decay[-1], series.momentum[-1]
-    left = theory.iterations_to_tolerance(distance, *settings, 2 * ANGLE_TOLERANCE)
-    return float(left) * series.windows.iterations_per_step
+    distance = abs(series.norm_to(series.left_exponent)[-1] / target - 1)
+    folds = np.log(max(distance / (2 * ANGLE_TOLERANCE), 1.0))
+    rate = series.mean(series.rate, case.part) if not series.steady else series.rate[-1]
+    return float(folds / rate) * series.windows.iterations_per_step
 
 
 def _on_its_way(case: Case) -> tuple[str, str]:
@@ -186,7 +249,7 @@ def _on_its_way(case: Case) -> tuple[str, str]:
     if left == 0:
         note = f'{case.unreachable} over its end; the last window is there'
     elif np.isinf(left):
-        note = f'{case.unreachable}; w* is not known at its end'
+        note = f'{case.unreachable}; how long it takes is not known'
     length = case.series.iterations * case.series.windows.iterations_per_step
     return (UNREACHABLE if left > length else direction), note
 
@@ -213,7 +276,10 @@ def _is_there(stage: StageReport) -> bool:
     angle, norm = stage.angular_update_ratio, stage.weight_norm_ratio or 1.0
     if angle is None:
         return False
-    return abs(angle - 1) <= ANGLE_TOLERANCE and abs(norm - 1) <= NORM_TOLERANCE
+    return (
+        abs(angle - 1) <= ANGLE_TOLERANCE
+        and abs(norm - 1) <= stage.weight_norm_tolerance
+    )
 
 
 def diagnose(stage: StageReport) -> None:

@@ -6,7 +6,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from smd_mmdet.stages import stage_name
+from smd_mmdet.recipes import in_context
+from smd_mmdet.stages import WARMUP, stage_name
 from smd_mmdet.theory import THEORIES
 
 from .series import MIN_ITERATIONS
@@ -71,7 +72,21 @@ def summarize(
         exit_code=int(bool(failing)),
         theory=theory_name,
         measured_iterations=measured_iterations,
+        context=_context(summaries),
     )
+
+
+def _context(summaries: list[StageSummary]) -> str:
+    """The largest Δ* of a stage beside those of known recipes; empty without one."""
+    angles = [
+        stage.median_angular_update_eq
+        for stage in summaries
+        if stage.stage != WARMUP and stage.median_angular_update_eq
+    ]
+    if not angles:
+        return ''
+    found = in_context(max(angles))
+    return f'{found.text}; {found.outside}' if found.outside else found.text
 
 
 def _summary(layers: list[LayerReport], number: int) -> StageSummary:
@@ -90,6 +105,10 @@ def _summary(layers: list[LayerReport], number: int) -> StageSummary:
         states={state: states.count(state) for state in dict.fromkeys(states)},
         median_angular_update_ratio=_median(s.angular_update_ratio for s in stages),
         median_transient_ratio=_median(s.transient_ratio for s in stages),
+        median_angular_update=_median(s.angular_update for s in stages),
+        median_angular_update_eq=_median(s.angular_update_eq for s in stages),
+        median_whiteness=_median(s.whiteness for s in stages),
+        clipped_share=_median(s.clipped_share for s in stages),
     )
 
 
@@ -129,6 +148,9 @@ def _sentence(
     if failing:
         number = f'{failing} layer{"s" * (failing != 1)}'
         parts.append(f'the theory fails in {number}: {_causes(layers)}')
+    elif THEORIES[theory_name].indicative:
+        title = THEORIES[theory_name].title
+        parts.append(f'the law of {title} is indicative: figures, and no verdict')
     elif early := _too_early(layers):
         parts.append(early)
     elif not _tested(layers):

@@ -120,6 +120,17 @@ class StageReport:
         diagnosis: Name of the check that explains why conclusions fail; empty if none
             does.
         checks: All checks with their verdicts.
+        angular_update: Δ_rms at the end of the stage, in radians; None if not known.
+        angular_update_eq: Δ* there, in radians; None if not known.
+        whiteness: E[h̃]/E‖g̃‖² over the stage: 1 if gradients are uncorrelated in time,
+            more if they point the same way; None if not known.
+        relaxation_iterations: In how many iterations a distance from equilibrium falls
+            to 1/e of itself; None if not known.
+        norm_power: The power of η in w* ∝ η^…, by which weights have to follow a rate
+            that falls: ¼ under SGD, ½ under AdamW or where every step is clipped; None
+            if not known.
+        clipped_share: Share of steps whose gradient was clipped; None if not known.
+        weight_norm_tolerance: How far ‖w‖/w* may be from 1 in equilibrium.
 
     Example:
         >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
@@ -143,6 +154,13 @@ class StageReport:
     iterations_left: float | None = None
     diagnosis: str = ''
     checks: list[Check] = field(default_factory=list)
+    angular_update: float | None = None
+    angular_update_eq: float | None = None
+    whiteness: float | None = None
+    relaxation_iterations: float | None = None
+    norm_power: float | None = None
+    clipped_share: float | None = None
+    weight_norm_tolerance: float = 0.05
 
     def verdict_of(self, name: str) -> str | None:
         """The verdict of the check of that name; None if there is no such check."""
@@ -190,6 +208,12 @@ class StageSummary:
             known.
         lr_range: Lowest and highest learning rate of the layers, which differ under
             ``lr_mult``; None if not known.
+        median_angular_update: Median Δ_rms of the layers, in radians; None if not
+            known.
+        median_angular_update_eq: Median Δ* of the layers, in radians; None if not
+            known.
+        median_whiteness: Median E[h̃]/E‖g̃‖² of the layers; None if not known.
+        clipped_share: Share of steps whose gradient was clipped; None if not known.
 
     Example:
         >>> states = {'in equilibrium': 3, 'undecided': 1}
@@ -208,6 +232,10 @@ class StageSummary:
     median_angular_update_ratio: float | None
     median_transient_ratio: float | None
     lr_range: tuple[float, float] | None = None
+    median_angular_update: float | None = None
+    median_angular_update_eq: float | None = None
+    median_whiteness: float | None = None
+    clipped_share: float | None = None
 
     @property
     def rate_text(self) -> str:
@@ -233,6 +261,8 @@ class Report:
         theory: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
         level: Significance level of 'fails', over all tests together.
         measured_iterations: How many iterations the records' windows cover.
+        context: Δ* of the stage that has the largest, beside those of known recipes;
+            empty if no Δ* is known.
 
     Example:
         >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
@@ -250,6 +280,7 @@ class Report:
     theory: str = 'sgd'
     level: float = LEVEL
     measured_iterations: int = 0
+    context: str = ''
 
     def verdict_counts(self, number: int | None = None) -> dict[str, Counter[str]]:
         """In how many layers each check came to each verdict.

@@ -7,7 +7,7 @@ import numpy as np
 
 from smd_mmdet import checks, theory
 from smd_mmdet.checks import ANGLE_TOLERANCE, Report, StageReport
-from smd_mmdet.checks.assumptions import ASSUMPTIONS
+from smd_mmdet.checks.assumptions import assumptions_of
 from smd_mmdet.stages import stage_name
 
 from .grouping import number, span
@@ -85,9 +85,10 @@ def _too_slow(name: str, layers: _Layers) -> str:
     length = stage.last_iter - stage.first_iter + 1
     return (
         f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium: at this '
-        f'rate ‖w‖⁴ comes nearer by 1/e in {_relaxation(stage):,.0f} iterations, and '
-        f'the stage has {length:,}. {_longer(length, layers)}or rescaling the weights '
-        'by k^(−1/4) where the rate is divided by k (SMDRescaleHook) would get there.'
+        f'rate the norm comes nearer by 1/e in {_relaxation(stage):,.0f} iterations, '
+        f'and the stage has {length:,}. {_longer(length, layers)}or rescaling the '
+        f'weights by k^(−1/{1 / (stage.norm_power or 0.25):.3g}) where the rate is '
+        'divided by k (SMDRescaleHook) would get there.'
     )
 
 
@@ -100,7 +101,7 @@ def _longer(length: int, layers: _Layers) -> str:
     needed = length + float(np.median(left))
     told = f'A stage of {needed:,.0f} iterations (for half of these layers), '
     if needed <= _MOST_DECAY * length:
-        # The exponent of the way is 4λη/(1−α) times the length, so λ counts like it.
+        # The exponent of the way is the rate times the length, so λ counts like it.
         decay = stage.weight_decay * needed / length
         told += (
             f'a weight decay of {number(decay)} in place of '
@@ -110,7 +111,9 @@ def _longer(length: int, layers: _Layers) -> str:
 
 
 def _relaxation(stage: StageReport) -> float:
-    """Iterations in which the distance of ‖w‖⁴ from w*⁴ falls to 1/e."""
+    """Iterations in which the distance of the norm from w* falls to 1/e."""
+    if stage.relaxation_iterations is not None:
+        return stage.relaxation_iterations
     # It relaxes at 4λη/(1−α) per step, twice the rate that the theorem guarantees.
     rate = theory.norm4_rate(stage.lr, stage.weight_decay, stage.momentum)
     return float(stage.iterations_per_step / rate)
@@ -270,10 +273,11 @@ def fine_print(report: Report) -> str:
     if not report.stages:
         return ''
     last = report.stages[-1].stage
+    assumed = assumptions_of(theory.THEORIES.get(report.theory))
     names = ', '.join(
         f'{CHECKS[name][0].lower()} (in {plural(counts[checks.FAILS], "layer")})'
         for name, counts in report.verdict_counts(last).items()
-        if name in ASSUMPTIONS and counts[checks.FAILS]
+        if name in assumed and counts[checks.FAILS]
     )
     if not names:
         return ''

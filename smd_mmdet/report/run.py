@@ -49,14 +49,35 @@ class Motion:
         self.decay = columns['weight_decay']
         self.momentum = columns['momentum']
         self.angle = _root_mean_square(columns, 'angular_update')
-        self.angle_eq = columns['angular_update_eq']
         self.norm = columns['weight_norm_mean']
         self.cosine = _root_mean_square(columns, 'cosine')
         known = theory.THEORIES.get(theory_name)
-        self.norm_law = known is not None and known.drive == 'unit_h'
-        of_h = self.norm_law and bool((self.momentum > 0).any())
-        self.unit_name = 'h̃' if of_h else '‖g̃‖²'
-        self.unit = columns['unit_h_mean' if of_h else 'unit_grad_sq_mean']
+        drive = f'{known.drive}_mean' if known and known.norm_law else ''
+        # Records of earlier versions lack the drive of adaptive optimizers.
+        driven = np.isfinite(columns.get(drive, np.full(1, np.nan))).any()
+        self.law = known if driven else None
+        self.norm_law = self.law is not None
+        self.unit_name, self.unit = '‖g̃‖²', columns['unit_grad_sq_mean']
+        if driven and (self.momentum > 0).any():
+            self.unit_name = 'h̃' if drive == 'unit_h_mean' else 'U = ‖m̂/√v̂‖²'
+            self.unit = columns[drive]
+
+    @cached_property
+    def angle_eq(self) -> np.ndarray:
+        """Δ*; where it depends on how gradients are correlated, of the whole stage."""
+        recorded = self.columns['angular_update_eq']
+        if self.law is None or self.law.correlated is None:
+            return recorded
+        whiteness = np.full(len(recorded), np.nan)
+        for part in self.stages:
+            used = self.count[part] > 0
+            weights = self.count[part][used]
+            gradient = self.columns['unit_grad_sq_mean'][part][used] @ weights
+            if gradient > 0:
+                whiteness[part] = self.unit[part][used] @ weights / gradient
+        settings = self.lr, self.decay, self.momentum
+        angle_sq = self.law.angular_update_sq(*settings, 1.0, whiteness)
+        return np.where(np.isfinite(recorded), np.sqrt(angle_sq), np.nan)
 
     @cached_property
     def ratio(self) -> np.ndarray:
@@ -91,15 +112,15 @@ class Motion:
 
     @cached_property
     def norm_eq(self) -> np.ndarray:
-        """w* of the theorems, with :attr:`unit_mean` as L; NaN during warm-up."""
+        """w* of the law, with :attr:`unit_mean` as its drive; NaN during warm-up."""
         target = np.full(len(self.norm), np.nan)
-        if not self.norm_law:
+        if self.law is None:
             return target
         step = self.lr * self.decay
         # While the rate rises there is nothing to converge to.
         fit = (self.stage >= 0) & (step > 0) & (step < 2) & (self.unit_mean > 0)
         settings = self.lr[fit], self.decay[fit], self.unit_mean[fit]
-        target[fit] = theory.equilibrium_norm(*settings, self.momentum[fit])
+        target[fit] = self.law.equilibrium_norm(*settings, self.momentum[fit])
         return target
 
     @cached_property
@@ -112,25 +133,30 @@ class Motion:
         """The theorem's bound on the distance, begun anew in each stage.
 
         (‖w‖² − w*²)² decays at least at the theorem's rate r = 2λη/(1−α), and so the
-        distance, its root, at r/2.
+        distance, its root, at r/2: a quarter of 4λη/(1−α). It is derived for SGD.
         """
+        if self.law is not theory.THEORIES['sgd']:
+            return np.full(len(self.norm), np.nan)
 
         def bound(start: float, left: np.ndarray) -> np.ndarray:
             return abs(start) * left
 
-        return self._decay(0.5, bound)
+        return self._decay(0.25, bound)
 
     @cached_property
     def expected(self) -> np.ndarray:
         """The distance that is expected at constant L, begun anew in each stage.
 
-        The mean of ‖w‖⁴ relaxes to w*⁴ at 4λη/(1−α), twice the theorem's rate.
+        The mean of ‖w‖^q relaxes to w*^q at q·λη_e: of SGD ‖w‖⁴ at 4λη/(1−α), of
+        AdamW ‖w‖² at 2λη.
         """
 
         def relax(start: float, left: np.ndarray) -> np.ndarray:
-            return np.abs(np.sqrt(1 + ((1 + start) ** 2 - 1) * left) - 1)
+            # The distance is one of ‖w‖².
+            half = self.law.exponent / 2 if self.law else 2
+            return np.abs((1 + ((1 + start) ** half - 1) * left) ** (1 / half) - 1)
 
-        return self._decay(2.0, relax)
+        return self._decay(1.0, relax)
 
     def _decay(
         self, share: float, law: Callable[[float, np.ndarray], np.ndarray]
@@ -138,12 +164,12 @@ class Motion:
         """A law of decay, begun anew in each stage.
 
         Args:
-            share: The law's rate as a multiple of the theorem's.
+            share: The rate as a multiple of q·λη_e.
             law: Gives the distance from ‖w‖²/w*² − 1 at the start of the stage and
                 what is left of 1 in each window since.
         """
         curve = np.full(len(self.norm), np.nan)
-        if not self.norm_law:
+        if self.law is None:
             return curve
         for part in self.stages:
             known = np.flatnonzero(np.isfinite(self.distance[part]))
@@ -153,7 +179,7 @@ class Motion:
             first = part.start + known[0]
             since = slice(first, part.stop)
             settings = self.lr[since], self.decay[since], self.momentum[since]
-            rate = share * theory.relaxation_rate(*settings) * self.count[since]
+            rate = share * self.law.rate(*settings) * self.count[since]
             left = np.exp(-(np.cumsum(rate) - rate[0]))
             start = (self.norm[first] / self.norm_eq[first]) ** 2 - 1
             curve[since] = law(start, left)

@@ -5,9 +5,17 @@ import re
 
 import numpy as np
 import pytest
-from simulation import LR, last_stages, records_of, small_walk, with_columns
+from simulation import LR, Walk, last_stages, records_of, small_walk, with_columns
 
-from smd_mmdet.checks import HOLDS, IN_EQUILIBRIUM, NOT_APPLICABLE, check
+from smd_mmdet.checks import (
+    FAILS,
+    HOLDS,
+    IN_EQUILIBRIUM,
+    NOT_APPLICABLE,
+    UNDECIDED,
+    check,
+)
+from smd_mmdet.records import Records
 
 
 def test_a_layer_without_gradient_is_named_so():
@@ -55,18 +63,52 @@ def test_another_optimizer_has_no_theory_and_no_numbers():
         assert {c.verdict for c in stage.checks} == {NOT_APPLICABLE}
 
 
-def test_adamw_has_the_angle_only():
-    records = records_of(small_walk(3000), metadata={'theory': 'adamw'})
-    rows = records.table.num_rows
-    columns = {f'unit_h_{s}': np.full(rows, np.nan) for s in ('mean', 'var', 'min')}
-    report = check(
-        with_columns(records, weight_norm_eq=np.full(rows, np.nan), **columns)
-    )
+@pytest.mark.parametrize('optimizer', ['adamw', 'lamb', 'adam'])
+def test_without_a_law_of_the_norm_there_is_the_angle_only(optimizer):
+    settings = dict(lr=np.full(3000, 1e-3), weight_decay=0.2, momentum=0.9)
+    if optimizer == 'adam':
+        settings |= dict(weight_decay=0.02)
+    walk = Walk(**settings, layers=2, size=384, optimizer=optimizer)
+    records = records_of(walk)
+    if optimizer == 'adamw':  # as an earlier version recorded it
+        table = records.table
+        names = [n for n in table.column_names if n.startswith('update_')]
+        records = Records(table.drop_columns(names), records.metadata)
+    report = check(records)
     for stage in last_stages(report):
         assert [c.name for c in stage.checks] == ['angular_update']
         assert stage.verdict_of('angular_update') == HOLDS
         assert stage.state == IN_EQUILIBRIUM
     json.dumps(report.to_dict(), allow_nan=False)
+    claimed = with_columns(
+        records, angular_update_eq=1.3 * records.table['angular_update_eq'].to_numpy()
+    )
+    # LAMB turns at once; another optimizer may be on its way.
+    found = check(claimed)
+    assert found.exit_code == int(optimizer == 'lamb')
+    expected = FAILS if optimizer == 'lamb' else UNDECIDED
+    assert {s.verdict_of('angular_update') for s in last_stages(found)} == {expected}
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_windows_of_another_optimizer_are_no_divergence(optimizer):
+    """Their drive was not measured, as what drives AdamW is not what drives SGD."""
+    name = 'unit_h' if optimizer == 'sgd' else 'update_sq'
+    lr = np.repeat([2e-3, 1e-3], [600, 1400])
+    records = records_of(small_walk(optimizer=optimizer, lr=lr))
+    early = records.table['iter'].to_numpy() <= 600
+    for share, state in ((early, ''), (early | True, 'no theory')):
+        columns = {
+            f'{name}_{kind}': np.where(share, np.nan, records.table[f'{name}_{kind}'])
+            for kind in ('mean', 'var', 'min', 'max')
+        }
+        for stage in last_stages(check(with_columns(records, **columns))):
+            assert stage.state != 'diverged'
+            if optimizer == 'sgd' and state:
+                assert (stage.state, stage.checks[0].verdict) == (state, NOT_APPLICABLE)
+            if not state:
+                assert stage.verdict_of('corollary_3_1') == NOT_APPLICABLE
+                assert stage.transient_ratio == pytest.approx(1, abs=0.02)
 
 
 def test_a_control_layer_is_outside_the_theory():

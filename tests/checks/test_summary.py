@@ -39,6 +39,9 @@ def test_tables_render():
         console.print(render_report(report, verbose=verbose))
     text = console.file.getvalue()
     assert '0 of 2 layers in equilibrium' in text
+    # Δ* = √(2·3e-3·0.05/1.9) of stage 0, far beyond what detectors are trained at.
+    assert 'Δ* is 1.26e-2 rad an iteration at its highest' in text
+    assert 'times the largest of known recipes' in ' '.join(text.split())
     assert 'corollary_3_1' in text
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from runs import simulated
 
 from smd_mmdet import theory
+from smd_mmdet.report.run import run_of
 
 
 def test_target_norm_is_that_of_the_mean_over_200_iterations(run):
@@ -25,3 +27,34 @@ def test_expected_decay_is_followed_and_the_guarantee_is_slower(run):
         ratio = layer.distance[early] / layer.expected[early]
         assert np.abs(ratio - 1).max() < 0.25
         assert (layer.guaranteed[first[1:]] > layer.expected[first[1:]]).all()
+
+
+def test_under_adamw_the_norm_has_the_law_of_adamw():
+    settings = dict(weight_decay=0.2, momentum=0.9, size=384, optimizer='adamw')
+    lr = np.full(4000, 1e-3)
+    records = simulated(lr=lr, norm=3.0, **settings)
+    layer = run_of(records, 'adamw').layers[0]
+    assert layer.unit_name.startswith('U')
+    assert np.isnan(layer.guaranteed).all()  # it is derived for SGD
+    # w*² = ηU(1+β₁)/(2λ(1−β₁)); ‖w‖² comes to it at 2λη.
+    late = slice(20, None)  # the first updates are signs
+    driven = records.table['update_sq_mean'].to_numpy().reshape(-1, 3)[late, 0].mean()
+    norm_eq = np.sqrt(1e-3 * driven * 19 / 0.4)
+    np.testing.assert_allclose(layer.norm_eq[late], norm_eq, rtol=0.06)
+    left = np.exp(-2 * 0.2 * 1e-3 * (layer.iter - layer.iter[0]))
+    np.testing.assert_allclose(layer.expected, layer.distance[0] * left, rtol=2e-3)
+    measured = (layer.norm[late] / norm_eq) ** 2
+    start = (layer.norm[20] / norm_eq) ** 2 - 1
+    np.testing.assert_allclose(measured, 1 + start * left[late] / left[20], rtol=0.05)
+
+
+def test_under_nesterov_the_angle_is_that_of_the_correlation_of_a_stage():
+    records = simulated(
+        lr=np.full(1500, 0.05), norm=3.3, optimizer='nesterov', correlation=0.7
+    )
+    for layer in run_of(records, 'nesterov').layers:
+        assert np.ptp(layer.angle_eq) == 0
+        late = layer.ratio[25:]
+        assert np.sqrt((late**2).mean()) == pytest.approx(1, abs=0.04)
+        white = np.sqrt(2e-4 * (1 + 1.6 - 2 * 0.512) / 1.8)
+        assert abs(layer.angle_eq[0] / white - 1) > 0.05
