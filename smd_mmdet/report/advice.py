@@ -103,8 +103,8 @@ def _too_slow(name: str, layers: _Layers) -> str:
 
 def _not_foreseen(why: str, name: str, layers: _Layers) -> str:
     return (
-        f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium; when they '
-        f'would is not predicted: {why}.'
+        f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium; when '
+        f'they would is not predicted: {why}.'
     )
 
 

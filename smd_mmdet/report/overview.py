@@ -139,7 +139,7 @@ def _batch(run: Run) -> list[Fact]:
     if not size:
         return []
     processes = run.metadata.get('processes')
-    if not processes:
+    if not isinstance(processes, int):
         return [Fact('batch', str(size), 'images per process')]
     told = 'images'
     if processes > 1:

@@ -203,7 +203,7 @@ def _clipping(clipping: dict[str, Any] | None) -> str:
     if not clipping:
         return '–'
     known = clipping_settings(clipping) or visible(clipping.get('reason') or '')
-    return ', '.join(filter(None, [f'by {clipping["type"]}', known]))
+    return ', '.join(filter(None, [f'by {clipping.get("type")}', known]))
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def page_data(run: Run) -> dict[str, Any]:
     series = [list(series_of(layer)) for layer in run.layers]
     buckets = _buckets(series)
     reasons = _Reasons()
-    layers = []
+    layers: list[dict[str, Any]] = []
     for layer, known in zip(run.layers, series, strict=True):
         lines = _lines(layer, known, arrays, buckets)
         layers.append(

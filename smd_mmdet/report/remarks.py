@@ -1,10 +1,11 @@
 """What is to be known of a run beside its verdicts: clipping, correlation, recipes."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 
-from smd_mmdet._text import scientific, visible
+from smd_mmdet._text import scientific
 from smd_mmdet.recipes import Context, in_context
 from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
@@ -28,7 +29,16 @@ def remarks(run: Run) -> list[str]:
     Returns:
         The sentences; none where nothing is known.
     """
+    return [_unbroken(said) for said in _remarks(run)]
+
+
+def _remarks(run: Run) -> list[str]:
     return [*_recipes(run), *_clipping(run), *_whiteness(run)]
+
+
+def _unbroken(text: str) -> str:
+    """A text whose figures do not break at the end of a line: with a true minus."""
+    return re.sub(r'(?<=\de)-(?=\d)', '−', text)
 
 
 # ------------------------------------------------------------------ clipping
@@ -161,10 +171,11 @@ def far_outside(run: Run) -> list[str]:
     context = _context(run, ended=True)
     if context is None or context.outside is None:
         return []
-    return [
+    said = (
         f'{context.outside[0].upper()}{context.outside[1:]}. Whether layers are at '
         'their Δ* says nothing of whether Δ* is a sensible angle; it goes with √(λη).'
-    ]
+    )
+    return [_unbroken(said)]
 
 
 def _context(run: Run, ended: bool = False) -> Context | None:

@@ -46,8 +46,8 @@ _UPDATE = (
     '‖m̂/√v̂‖²; its mean sets w*'
 )
 _UNIT = (
-    'the squared gradient that the layer would have if its weight had length 1; L is its '
-    'mean'
+    'the squared gradient that the layer would have if its weight had length 1; L is '
+    'its mean'
 )
 
 
@@ -63,11 +63,13 @@ def terms(theory: str) -> dict[str, str]:
         >>> list(terms('adamw'))
         ['Δ', 'equilibrium', 'Δ*', 'w*', 'stage', 'U']
         >>> list(terms('none'))
-        ['Δ', 'stage', '‖g̃‖²']
+        ['Δ', 'equilibrium', 'stage', '‖g̃‖²']
     """
     law = THEORIES.get(theory)
     if law is None:
-        return {name: TERMS[name] for name in ('Δ', 'stage')} | {'‖g̃‖²': _UNIT}
+        return {name: TERMS[name] for name in ('Δ', 'equilibrium', 'stage')} | {
+            '‖g̃‖²': _UNIT
+        }
     told = TERMS | ({'Δ*': _ANGLES[theory]} if theory in _ANGLES else {})
     if law.drive == 'unit_h':
         return told
@@ -133,9 +135,8 @@ def figure_words(theory: str, clipped: bool = False) -> dict[str, tuple[str, str
         moves with U.
     """
     law = THEORIES.get(theory)
-    if law is not None and law.drive == 'unit_h' and not clipped:
-        if theory == 'sgd':
-            return FIGURES
+    if theory == 'sgd' and not clipped:
+        return FIGURES
     told = dict(FIGURES)
     way = relaxation(theory, clipped)
     told['distance'] = (
