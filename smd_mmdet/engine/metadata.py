@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mmengine.dist import get_world_size
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -45,6 +46,7 @@ def run_metadata(
         'clipping': clipping_of(runner.optim_wrapper),
         'window': monitor.window,
         'max_iters': runner.max_iters,
+        'processes': get_world_size(),
         'started': _started(runner),
         'layers': {entry.name: _layer(model, entry) for entry in entries},
         'config': runner.cfg.pretty_text,

@@ -1,7 +1,9 @@
 """What to do about the verdicts on a run, what may be done next, and the fine print."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +12,13 @@ from smd_mmdet.checks import ANGLE_TOLERANCE, Report, StageReport
 from smd_mmdet.checks.assumptions import assumptions_of
 from smd_mmdet.stages import stage_name
 
+from .clipping import unforeseen
 from .grouping import number, span
 from .words import CHECKS, plural
 
 __all__ = ['advice', 'fine_print', 'next_steps']
 
+_Clipping = Mapping[str, Any] | None
 # The layers that are in one state at the end of a stage, by name.
 _Layers = list[tuple[str, StageReport]]
 # By how much ‖w‖⁴ (of AdamW, ‖w‖²) is off where Δ is by its tolerance.
@@ -28,20 +32,25 @@ _DROP = 10
 # ------------------------------------------------------------------ what is wrong
 
 
-def advice(report: Report) -> list[str]:
+def advice(report: Report, clipping: _Clipping = None) -> list[str]:
     """What to do about layers that are not where the theory wants them.
 
     Args:
         report: The verdicts on a run.
+        clipping: How the records' metadata say that gradients are clipped.
 
     Returns:
         Pieces of advice of one or two sentences, those on the last stage first and of
         a stage the most pressing first; none if all is well.
     """
     found: list[str] = []
+    law = theory.THEORIES.get(report.theory)
     for place, by_state in _states(report):
         for states, tell in _ADVICE:
             if layers := [pair for state in states for pair in by_state.get(state, ())]:
+                unknown = unforeseen(law, clipping, _share(layers[0][1]))
+                if tell is _too_slow and unknown:
+                    tell = partial(_not_foreseen, unknown)
                 found.append(tell(stage_name(place), layers))
         found += _failures(stage_name(place), by_state)
     # Some advice is the same for several stages, and is given once.
@@ -89,6 +98,13 @@ def _too_slow(name: str, layers: _Layers) -> str:
         f'and the stage has {length:,}. {_longer(length, layers)}or rescaling the '
         f'weights by k^(−1/{1 / (stage.norm_power or 0.25):.3g}) where the rate is '
         'divided by k (SMDRescaleHook) would get there.'
+    )
+
+
+def _not_foreseen(why: str, name: str, layers: _Layers) -> str:
+    return (
+        f'In {name}, {plural(len(layers), "layer")} did not reach equilibrium; when '
+        f'they would is not predicted: {why}.'
     )
 
 
@@ -158,11 +174,12 @@ _ADVICE: list[tuple[tuple[str, ...], Callable[[str, _Layers], str]]] = [
 # ------------------------------------------------------------------ what is next
 
 
-def next_steps(report: Report) -> list[str]:
+def next_steps(report: Report, clipping: _Clipping = None) -> list[str]:
     """What may be done next, with what the theory says would come of it.
 
     Args:
         report: The verdicts on a run.
+        clipping: How the records' metadata say that gradients are clipped.
 
     Returns:
         Sentences, the first of which tells where the run is; none where there is no
@@ -173,6 +190,12 @@ def next_steps(report: Report) -> list[str]:
         return []
     law = theory.THEORIES[report.theory]
     steps = [_where(report, last)]
+    if why := unforeseen(law, clipping, [_share(stage) for stage in last]):
+        return [
+            *steps,
+            'What another weight decay or the next drop of the rate would do is not '
+            f'predicted: {why}.',
+        ]
     if law.norm_law:
         steps.append(_other_decay(law, last[0]))
         there = [stage.state == checks.IN_EQUILIBRIUM for stage in last]
@@ -227,14 +250,32 @@ def _angle(
 ) -> str:
     """Δ* of a stage if its learning rate and weight decay were multiplied."""
     settings = lr * stage.lr, decay * stage.weight_decay, stage.momentum
-    return number(float(law.angular_update(*settings)))
+    # Where Δ* depends on how gradients are correlated, that is known of the stage.
+    angle_sq = law.angular_update_sq(*settings, 1.0, stage.whiteness)
+    return number(float(np.sqrt(angle_sq)))
+
+
+def _share(stage: StageReport) -> float:
+    return np.nan if stage.clipped_share is None else stage.clipped_share
+
+
+def _power(law: theory.Theory, stage: StageReport) -> float:
+    """The p of clipping: that in the power 1/(q−p) of η with which w* goes."""
+    return law.exponent - 1 / stage.norm_power if stage.norm_power else 0.0
+
+
+def _rate(law: theory.Theory, stage: StageReport, drop: float = 1.0) -> float:
+    """(q−p)λη_e of a stage, per iteration, if its rate were divided."""
+    settings = stage.lr / drop, stage.weight_decay, stage.momentum
+    rate = law.rate(*settings, _power(law, stage))
+    return float(rate) / stage.iterations_per_step
 
 
 def _other_decay(law: theory.Theory, stage: StageReport) -> str:
     """What twice the decay, and half of it, would do."""
-    rate = law.rate(stage.lr, stage.weight_decay, stage.momentum)
-    time = float(stage.iterations_per_step / rate)
-    power = {2: '²', 4: '⁴'}[law.exponent]
+    time = 1 / _rate(law, stage)
+    left = f'{law.exponent - _power(law, stage):.2g}'
+    power = {'2': '²', '3': '³', '4': '⁴'}.get(left, f'^{left}')
     return (
         f'To turn more or less: with the weight decay doubled to '
         f'{number(2 * stage.weight_decay)} Δ* is {_angle(law, stage, decay=2)}, and '
@@ -247,9 +288,8 @@ def _other_decay(law: theory.Theory, stage: StageReport) -> str:
 
 def _next_drop(law: theory.Theory, stage: StageReport) -> str:
     """What a drop of the rate would do to a layer in equilibrium."""
-    rate = law.rate(stage.lr / _DROP, stage.weight_decay, stage.momentum)
-    # w*^q falls with the rate, and ‖w‖^q comes down to it from so many times w*^q.
-    waiting = np.log((_DROP - 1) / _NEAR) / rate * stage.iterations_per_step
+    # w*^(q−p) falls with the rate, and ‖w‖^(q−p) comes down from so many times that.
+    waiting = np.log((_DROP - 1) / _NEAR) / _rate(law, stage, _DROP)
     return (
         f'If the rate is divided by {_DROP} next, Δ* falls to '
         f'{_angle(law, stage, lr=1 / _DROP)}, and Δ of a layer in equilibrium to '

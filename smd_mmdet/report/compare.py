@@ -69,8 +69,8 @@ class StageComparison:
     Args:
         stage: Number of the stage.
         lr: Learning rate of each run in it.
-        rows: The median of Δ/Δ* and of ‖w‖/w*, and the number of layers in
-            equilibrium.
+        rows: The median of Δ/Δ* and of ‖w‖/w*, the number of layers in equilibrium,
+            and where a run clipped gradients the share of clipped steps.
     """
 
     stage: int
@@ -191,6 +191,7 @@ def _stage(runs: list[Run], number: int) -> StageComparison:
     summaries = [
         next((s for s in run.report.stages if s.stage == number), None) for run in runs
     ]
+    clipped = [_finite(each.clipped_share) if each else None for each in summaries]
     return StageComparison(
         stage=number,
         lr=[_finite(summary.lr) if summary else None for summary in summaries],
@@ -201,6 +202,7 @@ def _stage(runs: list[Run], number: int) -> StageComparison:
                 'layers in equilibrium',
                 [summary.in_equilibrium if summary else None for summary in summaries],
             ),
+            *([Row('share of clipped steps', clipped)] if any(clipped) else []),
         ],
     )
 

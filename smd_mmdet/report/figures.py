@@ -32,6 +32,7 @@ from .canvas import (
     write_at,
 )
 from .run import MEAN_OVER, Motion, Run, short
+from .words import relaxation
 
 __all__ = ['FIGURES', 'draw']
 
@@ -222,11 +223,13 @@ def unit_gradient(run: Run, chosen: Sequence[Motion]) -> Figure | None:
         draw_line(axes, layer.iter, layer.unit_mean, half, color=dark, lw=1.6)
         _unit_scale(axes, layer)
     name = run.layers[0].unit_name
+    mean = run.layers[0].mean_name
     lines = [
         entry(f'{name}, means of windows', light),
-        entry(f'L, mean over {MEAN_OVER} iterations', dark, 1.6),
+        entry(f'{mean}, over {MEAN_OVER} iterations', dark, 1.6),
     ]
-    head(figure, f'Unit gradient {name}', lines)
+    what = 'Size of the update' if name == 'U' else 'Unit gradient'
+    head(figure, f'{what} {name}', lines)
     return figure
 
 
@@ -263,12 +266,35 @@ def distance(run: Run, chosen: Sequence[Motion]) -> Figure | None:
         # The laws fall for ever, and the distance dips where the norm crosses w*.
         parts = [layer.distance[part] for part in layer.stages]
         log_axis(axes, *(span_of(parts, 0.05) or (0.1, 1.0)))
-    lines = [
-        entry('measured', COLOURS[0]),
-        entry('expected: ‖w‖⁴ relaxes at 4λη/(1−α)', 'black', 1.4),
-        entry("the theorem's guarantee, 2λη/(1−α)", COLOURS[1], 1.5, '--'),
-    ]
+    lines = [entry('measured', COLOURS[0])]
+    if any(np.isfinite(layer.expected).any() for layer, _ in places):
+        way = relaxation(run.report.theory, run.clipped)
+        lines.append(entry(f'expected: {way}', 'black', 1.4))
+    if any(np.isfinite(layer.guaranteed).any() for layer, _ in places):
+        label = "the theorem's guarantee, 2λη/(1−α)"
+        lines.append(entry(label, COLOURS[1], 1.5, '--'))
     head(figure, 'Distance to equilibrium |‖w‖²/w*² − 1|', lines)
+    return figure
+
+
+def clipping(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
+    """How often gradients were clipped, and by how much; the same for all layers."""
+    if not run.clipped:
+        return None
+    layer, half = run.longest, POINTS // 2
+    figure = new_figure(3.0)
+    axes = figure.subplots()
+    style = dict(color=COLOURS[1], lw=1.3)
+    draw_line(axes, layer.iter, layer.clipped_share, half, band=True, **style)
+    style = dict(color=COLOURS[3], lw=1.3)
+    draw_line(axes, layer.iter, layer.clip_coefficient, half, band=True, **style)
+    axes.set_ylim(0, 1.05)
+    time_axis(axes, run, inches=7)
+    lines = [
+        entry('share of clipped steps', COLOURS[1]),
+        entry('mean clip coefficient', COLOURS[3]),
+    ]
+    head(figure, 'Clipping of gradients, means of windows', lines)
     return figure
 
 
@@ -277,6 +303,7 @@ FIGURES: dict[str, Callable[[Run, Sequence[Motion]], Figure | None]] = {
     'equilibrium': equilibrium,
     'weight_norm': weight_norm,
     'unit_gradient': unit_gradient,
+    'clipping': clipping,
     'cosine': cosine,
     'distance': distance,
 }

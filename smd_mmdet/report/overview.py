@@ -11,7 +11,9 @@ import numpy as np
 from smd_mmdet.stages import stage_name
 from smd_mmdet.theory import THEORIES
 
+from .clipping import clipping_settings, percent
 from .grouping import number, span
+from .remarks import clipped
 from .run import Run
 
 __all__ = ['Fact', 'overview']
@@ -45,7 +47,7 @@ def overview(run: Run) -> list[Fact]:
 
     Returns:
         Scores of the last validation, loss, date, learning rate, weight decay,
-        momentum and batch size; what is not known is left out.
+        momentum, clipping and batch size; what is not known is left out.
     """
     return [*_scores(run), *_loss(run), *_date(run), *_settings(run)]
 
@@ -118,8 +120,31 @@ def _settings(run: Run) -> list[Fact]:
         Fact('weight decay', _range(run, 'decay'), 'of the measured weights'),
         Fact(first, _range(run, 'momentum')),
     ]
+    return [*facts, *_clipped(run), *_batch(run)]
+
+
+def _clipped(run: Run) -> list[Fact]:
+    known = clipped(run)
+    clipping = run.metadata.get('clipping')
+    if known is None or not (known[0] or clipping):
+        return []
+    limit = clipping_settings(clipping)
+    detail = f'of steps, {limit}' if limit else 'of steps'
+    return [Fact('clipped', percent(known[0]), detail)]
+
+
+def _batch(run: Run) -> list[Fact]:
+    """Images of an iteration, on all processes where it is known how many these are."""
     size = _batch_size(str(run.metadata.get('config') or ''))
-    return facts + ([Fact('batch', str(size), 'images per process')] if size else [])
+    if not size:
+        return []
+    processes = run.metadata.get('processes')
+    if not isinstance(processes, int):
+        return [Fact('batch', str(size), 'images per process')]
+    told = 'images'
+    if processes > 1:
+        told = f'{size} per process × {processes} processes'
+    return [Fact('batch', str(size * processes), told)]
 
 
 def _rates(run: Run) -> Fact:

@@ -240,9 +240,13 @@
     }));
   }
 
+  // Titles and labels name what drives the norm of the layer.
+  const named = (text, layer) => text.replace('{unit}', layer.unit).replace('{mean}', layer.mean);
+  const shownPanels = (layer) => data.panels.filter(({ lines }) => layer.lines[lines[0].series]);
+
   function drawOne() {
     const layer = data.layers[state.layer];
-    const panels = data.panels.filter(({ lines }) => layer.lines[lines[0].series]);
+    const panels = shownPanels(layer);
     const traces = [];
     const notes = [];
     const axes = {};
@@ -256,7 +260,7 @@
       for (const { series, label, tone, kind, dash, width } of lines) {
         const points = line(layer, series);
         if (!points) continue;
-        const text = label || layer.unit;
+        const text = named(label, layer);
         const ink = tone === null ? css('--ink') : colour(tone);
         traces.push({
           type: 'scatter', mode: mode(layer), ...points, name: text,
@@ -267,7 +271,7 @@
         words.push(`<span style="color:${ink}">${text}</span>`);
       }
       const range = layer.ranges[name];
-      axes[key] = yAxis(title || layer.unit, {
+      axes[key] = yAxis(named(title, layer), {
         domain: [Math.max(0, top - height), top], type: range ? 'log' : 'linear',
         ...(log ? {} : { rangemode: 'tozero' }),
         ...(range ? { range, ...ticks(range) } : {}),
@@ -385,10 +389,10 @@
     const stage = layer.stages[layer.stages.length - 1];
     const about = `${layer.name} (${layer.shape.join(' × ')}): ${stage.state}`
       + ` at the end of ${stageName(stage)}, Δ/Δ* ${number(stage.angle)},`
-      + ` ‖w‖/w* ${number(stage.norm)}, Δ/Δ*·(‖w‖/w*)² ${number(stage.law)}.`
+      + ` ‖w‖/w* ${number(stage.norm)}, ${data.law} ${number(stage.law)}.`
       + (stage.note ? ` ${stage.note[0].toUpperCase()}${stage.note.slice(1)}.` : '');
     find('about').textContent = about;
-    const titles = data.panels.map(({ title }) => title || layer.unit).join(', ');
+    const titles = shownPanels(layer).map(({ title }) => named(title, layer)).join(', ');
     describe('one', `${titles} over the run. ${about}`);
     for (const row of document.querySelectorAll('#layers tr')) {
       row.classList.toggle('chosen', Number(row.dataset.layer) === state.layer);
@@ -579,7 +583,8 @@
       ['state', (r) => r.state, (r) => element('td', r.state, { class: 'nowrap-cell' })],
       ['Δ/Δ*', (r) => r.angle, numeric((r) => r.angle, fixed)],
       ['‖w‖/w*', (r) => r.norm, numeric((r) => r.norm, fixed)],
-      ['Δ/Δ*·(‖w‖/w*)²', (r) => r.law, numeric((r) => r.law, fixed)],
+      [data.law, (r) => r.law, numeric((r) => r.law, fixed)],
+      ...(data.white ? [['E[h̃]/E‖g̃‖²', (r) => r.white, numeric((r) => r.white, fixed)]] : []),
       ['why', (r) => r.note, (r) => element('td', r.note, { class: 'why' })],
     ], { column: 2, down: false });
     const ranks = { fails: 0, undecided: 2, holds: 4, 'not applicable': 6 };

@@ -17,11 +17,13 @@ from smd_mmdet.theory import THEORIES
 
 from .advice import advice, fine_print, next_steps
 from .canvas import stage_labels
+from .clipping import clipping_settings
 from .overview import overview
 from .page_data import page_data
+from .remarks import far_outside, remarks
 from .run import Run
 from .symptoms import SYMPTOMS, shown_by
-from .words import FIGURES, TERMS, plural
+from .words import figure_words, plural, terms
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -59,6 +61,8 @@ def render_page(run: Run) -> str:
     environment.policies['json.dumps_kwargs'] = dict(
         ensure_ascii=False, allow_nan=False, separators=(',', ':')
     )
+    theory, clipping = run.report.theory, run.metadata.get('clipping')
+    steps, data = next_steps(run.report, clipping), page_data(run)
     return environment.get_template('page.html').render(
         policy=_policy(scripts),
         style=Markup(_text_of('page.css')),
@@ -67,17 +71,24 @@ def render_page(run: Run) -> str:
         verdict=_sentence(run.report.verdict),
         facts=_facts(run),
         overview=overview(run),
-        terms=TERMS,
+        terms=terms(theory),
         left_out=[f'{visible(part)}.' for part in run.left_out],
-        advice=advice(run.report),
-        next_steps=next_steps(run.report),
+        advice=advice(run.report, clipping),
+        next_steps=[*steps[:1], *far_outside(run), *steps[1:]],
+        remarks=remarks(run),
+        clipped=run.clipped,
+        known={panel for each in data['layers'] for panel in each['lines']},
+        white=data['white'],
         fine_print=fine_print(run.report),
         symptoms=list(zip(SYMPTOMS, shown_by(run.report), strict=True)),
         stages=_stages(run),
         settings=_settings(run),
         config=str(run.metadata.get('config') or ''),
-        figures={name: dict(title=t, text=text) for name, (t, text) in FIGURES.items()},
-        data=page_data(run),
+        figures={
+            name: dict(title=title, text=text)
+            for name, (title, text) in figure_words(theory, run.clipped).items()
+        },
+        data=data,
         scripts=[Markup(script) for script in scripts],
     )
 
@@ -188,11 +199,19 @@ def _number(value: float | None) -> str:
     return '–' if value is None or not np.isfinite(value) else f'{value:.3g}'
 
 
+def _clipping(clipping: dict[str, Any] | None) -> str:
+    if not clipping:
+        return '–'
+    known = clipping_settings(clipping) or visible(clipping.get('reason') or '')
+    return ', '.join(filter(None, [f'by {clipping.get("type")}', known]))
+
+
 def _settings(run: Run) -> dict[str, Any]:
     """What the records say of how they were made."""
     metadata = run.metadata
     return {
         'Steps per window': metadata.get('window', '–'),
         'Theory': metadata.get('theory', '–'),
+        'Clipping': _clipping(metadata.get('clipping')),
         **(metadata.get('packages') or {}),
     }

@@ -19,7 +19,7 @@ from .grouping import pieces
 from .panels import LAW, PANELS, QUANTITIES, STEPS, Quantity, series_of
 from .reduce import min_max
 from .run import Motion, Run, short
-from .words import CHECKS
+from .words import CHECKS, transient_law
 
 __all__ = ['page_data']
 
@@ -55,7 +55,7 @@ def page_data(run: Run) -> dict[str, Any]:
     series = [list(series_of(layer)) for layer in run.layers]
     buckets = _buckets(series)
     reasons = _Reasons()
-    layers = []
+    layers: list[dict[str, Any]] = []
     for layer, known in zip(run.layers, series, strict=True):
         lines = _lines(layer, known, arrays, buckets)
         layers.append(
@@ -65,6 +65,7 @@ def page_data(run: Run) -> dict[str, Any]:
                 'shape': verdicts[layer.name].shape,
                 'part': list(parts).index(run.parts[layer.name]),
                 'unit': layer.unit_name,
+                'mean': layer.mean_name,
                 'windows': len(layer.iter),
                 'lines': lines,
                 'ranges': _ranges(layer),
@@ -78,6 +79,10 @@ def page_data(run: Run) -> dict[str, Any]:
         'panels': [asdict(panel) for panel in PANELS],
         'quantities': [_quantity(run, quantity) for quantity in QUANTITIES],
         'equilibria': equilibria,
+        'law': transient_law(run.report.theory),
+        'white': any(
+            stage['white'] is not None for each in layers for stage in each['stages']
+        ),
         'parts': [
             {'name': part, 'colour': COLOURS.index(c) if c != OTHER else -1}
             for part, c in parts.items()
@@ -295,6 +300,7 @@ def _stage(stage: StageReport, reasons: _Reasons) -> dict[str, Any]:
         'angle': _number(stage.angular_update_ratio),
         'norm': _number(stage.weight_norm_ratio),
         'law': _number(stage.transient_ratio),
+        'white': _number(stage.whiteness, 3),
         'checks': [
             [
                 check.name,

@@ -26,7 +26,8 @@ class Line:
 
     Args:
         series: Name of the attribute of a :class:`~.run.Motion` that holds its values.
-        label: What the line is called; empty for the name of the unit gradient.
+        label: What the line is called. '{unit}' stands for the name of what drives the
+            norm, '{mean}' for that of its mean.
         tone: Index of its colour in the page's palette; None for that of the text.
         kind: How it is thinned.
         dash: Whether it is dashed.
@@ -47,7 +48,7 @@ class Panel:
 
     Args:
         name: Key of the panel.
-        title: Title of its vertical axis; empty for the name of the unit gradient.
+        title: Title of its vertical axis, with the same names.
         lines: What is drawn in it.
         log: Whether its axis is logarithmic where all values allow it. A panel that is
             not begins at 0.
@@ -70,8 +71,17 @@ PANELS = (
     Panel('norm', '‖w‖', (Line('norm', '‖w‖', 0), Line('norm_eq', 'w*', 1)), log=False),
     Panel(
         'unit',
-        '',
-        (Line('unit', '', 4, width=1), Line('unit_mean', 'L', None)),
+        '{unit}',
+        (Line('unit', '{unit}', 4, width=1), Line('unit_mean', '{mean}', None)),
+    ),
+    Panel(
+        'clipping',
+        'clipping',
+        (
+            Line('clipped_share', 'share of clipped steps', 1),
+            Line('clip_coefficient', 'mean clip coefficient', 3),
+        ),
+        log=False,
     ),
     Panel('cosine', '|cosine|', (Line('cosine', '|cosine(w, g)|', 2),)),
     Panel(

@@ -1,7 +1,7 @@
 """What the figures show of a run, layer by layer, computed from its records."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from smd_mmdet import theory
 from smd_mmdet.checks import Report, check
 from smd_mmdet.records import Records, read_records
 
+from .clipping import unforeseen
 from .reduce import split_points, time_means
 from .scores import read_losses, read_scores
 
@@ -35,10 +36,16 @@ class Motion:
         name: Name of the layer.
         columns: The columns of the layer's records, by name.
         theory_name: Name of the optimizer's theory, or 'none'.
+        clipping: How the records' metadata say that gradients are clipped; None where
+            they are not, or nothing is said of it.
     """
 
     def __init__(
-        self, name: str, columns: dict[str, np.ndarray], theory_name: str = 'sgd'
+        self,
+        name: str,
+        columns: dict[str, np.ndarray],
+        theory_name: str = 'sgd',
+        clipping: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.columns = columns
@@ -58,9 +65,13 @@ class Motion:
         self.law = known if driven else None
         self.norm_law = self.law is not None
         self.unit_name, self.unit = '‖g̃‖²', columns['unit_grad_sq_mean']
-        if driven and (self.momentum > 0).any():
-            self.unit_name = 'h̃' if drive == 'unit_h_mean' else 'U = ‖m̂/√v̂‖²'
+        if driven and (drive != 'unit_h_mean' or (self.momentum > 0).any()):
+            self.unit_name = 'h̃' if drive == 'unit_h_mean' else 'U'
             self.unit = columns[drive]
+        self.mean_name = 'mean of U' if self.unit_name == 'U' else 'L'
+        shares = self._column('clipped_share')
+        # What is to come follows from how often gradients are clipped, if they are.
+        self.foreseen = not unforeseen(self.law, clipping, shares[self.count > 0])
 
     @cached_property
     def angle_eq(self) -> np.ndarray:
@@ -129,13 +140,41 @@ class Motion:
         return np.abs((self.norm / self.norm_eq) ** 2 - 1)
 
     @cached_property
+    def clipped_share(self) -> np.ndarray:
+        """Share of the steps whose gradients were clipped; NaN if none ever was."""
+        return self._of_clipping('clipped_share')
+
+    @cached_property
+    def clip_coefficient(self) -> np.ndarray:
+        """Mean of what gradients were multiplied by; NaN if none was ever clipped."""
+        return self._of_clipping('clip_coefficient_mean')
+
+    @cached_property
+    def clipping_power(self) -> np.ndarray:
+        """The p of :func:`.theory.clipping_power`; 0 where nothing is known of it."""
+        if self.law is None or not self.law.clips:
+            return np.zeros(len(self.iter))
+        power = self._column('clipping_power')
+        power = np.where(np.isnan(power), 2 * self._column('clipped_share'), power)
+        return np.clip(np.nan_to_num(power), 0.0, 2.0)
+
+    def _of_clipping(self, name: str) -> np.ndarray:
+        ever = np.nansum(self._column('clipped_share')) > 0
+        return self._column(name) if ever else np.full(len(self.iter), np.nan)
+
+    def _column(self, name: str) -> np.ndarray:
+        """A column that records of earlier versions lack; NaN in these."""
+        return self.columns.get(name, np.full(len(self.iter), np.nan))
+
+    @cached_property
     def guaranteed(self) -> np.ndarray:
         """The theorem's bound on the distance, begun anew in each stage.
 
         (‖w‖² − w*²)² decays at least at the theorem's rate r = 2λη/(1−α), and so the
-        distance, its root, at r/2: a quarter of 4λη/(1−α). It is derived for SGD.
+        distance, its root, at r/2: a quarter of 4λη/(1−α). It is derived for SGD whose
+        gradients are not clipped.
         """
-        if self.law is not theory.THEORIES['sgd']:
+        if self.law is not theory.THEORIES['sgd'] or self.clipping_power.any():
             return np.full(len(self.norm), np.nan)
 
         def bound(start: float, left: np.ndarray) -> np.ndarray:
@@ -148,7 +187,8 @@ class Motion:
         """The distance that is expected at constant L, begun anew in each stage.
 
         The mean of ‖w‖^q relaxes to w*^q at q·λη_e: of SGD ‖w‖⁴ at 4λη/(1−α), of
-        AdamW ‖w‖² at 2λη.
+        AdamW ‖w‖² at 2λη. Where clipping makes L follow the norm as ‖w‖^p, (‖w‖/w*)^q
+        with the w* of the moment comes to 1 at (q−p)·λη_e.
         """
 
         def relax(start: float, left: np.ndarray) -> np.ndarray:
@@ -164,12 +204,12 @@ class Motion:
         """A law of decay, begun anew in each stage.
 
         Args:
-            share: The rate as a multiple of q·λη_e.
+            share: The rate as a multiple of (q−p)·λη_e.
             law: Gives the distance from ‖w‖²/w*² − 1 at the start of the stage and
                 what is left of 1 in each window since.
         """
         curve = np.full(len(self.norm), np.nan)
-        if self.law is None:
+        if self.law is None or not self.foreseen:
             return curve
         for part in self.stages:
             known = np.flatnonzero(np.isfinite(self.distance[part]))
@@ -179,7 +219,8 @@ class Motion:
             first = part.start + known[0]
             since = slice(first, part.stop)
             settings = self.lr[since], self.decay[since], self.momentum[since]
-            rate = share * self.law.rate(*settings) * self.count[since]
+            rate = self.law.rate(*settings, self.clipping_power[since])
+            rate *= share * self.count[since]
             left = np.exp(-(np.cumsum(rate) - rate[0]))
             start = (self.norm[first] / self.norm_eq[first]) ** 2 - 1
             curve[since] = law(start, left)
@@ -241,6 +282,11 @@ class Run:
             layer.name: '.'.join(name[:depth])
             for layer, name in zip(self.layers, names, strict=True)
         }
+
+    @property
+    def clipped(self) -> bool:
+        """Whether it is known that gradients were clipped."""
+        return any(np.isfinite(layer.clipped_share).any() for layer in self.layers)
 
     @property
     def last_iter(self) -> int:
@@ -357,5 +403,6 @@ def run_of(records: Records, name: str) -> Run:
         name: What to call the run in figures and on the page.
     """
     report = check(records)
-    layers = [Motion(*each, report.theory) for each in records.by_layer()]
+    clipping = records.metadata.get('clipping')
+    layers = [Motion(*each, report.theory, clipping) for each in records.by_layer()]
     return Run(name, layers, report, records.metadata, records.left_out)

@@ -10,9 +10,11 @@ from rich.text import Text
 from smd_mmdet.checks import IN_EQUILIBRIUM, Check, LayerReport, Report, StageReport
 from smd_mmdet.stages import stage_name
 
+from .clipping import percent
 from .compare import Comparison, Row, RunSummary
 from .fitting import FittedTable, said
 from .grouping import grouped, number, span, template, together
+from .words import transient_law
 
 __all__ = ['render_audit', 'render_comparison', 'render_report']
 
@@ -20,7 +22,6 @@ _COLOURS = {'holds': 'green', 'fails': 'red', 'undecided': 'yellow'}
 # A terminal shows a screen or two; --verbose and --json tell the rest.
 _MOST_ROWS = 20
 _MOST_COMPARED = 12
-_TRANSIENT = 'Δ/Δ*·(‖w‖/w*)²'
 
 
 # ------------------------------------------------------------------ smd check
@@ -58,23 +59,29 @@ def render_report(
 
 
 def _stage_table(report: Report) -> FittedTable:
+    law = transient_law(report.theory)
+    columns = {
+        'iterations': [f'{s.first_iter:,}–{s.last_iter:,}' for s in report.stages],
+        'lr': [stage.rate_text for stage in report.stages],
+        'layers': [str(stage.layers) for stage in report.stages],
+        'in equilibrium': [str(stage.in_equilibrium) for stage in report.stages],
+        'median Δ/Δ*': [number(s.median_angular_update_ratio) for s in report.stages],
+        'Δ*': [number(stage.median_angular_update_eq) for stage in report.stages],
+        f'median {law}': [number(s.median_transient_ratio) for s in report.stages],
+    }
+    if any(stage.clipped_share for stage in report.stages):
+        columns['clipped'] = [_percent(stage.clipped_share) for stage in report.stages]
     table = FittedTable(
-        'Stages',
-        *('stage', 'iterations', 'lr', 'layers', 'in equilibrium'),
-        *('median Δ/Δ*', f'median {_TRANSIENT}'),
-        drop=[f'median {_TRANSIENT}', 'lr'],
+        'Stages', *('stage', *columns), drop=[f'median {law}', 'lr', 'Δ*']
     )
-    for stage in report.stages:
-        table.add_row(
-            stage_name(stage.stage, short=True),
-            f'{stage.first_iter:,}–{stage.last_iter:,}',
-            stage.rate_text,
-            str(stage.layers),
-            str(stage.in_equilibrium),
-            number(stage.median_angular_update_ratio),
-            number(stage.median_transient_ratio),
-        )
+    for i, stage in enumerate(report.stages):
+        name = stage_name(stage.stage, short=True)
+        table.add_row(name, *(cells[i] for cells in columns.values()))
     return table
+
+
+def _percent(share: float | None) -> str:
+    return number(None) if share is None or share != share else percent(share)
 
 
 def _check_table(report: Report) -> FittedTable | None:
@@ -114,10 +121,11 @@ def _away_table(report: Report, verbose: bool) -> FittedTable | None:
     title = f'Not in equilibrium: {len(away)} of {len(report.layers)} layers'
     if len(shown) < len(rows):
         title += f', by the first {len(shown)} reasons (--verbose shows all)'
+    law = transient_law(report.theory)
     table = FittedTable(
         title,
-        *('layer', 'state', 'Δ/Δ*', '‖w‖/w*', _TRANSIENT, 'why'),
-        drop=[_TRANSIENT, '‖w‖/w*'],
+        *('layer', 'state', 'Δ/Δ*', '‖w‖/w*', law, 'why'),
+        drop=[law, '‖w‖/w*'],
         caption='smd check --layer NAME shows all checks of one layer',
     )
     for row in shown:

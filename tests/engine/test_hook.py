@@ -65,6 +65,7 @@ def test_records_tell_every_iteration_and_stage(tmp_path):
     assert (first['angular_update_mean'] > 0).all()
     metadata = read_records(tmp_path).metadata
     assert metadata['theory'] == 'sgd'
+    assert metadata['processes'] == 1
     assert metadata['layers'][SCALE_INVARIANT[0]]['invariant'] is True
     assert metadata['layers'][SCALE_INVARIANT[0]]['norm'] == 'layers.1'
     assert 'TinyNet' in metadata['config']
