@@ -1,0 +1,1 @@
+_base_ = '../../shapes/_base_/three_stages.py'
