@@ -7,7 +7,5 @@ model = dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=400, max_per_img=200),
     ),
-    test_cfg=dict(
-        rpn=dict(nms_pre=500, max_per_img=400), rcnn=dict(max_per_img=250)
-    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=400), rcnn=dict(max_per_img=250)),
 )

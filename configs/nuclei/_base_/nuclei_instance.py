@@ -21,7 +21,9 @@ train_pipeline = [
         ratio_range=(0.75, 1.25),
         keep_ratio=True,
     ),
-    dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(
+        type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']
+    ),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
