@@ -13,7 +13,7 @@ from .results import Results, read_results
 from .summary import summaries, summary
 from .theorem_section import theorem_section
 
-__all__ = ['write_page']
+__all__ = ['what_was_run', 'write_page']
 
 TITLE = "# The paper's claims, in miniature"
 
@@ -67,7 +67,7 @@ def write_page(
     parts = [TITLE]
     if any(each.runs for each in results):
         parts += summary(summaries(results))
-    parts += ['## What was run', INTRODUCTION, _done(results)]
+    parts += ['## What was run', INTRODUCTION, what_was_run(results)]
     if any(each.runs for each in results):
         parts += ['## How to read it', READING]
     images: dict[str, bytes] = {}
@@ -83,7 +83,7 @@ def write_page(
     write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
 
 
-def _done(results: Sequence[Results]) -> str:
+def what_was_run(results: Sequence[Results]) -> str:
     """Which runs the page rests on, and which are not done."""
     wanted = sum(each.experiment.seeds for each in results)
     done = sum(len(each.runs) for each in results)

@@ -150,9 +150,15 @@ def _courses(plain: Results, stage: int) -> list[Course]:
     return found
 
 
-def summary(models: Sequence[ModelSummary]) -> list[str]:
-    """The three claims with their figures, and the table of models, in paragraphs."""
-    claims = [_equilibrium(models), _rescaling(models), _fall(models)]
+def summary(models: Sequence[ModelSummary], fall: str = '') -> list[str]:
+    """The three claims with their figures, and the table of models, in paragraphs.
+
+    Args:
+        models: Rows of the table.
+        fall: What is said of the third claim, where an experiment of its own tests it;
+            '' takes what the second stages of the models show.
+    """
+    claims = [_equilibrium(models), _rescaling(models), fall or _fall(models)]
     lines = '\n'.join(f'{i}. {claim}' for i, claim in enumerate(claims, 1))
     return [lines, _table(models)]
 
