@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from nuclei_files import shapes, write_folder
 from pycocotools.coco import COCO
 from real_data import real_data
 
@@ -18,28 +19,6 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools' / 'dataset_converters' / 'nuclei.py'
 # pycocotools' own, on NumPy 2.
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ impl:DeprecationWarning')
-
-
-def write_folder(root, name, masks, size=(48, 64), seed=0):
-    """One folder of the archive; its images carry an alpha channel, as theirs do."""
-    folder = root / name
-    (folder / 'images').mkdir(parents=True)
-    (folder / 'masks').mkdir()
-    noise = np.random.default_rng(seed).integers(0, 256, (*size, 4), dtype=np.uint8)
-    cv2.imwrite(str(folder / 'images' / f'{name}.png'), noise)
-    for number, mask in enumerate(masks):
-        pixels = np.where(mask, np.uint8(255), np.uint8(0))
-        cv2.imwrite(str(folder / 'masks' / f'{number:04}.png'), pixels)
-
-
-def shapes(size=(48, 64)):
-    """Masks of known geometry: a rectangle, a disc cut by the border, one pixel."""
-    y, x = np.mgrid[: size[0], : size[1]]
-    return [
-        (y >= 5) & (y < 17) & (x >= 20) & (x < 27),
-        (y - 2) ** 2 + (x - 60) ** 2 < 81,
-        (y == 47) & (x == 0),
-    ]
 
 
 def box_of(mask):

@@ -74,7 +74,10 @@ def test_the_angles_are_those_of_the_walks(runs):
             angle = walk.series['angular_update']
             target = theory.angular_update(0.005, DECAY, STEP['momentum'])
             ratios += [
-                [np.sqrt((angle[span, layer] ** 2).mean()) / target for layer in range(3)]
+                [
+                    np.sqrt((angle[span, layer] ** 2).mean()) / target
+                    for layer in range(3)
+                ]
                 for span in (early, late)
             ]
         expected = np.median(ratios[::2]), np.median(ratios[1::2])
