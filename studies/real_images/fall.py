@@ -241,7 +241,8 @@ def fall_figure(pair: Sequence[Results]) -> bytes:
     """
     figure = new_figure(height=6.5)
     panels: list[Axes] = list(figure.subplots(3, sharex=True))
-    for results, colour in zip(pair, (COLOURS[1], COLOURS[0]), strict=False):
+    for results in pair:
+        colour = _colour(results)
         _draw_angles(panels[0], results.runs, colour)
         for axes, metric in zip(panels[1:], [_score(pair), LOSS], strict=True):
             series = [_series(result, metric) for result in results.runs]
@@ -252,14 +253,17 @@ def fall_figure(pair: Sequence[Results]) -> bytes:
         axes.set_ylabel(label)
         axes.axvline(relaxation_time(pair[0].runs[0])[0], color=INK, lw=0.6, ls=':')
     panels[0].set_yscale('log')
+    # The second stage, and a quarter of its length before it.
+    first, last, _ = relaxation_time(pair[0].runs[0])
+    panels[0].set_xlim(first - (last - first) / 4, last)
     panels[-1].set_xlabel('iteration')
-    colours = (COLOURS[1], COLOURS[0])
-    lines = [
-        entry(results.experiment.title, colour)
-        for results, colour in zip(pair, colours, strict=False)
-    ]
+    lines = [entry(each.experiment.title, _colour(each)) for each in pair]
     head(figure, pair[0].experiment.group, [*lines, entry('Δ*', INK, style='--')])
     return save(figure, dpi=90)
+
+
+def _colour(results: Results) -> str:
+    return COLOURS[0] if results.experiment.against else COLOURS[1]
 
 
 def _score(pair: Sequence[Results]) -> str:

@@ -7,9 +7,11 @@ import pytest
 from mmengine.config import Config
 
 from smd_mmdet.config.load import load_config
+from smd_mmdet.launch.arguments import OneLineParser, add_cfg_options
 from studies.real_images.__main__ import main
 from studies.real_images.data import point_to_data, root_of
-from studies.real_images.experiments import DATA, EXPERIMENTS, FALL
+from studies.real_images.experiments import COCO, DATA, EXPERIMENTS, FALL
+from studies.reproduction.training import Task
 
 ROOT = Path(__file__).resolve().parents[3]
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
@@ -84,3 +86,15 @@ def test_the_list_tells_what_is_done(tmp_path, capsys, monkeypatch):
     assert main(['--list', *only]) == 0
     states = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert states == ['finished'] + ['not'] * (FALL[0].seeds - 1)
+
+
+def test_the_options_mean_the_same_on_the_command_line():
+    """Lists and tuples go through text and come back as they are."""
+    parser = OneLineParser(prog='train')
+    add_cfg_options(parser)
+    command = Task(BY_NAME['coco_retinanet_gn'], 3, ROOT / 'none').command()
+    found = parser.parse_args(command[command.index('--cfg-options') :]).cfg_options
+    expected = {'randomness.seed': 3} | COCO
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == value, key
