@@ -4,21 +4,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smd_mmdet.report import write_files
+from smd_mmdet.report.words import CHECKS
 
 from ..markdown import table
 from ..reproduction.cells import score
-from ..reproduction.check_tables import assumption_table, check_table, parting_table
+from ..reproduction.check_tables import (
+    VERDICTS,
+    assumption_table,
+    check_table,
+    parting_table,
+)
 from ..reproduction.experiments import Experiment
 from ..reproduction.model_section import gallery
 from ..reproduction.motion_tables import stage_table
 from ..reproduction.page import what_was_run
-from ..reproduction.results import Results, read_results
+from ..reproduction.results import Results, check_counts, kinds, read_results
 from ..reproduction.score_tables import paired_table, score_table
 from ..reproduction.summary import summaries, summary
 from .experiments import EXPERIMENTS, FALL
 from .fall import Change, changes, fall_claim, fall_figure, fall_table
 
-__all__ = ['write_page']
+__all__ = ['conclusion_table', 'write_page']
 
 # The folder of the figures, beside the page.
 IMAGES = Path('images', 'real_images')
@@ -45,6 +51,10 @@ its images and that the laws which need no equilibrium hold (Lemma 1, the transi
 law); they cannot show an equilibrium, which takes 12,500 iterations an e-fold, nor an
 AP. The paper's own comparison needs COCO, eight GPUs and days; its configs are in
 [coco.md](coco.md)."""
+
+CONCLUSIONS = """\
+In how many layer stages of all runs each conclusion of the theory holds / fails / is
+undecided / does not apply. Where a stage is too short, equilibrium does not apply."""
 
 FALL_TEXT = """\
 The second stage lasts five relaxation times of ‖w‖⁴. *Early* is the first of them
@@ -81,11 +91,35 @@ def write_page(
         parts += filter(None, [fall_claim(found)])
     parts += ['## What was run', INTRODUCTION, what_was_run(results)]
     parts += ['## What this cannot show', LIMITS]
+    if done:
+        parts += ['## Conclusions by model', CONCLUSIONS, conclusion_table(done)]
     parts += _fall_section(fall, found, images)
     for name, members in _groups([*nuclei, *coco]).items():
         parts += [f'## {name}', *_section(members, images)]
     write_files(out.parent / IMAGES, images)
     write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+
+
+def conclusion_table(done: Sequence[Results]) -> str:
+    """How often each conclusion came to each verdict, a row per model and data set.
+
+    Args:
+        done: Experiments with finished runs.
+    """
+    layers = [layer for e in done for r in e.runs for layer in r.run.report.layers]
+    names = [name for name, kind in kinds(layers).items() if kind == 'conclusion']
+    rows = []
+    for group, members in _groups(done).items():
+        counts = [check_counts(each) for each in members]
+        cells = [
+            ' / '.join(
+                str(sum(count.get(name, {}).get(verdict, 0) for count in counts))
+                for verdict in VERDICTS
+            )
+            for name in names
+        ]
+        rows.append((group, sum(len(each.runs) for each in members), *cells))
+    return table(('model', 'runs', *(CHECKS[name][0] for name in names)), rows)
 
 
 def _groups(results: Sequence[Results]) -> dict[str, list[Results]]:

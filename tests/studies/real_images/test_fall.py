@@ -1,6 +1,7 @@
 """The comparison early against late, on walks and scores whose truth is known."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from runs import STEP, write_run, write_scalars
 from simulation import Walk
 
 from smd_mmdet import theory
+from smd_mmdet.checks import check
+from smd_mmdet.records import read_records
 from studies.real_images import page
 from studies.real_images.experiments import FALL
 from studies.real_images.fall import changes, fall_claim, read_losses
@@ -96,6 +99,19 @@ def test_the_page_shows_the_fall_and_says_so(runs, tmp_path):
     assert table['plain', 'top-1 accuracy']['change'] == '-3.0'
     assert table['plain', 'top-1 accuracy']['verdict'] == 'falls'
     assert table['rescaled', 'top-1 accuracy']['verdict'] == 'cannot be told'
+    # Each layer's stages, judged again.
+    found = Counter(
+        stage.verdict_of('transient_law')
+        for experiment in PAIR
+        for seed in range(SEEDS)
+        for layer in check(read_records(runs / f'{experiment.name}-seed{seed}')).layers
+        for stage in layer.stages
+        if stage.stage >= 0
+    )
+    (row,) = rows(text, 'Conclusions by model')
+    verdicts = ('holds', 'fails', 'undecided', 'not applicable')
+    assert row['Transient law'] == ' / '.join(str(found[v]) for v in verdicts)
+    assert found['holds'] > 0 and found.total() == 2 * SEEDS * 2 * 3
     (image,) = re.findall(r'\]\((images/\S+)\)', text)
     assert (out.parent / image).read_bytes().startswith(b'\x89PNG')
 
