@@ -16,7 +16,7 @@ from ..reproduction.check_tables import (
 )
 from ..reproduction.experiments import Experiment
 from ..reproduction.model_section import gallery
-from ..reproduction.motion_tables import stage_table
+from ..reproduction.motion_tables import noise_table, stage_table
 from ..reproduction.page import what_was_run
 from ..reproduction.results import Results, check_counts, kinds, read_results
 from ..reproduction.score_tables import paired_table, score_table
@@ -153,6 +153,7 @@ def _section(members: Sequence[Results], images: dict[str, bytes]) -> list[str]:
         'One against the other': paired_table(members),
         'Checks': check_table(members),
         'Assumptions that fail, and by how much': assumption_table(members),
+        'Noise': noise_table(members),
         'Where theory and measurement part': parting_table(members),
     }
     parts = [paragraph for paragraph in figures.paragraphs if paragraph]
