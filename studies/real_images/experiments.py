@@ -101,22 +101,29 @@ def _coco(prefix: str, rank: int) -> list[Experiment]:
     return [replace(e, config=e.config.replace('-rescaled', '-rescale')) for e in pair]
 
 
-FALL = [
-    *_pair(
-        'resnet18_fall',
-        'configs/classification/resnet18_fall{}_nuclei.py',
-        'ResNet-18 on crops of nuclei, long second stage',
+def _crops(variant: str, group: str, rank: int) -> list[Experiment]:
+    """Two stages on crops, plain and rescaled."""
+    return _pair(
+        f'resnet18_{variant}',
+        f'configs/classification/resnet18_{variant}{{}}_nuclei.py',
+        group,
         ('plain', 'rescaled'),
-        0,
+        rank,
         seeds=5,
         data='nuclei_crops',
         quick=True,
         figures=(),
-    ),
+    )
+
+
+# Experiments whose second stage is five relaxation times long.
+FALL = [
+    *_crops('fall', 'ResNet-18 on crops of nuclei, λη = 2e-3', 0),
+    *_crops('slow-fall', 'ResNet-18 on crops of nuclei, λη = 5e-4', 1),
     *_pair(
         'retinanet_bn_fall',
         'configs/nuclei/retinanet_r18_fpn_bn_fall{}_nuclei.py',
-        'RetinaNet, BN, on nuclei, long second stage',
+        'RetinaNet, BN, on nuclei, λη = 2e-3',
         ('plain', 'rescaled'),
         1,
         seeds=5,

@@ -3,8 +3,11 @@
 After the rate is divided by ten, Δ of a plain run is 0.32 of its new equilibrium and
 climbs to it within some relaxation times of ‖w‖⁴. The paper holds that this climb makes
 accuracy fall. The score in the first relaxation time after the drop is compared here
-with that in the last one of the stage, seed by seed; rescaled runs, whose Δ is at its
-equilibrium all the while, are the control.
+with that in the last one of the stage, seed by seed.
+
+A network that still learns may gain more in the stage than the climb costs. Rescaled
+runs, whose Δ is at its equilibrium all the while, are the control: what the climb costs
+is how much of their lead over them the plain runs lose.
 """
 
 import json
@@ -28,6 +31,7 @@ __all__ = [
     'fall_claim',
     'fall_figure',
     'fall_table',
+    'leads',
     'read_losses',
 ]
 
@@ -43,6 +47,7 @@ class Change:
         model: Name of the model.
         title: What was done to it.
         metric: Name of a score in per cent, or 'loss' for the loss in training.
+        seeds: The seeds.
         early: Means over the first relaxation time after the drop.
         late: Means over the last one of the stage.
         angles: Δ_rms/Δ* in the two, medians over layers and seeds.
@@ -51,6 +56,7 @@ class Change:
     model: str
     title: str
     metric: str
+    seeds: tuple[int, ...]
     early: tuple[float, ...]
     late: tuple[float, ...]
     angles: tuple[float, float]
@@ -109,13 +115,46 @@ def changes(results: Results) -> list[Change]:
     metrics = [*metrics_of(results), LOSS]
     found = []
     for metric in metrics:
-        pairs = [pair for r in results.runs if (pair := _early_and_late(r, metric))]
-        if pairs:
-            early, late = zip(*pairs, strict=True)
+        pairs = {r.task.seed: _early_and_late(r, metric) for r in results.runs}
+        known = {seed: pair for seed, pair in pairs.items() if pair}
+        if known:
+            early, late = zip(*known.values(), strict=True)
             experiment = results.experiment
             names = experiment.group, experiment.title, metric
-            found.append(Change(*names, early, late, _angles(results.runs)))
+            found.append(
+                Change(*names, tuple(known), early, late, _angles(results.runs))
+            )
     return found
+
+
+def leads(found: Sequence[Change]) -> list[Change]:
+    """How far plain runs are ahead of rescaled ones, of the seeds that both have.
+
+    Args:
+        found: Changes of both.
+
+    Returns:
+        For each score the difference, early and late; the angles are the plain runs'.
+    """
+    rescaled = {(c.model, c.metric): c for c in found if c.title == 'rescaled'}
+    differences = []
+    for plain in found:
+        other = rescaled.get((plain.model, plain.metric))
+        if plain.title != 'plain' or other is None:
+            continue
+        common = [seed for seed in plain.seeds if seed in other.seeds]
+        if common:
+            early, late = (
+                tuple(
+                    getattr(plain, span)[plain.seeds.index(seed)]
+                    - getattr(other, span)[other.seeds.index(seed)]
+                    for seed in common
+                )
+                for span in ('early', 'late')
+            )
+            names = plain.model, 'plain − rescaled', plain.metric
+            differences.append(Change(*names, tuple(common), early, late, plain.angles))
+    return differences
 
 
 def _spans(result: Result) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -214,15 +253,28 @@ def fall_claim(found: Sequence[Change]) -> str:
         '**Without rescaling the score falls within the second stage, as Δ climbs: '
         f'{verdict}.**'
     )
+    ahead = {(lead.model, lead.metric): lead for lead in leads(found)}
     for change in scores:
-        low, high = change.interval
         text += (
             f' {change.model}: Δ_rms/Δ* climbs from {number(change.angles[0])} to '
             f'{number(change.angles[1])}, {_name(change.metric)} changes by '
-            f'{change.mean:+.1f} points'
+            f'{change.mean:+.1f} points{_within(change)}'
         )
-        text += '.' if np.isnan(low) else f' (95 %: {low:+.1f} to {high:+.1f}).'
+        lead = ahead.get((change.model, change.metric))
+        if lead is not None:
+            early, late = np.mean(lead.early), np.mean(lead.late)
+            text += (
+                '; its lead over rescaled runs, whose Δ is at the new Δ* all the '
+                f'while, goes from {early:+.1f} to {late:+.1f} points, a change of '
+                f'{lead.mean:+.1f}{_within(lead)}'
+            )
+        text += '.'
     return text
+
+
+def _within(change: Change) -> str:
+    low, high = change.interval
+    return '' if np.isnan(low) else f' (95 %: {low:+.1f} to {high:+.1f})'
 
 
 def _name(metric: str) -> str:

@@ -15,8 +15,8 @@ from smd_mmdet.checks import check
 from smd_mmdet.records import read_records
 from studies.real_images import page
 from studies.real_images.experiments import FALL
-from studies.real_images.fall import changes, fall_claim, read_losses
-from studies.reproduction.results import read_results
+from studies.real_images.fall import changes, fall_claim, leads, read_losses
+from studies.reproduction.results import Results, read_results
 
 # The rates of the walks: the second stage begins at 961 and ends at 1,500. Its
 # relaxation time (1−α)/(4λη) is 0.2/(4·2e-3·0.005) = 5,000 iterations, too long by far;
@@ -66,6 +66,20 @@ def test_the_change_is_late_minus_early_of_each_seed(runs):
     assert [plain[0].verdict, rescaled[0].verdict] == ['falls', 'cannot be told']
 
 
+def test_the_lead_is_the_difference_of_the_same_seeds(runs):
+    plain, rescaled = read_results(PAIR, runs)
+    # Seeds in another order, and one that only one of the two has.
+    rescaled = Results(rescaled.experiment, rescaled.runs[:0:-1])
+    score, loss = leads([*changes(plain), *changes(rescaled)])
+    assert score.title == 'plain − rescaled' and score.seeds == (1, 2)
+    lost = np.subtract(LOSSES['rescaled'], LOSSES['plain'])[1:]
+    assert score.early == pytest.approx((0, 0))
+    assert score.late == pytest.approx(lost)
+    assert score.mean == pytest.approx(lost.mean())
+    assert loss.mean == pytest.approx(0)
+    assert leads(changes(plain)) == []
+
+
 def test_the_angles_are_those_of_the_walks(runs):
     early, late = slice(FIRST - 1, FIRST - 1 + FOLD), slice(LAST - FOLD, LAST)
     for experiment, results in zip(PAIR, read_results(PAIR, runs), strict=True):
@@ -112,6 +126,13 @@ def test_the_page_shows_the_fall_and_says_so(runs, tmp_path):
     verdicts = ('holds', 'fails', 'undecided', 'not applicable')
     assert row['Transient law'] == ' / '.join(str(found[v]) for v in verdicts)
     assert found['holds'] > 0 and found.total() == 2 * SEEDS * 2 * 3
+    # −1.5, −3.5 and −3.7 points.
+    lost = np.subtract(LOSSES['rescaled'], LOSSES['plain'])
+    lead = table['plain − rescaled', 'top-1 accuracy']
+    assert lead['change'] == f'{lost.mean():+.1f}'
+    reach = 4.3027 * lost.std(ddof=1) / np.sqrt(3)
+    assert lead['95 %'] == f'{lost.mean() - reach:+.1f} to {lost.mean() + reach:+.1f}'
+    assert f'from +0.0 to {lost.mean():+.1f} points' in text
     (image,) = re.findall(r'\]\((images/\S+)\)', text)
     assert (out.parent / image).read_bytes().startswith(b'\x89PNG')
 
@@ -120,7 +141,7 @@ def test_a_score_that_stays_is_not_called_a_fall(runs):
     _, rescaled = read_results(PAIR, runs)
     found = [replace(change, title='plain') for change in changes(rescaled)]
     assert 'did not show' in fall_claim(found)
-    one = [replace(c, early=c.early[:1], late=c.late[:1]) for c in found]
+    one = [replace(c, seeds=(0,), early=c.early[:1], late=c.late[:1]) for c in found]
     assert 'one seed: not decided' in fall_claim(one)
 
 
