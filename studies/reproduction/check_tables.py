@@ -13,7 +13,13 @@ from .partings import Parting, distance, partings
 from .results import Results, check_counts, kinds
 from .spread import Spread
 
-__all__ = ['assumption_table', 'away_table', 'check_table', 'parting_table']
+__all__ = [
+    'VERDICTS',
+    'assumption_table',
+    'away_table',
+    'check_table',
+    'parting_table',
+]
 
 VERDICTS = (checks.HOLDS, checks.FAILS, checks.UNDECIDED, checks.NOT_APPLICABLE)
 # A layer in one of these states is not what the theory is about, or not where it says.

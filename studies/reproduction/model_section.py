@@ -13,7 +13,7 @@ from .motion_tables import noise_table, stage_table, time_table
 from .results import Results
 from .score_tables import paired_table, score_table
 
-__all__ = ['IMAGES', 'Section', 'model_section']
+__all__ = ['IMAGES', 'Section', 'gallery', 'model_section']
 
 # The folder of the figures, beside the page.
 IMAGES = Path('images', 'reproduction')
@@ -45,9 +45,9 @@ def model_section(members: Sequence[Results]) -> Section:
     """
     done = [each for each in members if each.runs]
     missing = [each.experiment.title for each in members if not each.runs]
-    gallery = _gallery(done)
+    figures = gallery(done)
     paragraphs = [f'Not done: {", ".join(missing)}.'] if missing else []
-    paragraphs += gallery.paragraphs
+    paragraphs += figures.paragraphs
     titled = {
         'Motion at the end of each stage': stage_table(done),
         'Scores': score_table(done),
@@ -62,11 +62,16 @@ def model_section(members: Sequence[Results]) -> Section:
     for title, text in titled.items():
         if text:
             paragraphs += [f'### {title}', text]
-    return Section(paragraphs, gallery.images)
+    return Section(paragraphs, figures.images)
 
 
-def _gallery(done: Sequence[Results]) -> Section:
-    """The paper's figures of each experiment's first seed, two beside one another."""
+def gallery(done: Sequence[Results], folder: Path = IMAGES) -> Section:
+    """The paper's figures of each experiment's first seed, two beside one another.
+
+    Args:
+        done: Experiments with finished runs.
+        folder: Folder of the figures, beside the page.
+    """
     images, shown = {}, []
     for each in done:
         result = min(each.runs, key=lambda result: result.task.seed)
@@ -75,7 +80,7 @@ def _gallery(done: Sequence[Results]) -> Section:
             file = f'{each.experiment.name}-{name}.png'
             images[file] = save(figure, dpi=DPI)
             caption = f'{each.experiment.title}, {CAPTIONS.get(name, name)}'
-            shown.append((caption, f'![{caption}]({(IMAGES / file).as_posix()})'))
+            shown.append((caption, f'![{caption}]({(folder / file).as_posix()})'))
     rows = []
     for i in range(0, len(shown), 2):
         pair = [*shown[i : i + 2], ('', '')][:2]

@@ -3,27 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from smd_mmdet import checks
 from smd_mmdet.report import write_files
-from smd_mmdet.report.words import plural
 
 from ..markdown import table
 from . import theorems
-from .cells import METRICS, metrics_of, per_cent_of, spread
-from .comparison import Paired, compared_with, paired
 from .experiments import EXPERIMENTS, Experiment
 from .model_section import IMAGES, model_section
 from .results import Results, read_results
-from .spread import Spread
+from .summary import summaries, summary
 from .theorem_section import theorem_section
 
-__all__ = ['write_page']
+__all__ = ['what_was_run', 'write_page']
+
+TITLE = "# The paper's claims, in miniature"
 
 INTRODUCTION = """\
-# The paper's claims, in miniature
-
 Every number and figure here is made by one command from runs that it trains itself,
 on two CPU cores:
 
@@ -70,9 +64,12 @@ def write_page(
     groups: dict[str, list[Results]] = {}
     for each in results:
         groups.setdefault(each.experiment.group, []).append(each)
-    parts = [INTRODUCTION, _done(results)]
+    parts = [TITLE]
     if any(each.runs for each in results):
-        parts += ['## In short', _in_short(results), '## How to read it', READING]
+        parts += summary(summaries(results))
+    parts += ['## What was run', INTRODUCTION, what_was_run(results)]
+    if any(each.runs for each in results):
+        parts += ['## How to read it', READING]
     images: dict[str, bytes] = {}
     for name, members in groups.items():
         if any(each.runs for each in members):
@@ -86,7 +83,7 @@ def write_page(
     write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
 
 
-def _done(results: Sequence[Results]) -> str:
+def what_was_run(results: Sequence[Results]) -> str:
     """Which runs the page rests on, and which are not done."""
     wanted = sum(each.experiment.seeds for each in results)
     done = sum(len(each.runs) for each in results)
@@ -103,69 +100,3 @@ def _done(results: Sequence[Results]) -> str:
     if not done:
         return head
     return f'{head}\n\n' + table(('model', 'run', 'config', 'seeds done'), rows)
-
-
-def _in_short(results: Sequence[Results]) -> str:
-    """A list of what the comparisons and the first stages came to."""
-    items = []
-    for each in results:
-        other = compared_with(each, results)
-        if other is not None:
-            items += _compared(other, each)
-    items += [_reached(each) for each in results if each.runs]
-    return '\n'.join(f'- {item}' for item in items)
-
-
-def _reached(results: Results) -> str:
-    """A sentence on an experiment's first stage, and on the theory over all stages."""
-    first = results.stage_numbers[0] if results.stage_numbers else 0
-    reports = [report for _, report in results.stages(first)]
-    there = sum(report.state == checks.IN_EQUILIBRIUM for report in reports)
-    failing = sum(bool(report.failing) for _, report in results.stages())
-    law = Spread.of(report.transient_ratio for _, report in results.stages())
-    angle = Spread.of(report.angular_update_ratio for report in reports)
-    experiment = results.experiment
-    layers, seeds = plural(len(reports), 'layer'), plural(len(results.runs), 'seed')
-    return (
-        f'{experiment.group}, {experiment.title}: in stage {first}, {there} of '
-        f'{layers} ({seeds}) in equilibrium, Δ_rms/Δ* {spread(angle)}; over all stages '
-        f'the transient law at {spread(law)}, and a conclusion of the theory fails in '
-        f'{failing} of {len(results.stages())} layer stages.'
-    )
-
-
-def _compared(first: Results, second: Results) -> list[str]:
-    """Sentences on the angular update and the final scores of two experiments."""
-    group = second.experiment.group
-    titles = first.experiment.title, second.experiment.title
-    common = [n for n in second.stage_numbers if n in first.stage_numbers]
-    later = common[1:] or common
-    items = []
-    for stage in later:
-        angles = [
-            Spread.of(report.angular_update_ratio for _, report in each.stages(stage))
-            for each in (first, second)
-        ]
-        items.append(
-            f'{group}, stage {stage}: Δ_rms/Δ* {spread(angles[0])} ({titles[0]}), '
-            f'{spread(angles[1])} ({titles[1]}).'
-        )
-    pairs = paired(first, second)
-    for metric in metrics_of(second):
-        known = [pair for pair in pairs if pair.metric == metric]
-        if known:
-            last = max(known, key=lambda pair: pair.iteration)
-            items.append(
-                f'{group}, {METRICS[metric]} at the end, {titles[1]} against '
-                f'{titles[0]}: {_difference(last)}.'
-            )
-    return items
-
-
-def _difference(pair: Paired) -> str:
-    per_cent = per_cent_of(pair.metric)
-    text = f'{per_cent * pair.mean:+.1f} over {plural(len(pair.differences), "seed")}'
-    if np.isfinite(pair.p_value):
-        low, high = (per_cent * bound for bound in pair.interval)
-        text += f' (95 %: {low:+.1f} to {high:+.1f}, p = {pair.p_value:.2g})'
-    return f'{text}, {pair.verdict}'

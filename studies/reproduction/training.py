@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from .. import ROOT
-from .experiments import DATA, Experiment
+from .experiments import DATA, Data, Experiment
 
 __all__ = ['Task', 'Training', 'draw_data', 'tasks_of', 'train_all']
 
@@ -101,8 +101,17 @@ def tasks_of(
     ]
 
 
-def draw_data(tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+def draw_data(
+    tasks: Sequence[Task],
+    say: Callable[[str], None],
+    known: Mapping[str, Data] = DATA,
+) -> None:
     """Draw the data sets that the tasks need and that are not there.
+
+    Args:
+        tasks: Runs to come.
+        say: Function that is told of every data set, in a line.
+        known: The data sets by their names.
 
     Raises:
         OSError: If one cannot be drawn.
@@ -110,7 +119,7 @@ def draw_data(tasks: Sequence[Task], say: Callable[[str], None]) -> None:
     for name in dict.fromkeys(task.experiment.data for task in tasks):
         if not name:
             continue
-        data = DATA[name]
+        data = known[name]
         # This file is written last, so a set that was interrupted is drawn again.
         mark = ROOT / data.folder / 'made'
         if mark.is_file() and mark.read_text().strip() == data.options:

@@ -17,6 +17,8 @@ from studies.reproduction.comparison import Paired, paired
 from studies.reproduction.experiments import Experiment
 from studies.reproduction.partings import noise_of
 from studies.reproduction.results import Results, read_results
+from studies.reproduction.spread import Spread
+from studies.reproduction.summary import After, Course, summaries, summary
 
 GAINS = (0.02, 0.01, 0.03)
 PLAIN = Experiment('walk', 'configs/walk.py', 'A walk', 'plain', 0, 3, data='')
@@ -97,10 +99,51 @@ def test_scores_and_their_differences_are_those_of_the_logs(text):
 
 def test_the_page_says_what_is_not_done(text):
     assert '6 of 9 runs are done.' in text
-    (row,) = [row for row in rows(text, "The paper's claims, in miniature")
-              if row['run'] == 'not trained']  # fmt: skip
+    (row,) = [r for r in rows(text, 'What was run') if r['run'] == 'not trained']
     assert row['seeds done'] == 'not done'
     assert '\n## Another\n' not in text
+
+
+def test_the_first_lines_say_which_claims_held(text, runs):
+    """A walk obeys the theory; its scores are those that the logs were given."""
+    first, second, third, *_ = re.findall(r'^\d\. (.*)', text, re.MULTILINE)
+    # The walks are still on their way at the end of the stage.
+    assert 'Δ comes to Δ\\*: did not show.' in first and '0 of 9 layers' in first
+    assert f'fails in 0 of {2 * 3 * 2 * len(NAMES)} layer stages' in first
+    assert 'rescaling puts it there: held.' in second
+    assert 'differs by +2.0 to +2.0 points' in second
+    assert 'better in 0 of 1 score, significantly worse in 0' in second
+    assert 'not tested' in third and 'cannot show it: A walk.' in third
+    (row,) = rows(text, "The paper's claims, in miniature")
+    motion = rows(text, 'Motion at the end of each stage')
+    ratios = [re.match(r'\S+', r['Δ_rms/Δ*'])[0] for r in motion]
+    assert row['layers in equilibrium, stage 0'] == motion[0]['layers in equilibrium']
+    assert row['Δ_rms/Δ*, stage 0'] == ratios[0]
+    assert row['stage 1, plain → rescaled'] == f'{ratios[1]} → {ratios[3]}'
+    (pair,) = rows(text, 'One against the other')
+    shown = f'box AP {pair["mean"]} ({pair["95 %"]})'
+    assert row['final score, rescaled − plain (95 %)'] == shown
+
+
+@pytest.mark.parametrize(
+    ('changes', 'claim', 'said'),
+    [
+        ({'failing': 1}, 0, 'held in part'),
+        ({'there': 0}, 0, 'did not show'),
+        ({'after': (After(1, Spread.of([1.1]), Spread.of([0.9])),)}, 1, 'did not show'),
+        ({'after': ()}, 1, 'not run'),
+        ({'courses': (Course('coco/bbox_mAP', 40.0, 38.5, 5),)}, 2, 'seen in 1 of 1'),
+        ({'courses': (Course('coco/bbox_mAP', 40.0, 41.0, 5),)}, 2, 'did not show'),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_told(changes, claim, said, runs):
+    (model,) = summaries(read_results(LIST, runs))
+    arrived = replace(model, there=model.layers)
+    lines = summary([replace(arrived, **changes)])[0].splitlines()
+    assert said in lines[claim]
+    good = summary([arrived])[0].splitlines()
+    assert said not in good[claim]
+    assert ': held.**' in good[0] and ': held.**' in good[1]
 
 
 def test_verdicts_are_counted_over_layers_stages_and_seeds(text, runs):

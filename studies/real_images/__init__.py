@@ -1,0 +1,1 @@
+"""The paper's claims on real images: what is trained, and the page."""

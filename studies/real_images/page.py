@@ -1,0 +1,187 @@
+"""docs/real_images.md, from whatever is finished."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from smd_mmdet.report import write_files
+from smd_mmdet.report.words import CHECKS
+
+from ..markdown import table
+from ..reproduction.cells import score
+from ..reproduction.check_tables import (
+    VERDICTS,
+    assumption_table,
+    check_table,
+    parting_table,
+)
+from ..reproduction.experiments import Experiment
+from ..reproduction.model_section import gallery
+from ..reproduction.motion_tables import noise_table, stage_table
+from ..reproduction.page import what_was_run
+from ..reproduction.results import Results, check_counts, kinds, read_results
+from ..reproduction.score_tables import paired_table, score_table
+from ..reproduction.summary import summaries, summary
+from .experiments import EXPERIMENTS, FALL
+from .fall import Change, changes, fall_claim, fall_figure, fall_table, leads
+
+__all__ = ['conclusion_table', 'write_page']
+
+# The folder of the figures, beside the page.
+IMAGES = Path('images', 'real_images')
+
+INTRODUCTION = """\
+One command, `python -m studies.real_images`, trains, measures and writes this page. An
+interrupted call goes on the next time; `--list` tells what there is, `--only` chooses,
+`--quick` does the first seed of the main runs, `--page` writes the page from what is
+finished. `NUCLEI_ROOT` and `COCO_ROOT` say where the data are. The nuclei are those of
+the 2018 Data Science Bowl (BBBC038, stage 1), of which
+`python tools/dataset_converters/nuclei.py stage1_train data/nuclei` makes COCO
+annotations; the runs here took a version whose annotations its community has corrected,
+541 images to train and 100 to validate. COCO is taken as it is; here it was the first
+128 images of train2017, 24 of which validate."""
+
+LIMITS = """\
+The models are ResNet-18s a quarter as wide as usual, or an eighth; they see a few
+thousand crops on two CPU cores, and their scale-invariant weights decay 150 to 400
+times as fast as COCO's, so that equilibrium takes hundreds of iterations in place of
+tens of thousands. So Δ* is larger than in any detector that is used, and a score here
+tells of noise at that Δ, not of the accuracy that rescaling brings or costs on COCO. On
+COCO itself 128 images and some tens of iterations show that the measurement works on
+its images and that the laws which need no equilibrium hold (Lemma 1, the transient
+law); they cannot show an equilibrium, which takes 12,500 iterations an e-fold, nor an
+AP. The paper's own comparison needs COCO, eight GPUs and days; its configs are in
+[coco.md](coco.md)."""
+
+CONCLUSIONS = """\
+In how many layer stages of all runs each conclusion of the theory holds / fails / is
+undecided / does not apply. Where a stage is too short, equilibrium does not apply.
+Linear convergence is held against 4λη/(1−α), the first order in λη/(1−α); where that is
+2e-2, in the first stage at λη = 2e-3, norms relax up to 17 % faster."""
+
+FALL_TEXT = """\
+The second stage lasts five relaxation times of ‖w‖⁴. *Early* is the first of them
+after the drop, *late* the last. The change is that of each seed, its interval a 95 % t
+interval over seeds.
+
+Two things move the score: a larger Δ costs accuracy by its noise, and every iteration
+adds what the network still learns. The second can hide the first in networks as small
+and as short of training as these. Rescaled runs learn alike, with Δ at the new Δ* from
+the drop on. So *plain − rescaled* tells what the climb alone does: where plain runs
+lead early and no longer late, the climb has cost what the small Δ had brought."""
+
+
+def write_page(
+    root: Path, out: Path, experiments: Sequence[Experiment] = EXPERIMENTS
+) -> None:
+    """Write the page and its figures.
+
+    Args:
+        root: Folder of the runs.
+        out: File of the page; figures go to images/real_images beside it.
+        experiments: Experiments that belong on the page.
+
+    Raises:
+        RecordsError: If the records of a finished run cannot be read.
+        OSError: If a file cannot be written.
+    """
+    results = read_results(experiments, root)
+    done = [each for each in results if each.runs]
+    falls = {e.name for e in FALL}
+    fall = [each for each in done if each.experiment.name in falls]
+    coco = [each for each in done if each.experiment.name.startswith('coco_')]
+    nuclei = [each for each in done if each not in fall and each not in coco]
+    found = [change for each in fall for change in changes(each)]
+    images: dict[str, bytes] = {}
+    parts = ['# On real images']
+    if nuclei:
+        parts += summary(summaries(nuclei), fall_claim(found))
+    elif found:
+        parts += filter(None, [fall_claim(found)])
+    parts += ['## What was run', INTRODUCTION, what_was_run(results)]
+    parts += ['## What this cannot show', LIMITS]
+    if done:
+        parts += ['## Conclusions by model', CONCLUSIONS, conclusion_table(done)]
+    parts += _fall_section(fall, found, images)
+    for name, members in _groups([*nuclei, *coco]).items():
+        parts += [f'## {name}', *_section(members, images)]
+    write_files(out.parent / IMAGES, images)
+    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+
+
+def conclusion_table(done: Sequence[Results]) -> str:
+    """How often each conclusion came to each verdict, a row per model and data set.
+
+    Args:
+        done: Experiments with finished runs.
+    """
+    layers = [layer for e in done for r in e.runs for layer in r.run.report.layers]
+    names = [name for name, kind in kinds(layers).items() if kind == 'conclusion']
+    rows = []
+    for group, members in _groups(done).items():
+        counts = [check_counts(each) for each in members]
+        cells = [
+            ' / '.join(
+                str(sum(count.get(name, {}).get(verdict, 0) for count in counts))
+                for verdict in VERDICTS
+            )
+            for name in names
+        ]
+        rows.append((group, sum(len(each.runs) for each in members), *cells))
+    return table(('model', 'runs', *(CHECKS[name][0] for name in names)), rows)
+
+
+def _groups(results: Sequence[Results]) -> dict[str, list[Results]]:
+    groups: dict[str, list[Results]] = {}
+    for each in results:
+        groups.setdefault(each.experiment.group, []).append(each)
+    return groups
+
+
+def _fall_section(
+    fall: Sequence[Results], found: Sequence[Change], images: dict[str, bytes]
+) -> list[str]:
+    """Figures and table of the long second stages."""
+    if not fall:
+        return []
+    parts = ['## The fall', FALL_TEXT, fall_table([*found, *leads(found)])]
+    for name, pair in _groups(fall).items():
+        file = f'{pair[0].experiment.name}.png'
+        images[file] = fall_figure(pair)
+        parts.append(f'![Δ, score and loss of {name}]({(IMAGES / file).as_posix()})')
+    return parts
+
+
+def _section(members: Sequence[Results], images: dict[str, bytes]) -> list[str]:
+    """What is shown of one model."""
+    figures = gallery(members, IMAGES)
+    images.update(figures.images)
+    titled = {
+        'Motion at the end of each stage': stage_table(members),
+        'Scores': _with_ap50(members),
+        'One against the other': paired_table(members),
+        'Checks': check_table(members),
+        'Assumptions that fail, and by how much': assumption_table(members),
+        'Noise': noise_table(members),
+        'Where theory and measurement part': parting_table(members),
+    }
+    parts = [paragraph for paragraph in figures.paragraphs if paragraph]
+    for title, text in titled.items():
+        if text:
+            parts += [f'### {title}', text]
+    return parts
+
+
+def _with_ap50(members: Sequence[Results]) -> str:
+    """The scores, and below them AP at an overlap of one half, at the end."""
+    rows = []
+    for each in members:
+        for kind in ('bbox', 'segm'):
+            metric = f'coco/{kind}_mAP_50'
+            values = each.scores().get(metric)
+            if values:
+                last = max(values)
+                name = {'bbox': 'box AP50', 'segm': 'mask AP50'}[kind]
+                cells = name, f'{last:,}', score(metric, values[last])
+                rows.append((each.experiment.title, *cells))
+    tables = score_table(members), table(('run', 'score', 'iteration', 'value'), rows)
+    return '\n\n'.join(filter(None, tables))
