@@ -4,8 +4,9 @@ To add a quantity: add its formula to :data:`QUANTITIES`. Monitor, records and
 report take the list from here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,12 +57,12 @@ class Step:
     update_sq: Tensor | None = None
     update_along: Tensor | None = None
 
-    @property
+    @cached_property
     def ww(self) -> Tensor:
         """‖w‖² = ⟨u, u⟩ + 2⟨u, d⟩ + ⟨d, d⟩."""
         return (self.uu + 2 * self.ud + self.dd).clamp_min(0)
 
-    @property
+    @cached_property
     def wg(self) -> Tensor:
         """⟨w, g⟩ = ⟨u, g⟩ + ⟨d, g⟩."""
         return self.ug + self.gd
@@ -118,15 +119,15 @@ QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
 }
 
 
-def measure(step: Step) -> Tensor:
-    """All quantities of a step.
+def measure(step: Step, quantities: Iterable[str] = tuple(QUANTITIES)) -> Tensor:
+    """Quantities of a step.
 
     Args:
         step: Its inner products, of shape (..., layers).
+        quantities: Names in :data:`QUANTITIES`.
 
     Returns:
-        Tensor: Shape (quantities, ..., layers), in the order of
-        :data:`QUANTITIES`.
+        Tensor: Shape (quantities, ..., layers), in the order of the names.
 
     Example:
         >>> values = (9.0, 0.0, 16.0, 0.0, 1.0, 4.0, torch.nan, 1.0)
@@ -134,4 +135,4 @@ def measure(step: Step) -> Tensor:
         >>> list(QUANTITIES)[:3], measured[:3, 0].tolist()
         (['weight_norm', 'grad_norm', 'unit_grad_sq'], [5.0, 1.0, 25.0])
     """
-    return torch.stack([formula(step) for formula in QUANTITIES.values()])
+    return torch.stack([QUANTITIES[name](step) for name in quantities])

@@ -16,7 +16,7 @@ import torch
 if not torch.cuda.is_available():  # read when Triton is imported
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
-from smd_mmdet.monitor.kernels import cpu, filter_gram, gpu, gram, plain, squared_norms
+from smd_mmdet.monitor.kernels import RepeatedGram, cpu, filter_gram, gpu, gram, plain
 from smd_mmdet.monitor.kernels.layout import lay_flat
 
 CPU = torch.device('cpu')
@@ -215,7 +215,7 @@ def test_the_same_bits_with_any_number_of_threads(way, monkeypatch):
 def test_squared_norms():
     tensors = [torch.randn(4, 5), torch.randn(7).bfloat16(), torch.tensor(torch.nan)]
     out = torch.empty(3, 2, dtype=torch.float64)[:, 1]
-    squared_norms(tensors, out)
+    RepeatedGram().squared_norms(tensors, out)
     expected = [(x.double() ** 2).sum().item() for x in tensors]
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-6)
 

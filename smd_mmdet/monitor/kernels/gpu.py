@@ -7,6 +7,8 @@ not change, without atomics. With ``TRITON_INTERPRET=1`` the same programs run o
 tensors of the CPU.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import warnings
 from collections.abc import Hashable
@@ -28,7 +30,7 @@ SUM_BLOCK = 256
 # Sets of layers whose tables are kept.
 MAX_PLANS = 16
 
-__all__ = ['available', 'supports', 'write']
+__all__ = ['Table', 'available', 'supports', 'table', 'write']
 
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -54,47 +56,70 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
     Before this is captured in a CUDA graph, layers of these sizes must have been
     measured once.
     """
-    global _fault
     try:
-        _launch([tensor for layer in layers for tensor in layer], rows, out)
+        _launch([layer[i] for i in range(3) for layer in layers], rows, out)
     except Exception as fault:  # it compiles at the first launch: no compiler, say
-        _fault = fault
-        warnings.warn(
-            "Triton does not run here, torch's operations measure instead: "
-            f'{type(fault).__name__}: {fault}',
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _give_up(fault)
         plain.write(layers, rows, out)
+
+
+def table(layers: list[Layer], out: Tensor) -> Table | None:
+    """What does not change between passes; for the arguments see :func:`.cpu.table`.
+
+    Returns:
+        None if there is a dtype that Triton does not read.
+    """
+    tensors = [layer[i] for i in range(3) for layer in layers]
+    if not _DTYPES.issuperset([tensor.dtype for tensor in tensors]):
+        return None
+    return Table(_plan_for(tensors, [1] * len(layers), out.device))
+
+
+class Table:
+    """A plan for the layers of a pass that is made again and again.
+
+    Args:
+        plan: What the launches need besides the addresses.
+    """
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+
+    def write(self, addresses: list[int], out: Tensor) -> bool:
+        """Write the inner products; see :meth:`.cpu.Table.write`.
+
+        Returns:
+            Whether they are written: not, if Triton fails.
+        """
+        if _fault is not None:
+            return False
+        try:
+            self._plan.launch(addresses, out)
+        except Exception as fault:
+            _give_up(fault)
+        return _fault is None
 
 
 _fault: Exception | None = None
 
 
-def _launch(tensors: list[Tensor], rows: list[int], out: Tensor) -> None:
-    """Read w, g and v of the first layer, then of the next, and so on."""
-    from . import programs  # imports Triton
+def _give_up(fault: Exception) -> None:
+    global _fault
+    _fault = fault
+    warnings.warn(
+        "Triton does not run here, torch's operations measure instead: "
+        f'{type(fault).__name__}: {fault}',
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
+
+def _launch(tensors: list[Tensor], rows: list[int], out: Tensor) -> None:
+    """Read three columns of tensors: w of all layers, then g, then v."""
     if not _DTYPES.issuperset([tensor.dtype for tensor in tensors]):
         tensors = [tensor.float() for tensor in tensors]  # float8, say
     plan = _plan_for(tensors, rows, out.device)
-    if not plan.spans.numel():
-        return
-    pointers, partial, aligned = plan.tables([t.data_ptr() for t in tensors])
-    with torch.cuda.device_of(out):
-        for dtypes, chunks, first in plan.launches:
-            wide = torch.float64 if torch.float64 in dtypes else torch.float32
-            programs.chunk_products[(len(chunks),)](
-                pointers,
-                chunks,
-                partial[first:] if first else partial,
-                *(programs.DTYPES[dtype] for dtype in (*dtypes, wide)),
-                ALIGNED=aligned,
-                BLOCK=BLOCK,
-            )
-        programs.row_sums[(len(plan.spans), 6)](
-            partial, plan.spans, out, *out.stride(), BLOCK=SUM_BLOCK
-        )
+    plan.launch([tensor.data_ptr() for tensor in tensors], out)
 
 
 # ------------------------------------------------- what stays from step to step
@@ -127,11 +152,38 @@ class _Plan:
     aligned: bool = False
     captured: list[Tensor] = field(default_factory=list)
 
+    def launch(self, addresses: list[int], out: Tensor) -> None:
+        """Start the pass.
+
+        Args:
+            addresses: Where w of every layer lies, then g, then v.
+            out: The products; shape (rows of all layers, 6), float64, overwritten.
+        """
+        if not self.spans.numel():
+            return
+        from . import programs  # imports Triton
+
+        pointers, partial, aligned = self.tables(addresses)
+        with torch.cuda.device_of(out):
+            for dtypes, chunks, first in self.launches:
+                wide = torch.float64 if torch.float64 in dtypes else torch.float32
+                programs.chunk_products[(len(chunks),)](
+                    pointers,
+                    chunks,
+                    partial[first:] if first else partial,
+                    *(programs.DTYPES[dtype] for dtype in (*dtypes, wide)),
+                    ALIGNED=aligned,
+                    BLOCK=BLOCK,
+                )
+            programs.row_sums[(len(self.spans), 6)](
+                partial, self.spans, out, *out.stride(), BLOCK=SUM_BLOCK
+            )
+
     def tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
         """Send the addresses to the device if they have changed.
 
         Args:
-            addresses: Where w, g and v of every layer lie.
+            addresses: Where w of every layer lies, then g, then v.
 
         Returns:
             The addresses on the device, where the products of the chunks go, and
@@ -141,7 +193,7 @@ class _Plan:
             return self._captured_tables(addresses)
         if addresses != self.addresses:
             self.aligned = self._are_aligned(addresses)
-            self.upload.send(torch.tensor(addresses))
+            self.upload.send(_by_layer(addresses))
             self.addresses = addresses
         return self.upload.values, self.partial, self.aligned
 
@@ -151,10 +203,15 @@ class _Plan:
     def _captured_tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
         # A graph reads these tensors at every replay, whatever is measured in between,
         # so they are its own.
-        host = torch.tensor(addresses).pin_memory()
+        host = _by_layer(addresses).pin_memory()
         self.captured.append(host)
         pointers = host.to(self.partial.device, non_blocking=True)
         return pointers, torch.empty_like(self.partial), self._are_aligned(addresses)
+
+
+def _by_layer(addresses: list[int]) -> Tensor:
+    """Those of each layer side by side, as the programs look them up."""
+    return torch.from_numpy(np.array(addresses, np.int64).reshape(3, -1).T.ravel())
 
 
 _plans: dict[Hashable, _Plan] = {}
@@ -162,7 +219,8 @@ _plans: dict[Hashable, _Plan] = {}
 
 def _plan_for(tensors: list[Tensor], rows: list[int], device: torch.device) -> _Plan:
     # Looked up at every step: lists, and no more calls than there are tensors.
-    sizes = [w.numel() for w in tensors[::3]]
+    layers = len(rows)
+    sizes = [w.numel() for w in tensors[:layers]]
     dtypes = [tensor.dtype for tensor in tensors]
     key = (device, tuple(rows), tuple(sizes), tuple(dtypes))
     plan = _plans.get(key)
@@ -171,7 +229,8 @@ def _plan_for(tensors: list[Tensor], rows: list[int], device: torch.device) -> _
         idle = [old for old, plan in _plans.items() if not plan.captured]
         if len(idle) >= MAX_PLANS:
             del _plans[idle[0]]
-        of_layers = list(zip(*(dtypes[i::3] for i in range(3)), strict=True))
+        columns = (dtypes[i * layers : (i + 1) * layers] for i in range(3))
+        of_layers = list(zip(*columns, strict=True))
         plan = _plans[key] = _make_plan(sizes, rows, of_layers, device)
     return plan
 
