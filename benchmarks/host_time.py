@@ -4,13 +4,14 @@
 
 The pass is replaced by an empty function, and so is its launch on a GPU, so that what
 is left is Python: reading the optimizer, checking tables, and the window's reductions.
-A figure is a window's time divided by its steps; it is the least of many, taken in
-turn. --against measures another checkout of this project in the same process, in turn
-with this one, and compares the windows of both to the bit.
+A figure is a window's time divided by its steps: of each step of the window the least
+time of many windows. --against measures another checkout of this project in the same
+process, in turn with this one, and compares the windows of both to the bit.
 """
 
 import argparse
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -94,20 +95,21 @@ def main() -> None:
     print(table([*head, *(['other µs', 'ratio'] if args.against else [])], rows))
 
 
-def monitor_of(checkout: Path) -> ModuleType:
-    """The module of the monitor of a checkout, beside those loaded before it."""
+def monitor_of(checkout: Path) -> SimpleNamespace:
+    """The monitor and the kernels of a checkout, beside those loaded before it."""
     for name in [name for name in sys.modules if name.partition('.')[0] == PACKAGE]:
         del sys.modules[name]
     sys.path.insert(0, str(checkout))
+    importlib.invalidate_caches()
     try:
-        return __import__(f'{PACKAGE}.monitor.kernels', fromlist=['kernels']) and (
-            SimpleNamespace(
-                Monitor=sys.modules[f'{PACKAGE}.monitor'].SphericalMotionMonitor,
-                kernels=sys.modules[f'{PACKAGE}.monitor.kernels'],
-            )
-        )
+        monitor = importlib.import_module(f'{PACKAGE}.monitor')
+        kernels = importlib.import_module(f'{PACKAGE}.monitor.kernels')
     finally:
         sys.path.remove(str(checkout))
+    found = Path(monitor.__file__).parents[2]
+    if found != checkout:
+        raise SystemExit(f'error: the monitor of {found} was found, not of {checkout}')
+    return SimpleNamespace(Monitor=monitor.SphericalMotionMonitor, kernels=kernels)
 
 
 # ------------------------------------------------- a step, without the pass
@@ -136,9 +138,9 @@ class Loop:
         for weight, grad in zip(self.weights, self.grads[step % 2], strict=True):
             weight.grad = grad
 
-    def window(self) -> float:
-        """Seconds that the monitor takes of a window."""
-        seconds = 0.0
+    def window(self) -> list[float]:
+        """Seconds that the monitor takes of each step of a window."""
+        seconds = []
         before = list(self.optimizer._optimizer_step_pre_hooks.values())
         after = list(self.optimizer._optimizer_step_post_hooks.values())
         for step in range(WINDOW):
@@ -151,8 +153,8 @@ class Loop:
                 self.monitor.note_clipping(self.norm, 1.0)
             for hook in before + after:
                 hook(self.optimizer, (), {})
-            seconds += time.perf_counter() - begin
-        self.monitor.collect()  # for the records, in another place
+            seconds.append(time.perf_counter() - begin)
+        self.monitor.collect(wait=False)  # the next step closes the window
         if self.monitor.fault is not None:
             raise SystemExit(f'error: monitoring stopped: {self.monitor.fault}')
         return seconds
@@ -161,14 +163,14 @@ class Loop:
 def times_of(
     case: Case, monitors: dict[str, SimpleNamespace], rounds: int
 ) -> dict[str, float]:
-    """The least seconds of a step, of every checkout."""
+    """Seconds of a step of every checkout, averaged over a window."""
     loops = {name: Loop(case, monitor) for name, monitor in monitors.items()}
-    times: dict[str, list[float]] = {name: [] for name in loops}
+    times: dict[str, list[list[float]]] = {name: [] for name in loops}
     for _ in range(rounds):
         for name, loop in loops.items():
             with without_the_pass(monitors[name].kernels, case.device):
-                times[name].append(loop.window() / WINDOW)
-    return {name: min(values) for name, values in times.items()}
+                times[name].append(loop.window())
+    return {name: np.min(values, axis=0).mean() for name, values in times.items()}
 
 
 @contextlib.contextmanager

@@ -348,7 +348,7 @@ class SphericalMotionMonitor:
         weights, share, block = self._weights, self._share, self._block
         if weights.find_groups(self.optimizer):
             self._reader.groups = [weights.groups[layer] for layer in self._own]
-        grads = [param.grad for param in weights.params]
+        grads, takes_part = weights.gradients()
         if share is None or share.rank == 0:
             self._turn_window()
             # A fused optimizer under AMP decides on the device whether it steps.
@@ -356,7 +356,7 @@ class SphericalMotionMonitor:
             block.add(
                 self.iteration,
                 weights.settings,
-                weights.have_grad(grads),
+                takes_part,
                 found_inf,
                 self._take_clipped(),
             )
@@ -395,11 +395,12 @@ class SphericalMotionMonitor:
             return
         self._receive()
         block = self._block
-        valid = block.valid(0, steps)
-        settings = block.sent_settings(0, steps)
-        step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
+        valid, settings = block.valid(0, steps), block.settings(0, steps)
+        formula = self._reader.formula(settings)
+        on_device = block.sent_settings(0, steps)
+        step = formula(block.rows[:steps], *on_device.unbind(-1))
         self._moments.add(block, steps, step, valid)
-        self._window.take(block.settings(0, steps), block.iterations[:steps])
+        self._window.take(settings, block.iterations[:steps])
         block.drop(steps)
 
     def _receive(self) -> None:

@@ -88,7 +88,7 @@ def _orthogonal(along: Tensor, squares: Tensor) -> Tensor:
     """A cosine, from an inner product and the product of the squared norms."""
     # A gradient of 0 (behind a zero-initialized norm, say) counts as orthogonal.
     scale = squares.sqrt()
-    return torch.where(scale > 0, along / scale, torch.where(scale == 0, 0.0, scale))
+    return (along / scale).masked_fill_(scale == 0, 0.0)
 
 
 def _update_sq(step: Step) -> Tensor:

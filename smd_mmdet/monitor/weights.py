@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ class MeasuredWeights:
         self._lacking: list[bool] = []
         self._in_tensors = False
         self._settings_of_groups: tuple[tuple[float, float, float], ...] = ()
-        self._have_grad: Tensor | None = None
+        self._takes_part: Tensor | None = None
         self.follow(optimizer)
 
     def __len__(self) -> int:
@@ -133,21 +133,23 @@ class MeasuredWeights:
             self.settings = torch.from_numpy(of_layers)
         return self._settings_of_groups
 
-    def have_grad(self, grads: Sequence[Tensor | None]) -> Tensor | None:
-        """Whether each layer takes part in a step.
-
-        Args:
-            grads: Gradient of each layer, None where it has none.
+    def gradients(self) -> tuple[list[Tensor], Tensor | None]:
+        """The gradients of a step, and which layers take part in it.
 
         Returns:
-            Shape (layers,), bool, on the host; None where all of them do.
+            Gradient of each layer, its weight where it has none; and whether it takes
+            part, shape (layers,), bool, on the host. None if all do.
         """
+        grads: list[Any] = [param.grad for param in self.params]
         lacking = [grad is None for grad in grads]
         if lacking != self._lacking:
             self._lacking = lacking
             takes_part = ~torch.tensor(lacking) & self.listed
-            self._have_grad = None if takes_part.all() else takes_part
-        return self._have_grad
+            self._takes_part = None if takes_part.all() else takes_part
+        if self._takes_part is not None:
+            pairs = zip(grads, self.params, strict=True)
+            grads = [param if grad is None else grad for grad, param in pairs]
+        return grads, self._takes_part
 
     def _set_groups(self, found: list[int | None]) -> None:
         self.listed = torch.tensor([group is not None for group in found])

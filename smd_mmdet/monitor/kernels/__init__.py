@@ -6,7 +6,7 @@ library (:mod:`.cpu`), on a GPU one Triton launch (:mod:`.gpu`), and torch's ope
 spread over devices.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -111,8 +111,9 @@ class RepeatedGram:
             columns: w of every layer, then g, then v.
             out: The products; shape (layers, 6), float64, overwritten.
         """
-        tensors = [tensor for column in columns for tensor in column]
-        kinds = _kinds(tensors, columns[0], out)
+        w, g, v = columns
+        tensors = [*w, *g, *v]
+        kinds = _kinds(tensors, w, out)
         if kinds != self._kinds:
             self._table, self._kinds = _table_for(columns, out), kinds
         if self._table is not None:
@@ -142,13 +143,15 @@ class RepeatedGram:
 
 
 # Taken from the class, so that map() calls them without looking them up.
-_address, _elements, _place = Tensor.data_ptr, Tensor.numel, Tensor.get_device
+_address, _elements = Tensor.data_ptr, Tensor.numel
+_place: Callable[[Tensor], int] = Tensor.get_device
 _contiguous, _stride, _dtype = Tensor.is_contiguous, Tensor.stride, attrgetter('dtype')
 
 
 def _kinds(tensors: list[Tensor], weights: Sequence[Tensor], out: Tensor) -> list[Any]:
     """All that decides how tensors are read, but where they lie."""
-    kinds = [_place(out), *map(_place, tensors), *map(_elements, weights)]
+    kinds: list[Any] = [_place(out), *map(_place, tensors)]
+    kinds += map(_elements, weights)
     kinds += map(_dtype, tensors)
     if not all(map(_contiguous, tensors)):
         kinds += map(_stride, tensors)

@@ -192,26 +192,28 @@ class _Plan:
         if self.partial.is_cuda and torch.cuda.is_current_stream_capturing():
             return self._captured_tables(addresses)
         if addresses != self.addresses:
-            self.aligned = self._are_aligned(addresses)
-            self.upload.send(_by_layer(addresses))
+            table = np.array(addresses, np.int64)
+            self.aligned = self._are_aligned(table)
+            self.upload.send(_by_layer(table))
             self.addresses = addresses
         return self.upload.values, self.partial, self.aligned
 
-    def _are_aligned(self, addresses: list[int]) -> bool:
-        return self.even and not any(address % 16 for address in addresses)
+    def _are_aligned(self, addresses: np.ndarray) -> bool:
+        return self.even and not np.bitwise_or.reduce(addresses) & 15
 
     def _captured_tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
         # A graph reads these tensors at every replay, whatever is measured in between,
         # so they are its own.
-        host = _by_layer(addresses).pin_memory()
+        table = np.array(addresses, np.int64)
+        host = _by_layer(table).pin_memory()
         self.captured.append(host)
         pointers = host.to(self.partial.device, non_blocking=True)
-        return pointers, torch.empty_like(self.partial), self._are_aligned(addresses)
+        return pointers, torch.empty_like(self.partial), self._are_aligned(table)
 
 
-def _by_layer(addresses: list[int]) -> Tensor:
+def _by_layer(addresses: np.ndarray) -> Tensor:
     """Those of each layer side by side, as the programs look them up."""
-    return torch.from_numpy(np.array(addresses, np.int64).reshape(3, -1).T.ravel())
+    return torch.from_numpy(addresses.reshape(3, -1).T.ravel())
 
 
 _plans: dict[Hashable, _Plan] = {}
