@@ -39,11 +39,20 @@ class Moments:
     def __init__(self, quantities: int, layers: int, device: torch.device) -> None:
         shape = (5, quantities, layers)
         self.values = torch.empty(shape, dtype=torch.float64, device=device)
+        self._each = self.values.unbind()
+        # How many samples each has, while it is the same number for all; else None.
+        self._samples: int | None = 0
         self._download = Download(shape, device)
         self.reset()
 
+    def load(self, values: Tensor) -> None:
+        """Continue from ``values`` of other moments."""
+        self.values.copy_(values)
+        self._samples = None
+
     def reset(self) -> None:
         """Forget everything."""
+        self._samples = 0
         self.values[:3].zero_()
         self.values[3].fill_(torch.inf)
         self.values[4].fill_(-torch.inf)
@@ -63,24 +72,36 @@ class Moments:
         def masked(values: Tensor, other: float) -> Tensor:
             return values if valid is None else torch.where(valid, values, other)
 
-        count, mean, sum_sq, low, high = self.values
-        if valid is None:
-            added = torch.full_like(count[0], samples.shape[1])
-        else:
-            added = valid.sum(0).double()
-        weight = 1 / added.clamp_min(1)
+        count, mean, sum_sq, low, high = self._each
+        added, before, total, weight, share = self._counts(samples.shape[1], valid)
         batch_mean = masked(samples, 0.0).sum(1) * weight
         centred = masked(samples - batch_mean.unsqueeze(1), 0.0)
-        total = count + added
         shift = batch_mean - mean
-        if valid is not None:
+        if isinstance(added, Tensor):
             shift = torch.where(added > 0, shift, 0.0)
-        share = added / total.clamp_min(1)
-        sum_sq += centred.square().sum(1) + shift.square() * count * share
+        sum_sq += centred.square().sum(1) + shift.square() * before * share
         mean += shift * share
-        count.copy_(total)
+        count.copy_(total) if isinstance(total, Tensor) else count.fill_(total)
         torch.minimum(low, masked(samples, torch.inf).amin(1), out=low)
         torch.maximum(high, masked(samples, -torch.inf).amax(1), out=high)
+
+    def _counts(self, steps: int, valid: Tensor | None) -> tuple[Tensor | float, ...]:
+        """How many are added, were there, and are now; 1/added, and added/now.
+
+        Numbers on the host as long as everything counts, else tensors.
+        """
+        if valid is None and self._samples is not None:
+            before = self._samples
+            self._samples = total = before + steps
+            return steps, before, total, 1 / steps, steps / total
+        self._samples = None
+        count = self._each[0]
+        if valid is None:
+            added = torch.full_like(count[0], steps)
+        else:
+            added = valid.sum(0).double()
+        sums = count + added
+        return added, count, sums, 1 / added.clamp_min(1), added / sums.clamp_min(1)
 
     def summary(self) -> Tensor:
         """The moments, in the order count, mean, population variance, min, max.
@@ -88,7 +109,7 @@ class Moments:
         Returns:
             Tensor: Shape (5, quantities, layers); NaN where nothing was counted.
         """
-        count, mean, sum_sq, low, high = self.values
+        count, mean, sum_sq, low, high = self._each
         empty = count == 0
         statistics = torch.stack([mean, sum_sq / count.clamp_min(1), low, high])
         return torch.cat([count.unsqueeze(0), statistics.masked_fill(empty, torch.nan)])
@@ -142,12 +163,11 @@ class ClippingMoments:
             self._noted.append((same, steps, None if valid is None else valid.clone()))
         elif step is not None:
             self._merge_noted()
-            unit_grad_sq = step.gg * step.ww
             counted = torch.ones_like(step.gg, dtype=torch.bool)
             samples = clip_samples(
                 block.clipped(steps),
                 step.gg,
-                unit_grad_sq,
+                step.unit_grad_sq,
                 counted if valid is None else valid,
             )
             self._moments.add(samples, valid)
@@ -170,6 +190,11 @@ class ClippingMoments:
         """As :attr:`Moments.values`, with all that was added."""
         self._merge_noted()
         return self._moments.values
+
+    def load(self, values: Tensor) -> None:
+        """Continue from :meth:`values` of others."""
+        self._noted, self._begun = [], True
+        self._moments.load(values)
 
     def _merge_noted(self) -> None:
         self._begun = True
@@ -247,8 +272,8 @@ class WindowMoments:
 
     def load(self, saved: Tensor) -> None:
         """Continue from :meth:`saved`."""
-        self._measured.values.copy_(saved[:, self._positions])
-        self._clipping.values().copy_(saved[:, len(QUANTITIES) :])
+        self._measured.load(saved[:, self._positions])
+        self._clipping.load(saved[:, len(QUANTITIES) :])
 
     def fit(self, saved: Tensor) -> bool:
         """Whether :meth:`saved` is of as many quantities and layers as these."""

@@ -134,7 +134,7 @@ class SphericalMotionMonitor:
         self._reader = self._new_reader()
 
         self._stages = StageTracker()
-        self._window = Window.starting_at(1, layers, stage=None)
+        self._window = Window(1, layers, stage=None)
         self._block = Block(steps, layers, ROW, device)
         self._moments = self._new_moments()
         self._filters: FilterMeans | None = None
@@ -438,7 +438,7 @@ class SphericalMotionMonitor:
 
     def _begin_window(self, first_iteration: int) -> None:
         stage = self._stages.stage
-        self._window = Window.starting_at(first_iteration, len(self._weights), stage)
+        self._window = Window(first_iteration, len(self._weights), stage)
 
     def collect(self, wait: bool = True) -> dict[str, np.ndarray]:
         """Hand over the windows that are complete, and forget them.

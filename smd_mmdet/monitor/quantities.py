@@ -67,6 +67,11 @@ class Step:
         """⟨w, g⟩ = ⟨u, g⟩ + ⟨d, g⟩."""
         return self.ug + self.gd
 
+    @cached_property
+    def unit_grad_sq(self) -> Tensor:
+        """‖g̃‖² = ‖g‖²‖w‖²."""
+        return self.gg * self.ww
+
 
 def _angular_update(step: Step) -> Tensor:
     """The angle between u and w = u + d, from the parts of w along and across u.
@@ -81,7 +86,7 @@ def _angular_update(step: Step) -> Tensor:
 
 def _cosine(step: Step) -> Tensor:
     """⟨w, g⟩ / (‖w‖‖g‖), which Lemma 1 has 0 for a scale-invariant weight."""
-    return _orthogonal(step.wg, step.ww * step.gg)
+    return _orthogonal(step.wg, step.unit_grad_sq)
 
 
 def _orthogonal(along: Tensor, squares: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ def _unknown(step: Step) -> Tensor:
 QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
     'weight_norm': lambda step: step.ww.sqrt(),
     'grad_norm': lambda step: step.gg.sqrt(),
-    'unit_grad_sq': lambda step: step.gg * step.ww,
+    'unit_grad_sq': lambda step: step.unit_grad_sq,
     'unit_h': lambda step: step.h * step.ww,
     'angular_update': _angular_update,
     'cosine': _cosine,

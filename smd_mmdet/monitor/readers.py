@@ -580,16 +580,16 @@ def _undampened(group: Mapping[str, Any]) -> float:
 def _sgd_step(products: tuple[Tensor, ...], lr: Tensor, weight_decay: Tensor) -> Step:
     """The step of SGD with a buffer."""
     uu, ug, uv, gg, gv, vv = products
-    wg = ug + lr * gv
-    h = 2 * (gv - weight_decay * wg) - gg
-    return Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=h)
+    step = Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=gg)
+    step.h = 2 * (gv - weight_decay * step.wg) - gg
+    return step
 
 
 def _products(rows: Tensor) -> tuple[Tensor, ...]:
     """⟨u,u⟩, ⟨u,g⟩, ⟨u,v⟩, ⟨g,g⟩, ⟨g,v⟩ and ⟨v,v⟩, each of all steps and layers."""
     # Laid out one after another: twenty formulas read them.
-    columns = rows.movedim(-1, 0).contiguous()
-    return tuple(columns[i] for i in (WW, WG, WV, GG, GV, VV))
+    columns = rows.movedim(-1, 0).contiguous().unbind()
+    return tuple([columns[i] for i in (WW, WG, WV, GG, GV, VV)])
 
 
 def _is_scaled(group: Mapping[str, Any]) -> bool:

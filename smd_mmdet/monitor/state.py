@@ -31,9 +31,9 @@ def save_window(
         >>> import torch
         >>> cpu = torch.device('cpu')
         >>> parts = Block(4, 1, 7, cpu), WindowMoments(['grad_norm'], 1, cpu), None
-        >>> window = Window.starting_at(iteration=8, layers=1, stage=None)
+        >>> window = Window(8, layers=1, stage=None)
         >>> saved = save_window(window, *parts)
-        >>> other = Window.starting_at(iteration=1, layers=1, stage=None)
+        >>> other = Window(1, layers=1, stage=None)
         >>> load_window(saved, other, *parts)
         >>> other.first_iteration
         8
@@ -68,10 +68,8 @@ def load_window(
         filters: Takes what is measured by filter, if anything.
     """
     window.first_iteration = saved['first_iteration']
-    window.last_iteration = saved['last_iteration']
-    window.steps = saved['steps']
-    window.settings_sum.copy_(saved['settings_sum'])
-    window.settings = saved['settings'].clone()
+    names = ('settings_sum', 'settings', 'steps', 'last_iteration')
+    window.load(**{name: saved[name] for name in names})
     moments.load(saved['moments'])
     block.load(saved['iterations'], saved['block'])
     if filters is not None:

@@ -88,7 +88,8 @@ class Upload:
         Returns:
             Tensor: The values on the device, until the next call.
         """
-        sent = self.values[: len(values)]
+        whole = values.shape == self.values.shape
+        sent = self.values if whole else self.values[: len(values)]
         if not self._slots:
             return sent.copy_(values)
         # The buffer used longest ago. If the device is so far behind that it still

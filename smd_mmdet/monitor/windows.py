@@ -222,39 +222,34 @@ class Block:
         return (self.iterations, *named)
 
 
-@dataclass
 class Window:
     """Which steps a window holds, and what they were made with.
 
     Args:
         first_iteration: Number of its first step.
-        settings_sum: Sum of the settings over the reduced steps; shape (layers, 3):
-            learning rate, weight decay, momentum; float64, on the host.
-        settings: Settings of the last reduced step, of the same shape.
+        layers: Number of layers.
         stage: Stage of the learning rate; None before the first step is seen. While
             the stage goes on its number may still change, so it is read late.
+
+    Attributes:
+        settings: Settings of the last reduced step; shape (layers, 3): learning rate,
+            weight decay, momentum; float64, on the host.
         steps: Number of steps, those that wait in the block included.
         last_iteration: Number of the last reduced step.
 
     Example:
-        >>> window = Window.starting_at(iteration=1, layers=2, stage=None)
+        >>> window = Window(first_iteration=1, layers=2, stage=None)
         >>> window.take(torch.full((4, 2, 3), 0.5), [1, 2, 3, 4])
         >>> window.settings_sum[0].tolist(), window.last_iteration
         ([2.0, 2.0, 2.0], 4)
     """
 
-    first_iteration: int
-    settings_sum: Tensor
-    settings: Tensor
-    stage: Stage | None = None
-    steps: int = 0
-    last_iteration: int = 0
-
-    @classmethod
-    def starting_at(cls, iteration: int, layers: int, stage: Stage | None) -> Window:
-        """A window that has no step yet."""
-        zeros = torch.zeros(layers, 3, dtype=torch.float64)
-        return cls(iteration, zeros, zeros.clone(), stage)
+    def __init__(self, first_iteration: int, layers: int, stage: Stage | None) -> None:
+        self.first_iteration, self.stage = first_iteration, stage
+        self.steps = self.last_iteration = 0
+        self.settings = self._sum = torch.zeros(layers, 3, dtype=torch.float64)
+        # Settings that are not yet in the sum, which is seldom needed.
+        self._waiting: list[tuple[Tensor, int]] = []
 
     def take(self, settings: Tensor, iterations: Sequence[int]) -> None:
         """Take in steps that are being reduced.
@@ -264,11 +259,25 @@ class Window:
                 if they are the same in all: a tensor that does not change any more.
             iterations: Number of each step.
         """
-        # Equal numbers are added one after another, as they would be if they moved.
-        steps = len(iterations)
-        self.settings_sum += settings.expand(steps, -1, -1).contiguous().sum(0)
+        self._waiting.append((settings, len(iterations)))
         self.settings = settings[-1]
         self.last_iteration = iterations[-1]
+
+    @property
+    def settings_sum(self) -> Tensor:
+        """Sum of the settings over the reduced steps; shape (layers, 3)."""
+        for settings, steps in self._waiting:
+            # Equal numbers are added one after another, as they would be if they moved.
+            self._sum = self._sum + settings.expand(steps, -1, -1).contiguous().sum(0)
+        self._waiting.clear()
+        return self._sum
+
+    def load(
+        self, settings_sum: Tensor, settings: Tensor, steps: int, last_iteration: int
+    ) -> None:
+        """Continue a window from its attributes."""
+        self._sum, self.settings = settings_sum.clone(), settings.clone()
+        self.steps, self.last_iteration = steps, last_iteration
 
 
 @dataclass

@@ -130,9 +130,10 @@ class _Plan:
     """What a launch needs besides the addresses, which change with the gradients.
 
     Args:
-        launches: One launch for all layers of the same dtypes, each a tuple of three:
-            the dtypes of w, g and v; the layer, first element and end of every chunk,
-            shape (chunks, 3); and how many chunks the launches before it have.
+        launches: One launch for all layers of the same dtypes, each a tuple of four:
+            the dtypes of w, g and v; the number of its chunks, as a grid; the layer,
+            first element and end of every chunk, shape (chunks, 3); and how many chunks
+            the launches before it have.
         even: Whether every chunk begins at a multiple of 16 elements.
         spans: First chunk and end of every row, shape (rows, 2).
         partial: Products of every chunk, shape (chunks, 6), float64.
@@ -143,7 +144,7 @@ class _Plan:
         captured: Addresses on the host that CUDA graphs copy at every replay.
     """
 
-    launches: list[tuple[tuple, Tensor, int]]
+    launches: list[tuple[tuple, tuple[int], Tensor, int]]
     even: bool
     spans: Tensor
     partial: Tensor
@@ -152,6 +153,9 @@ class _Plan:
     aligned: bool = False
     captured: list[Tensor] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.rows = len(self.spans)
+
     def launch(self, addresses: list[int], out: Tensor) -> None:
         """Start the pass.
 
@@ -159,23 +163,23 @@ class _Plan:
             addresses: Where w of every layer lies, then g, then v.
             out: The products; shape (rows of all layers, 6), float64, overwritten.
         """
-        if not self.spans.numel():
+        if not self.rows:
             return
         from . import programs  # imports Triton
 
         pointers, partial, aligned = self.tables(addresses)
         with torch.cuda.device_of(out):
-            for dtypes, chunks, first in self.launches:
+            for dtypes, grid, chunks, first in self.launches:
                 wide = torch.float64 if torch.float64 in dtypes else torch.float32
-                programs.chunk_products[(len(chunks),)](
+                programs.chunk_products[grid](
                     pointers,
                     chunks,
                     partial[first:] if first else partial,
-                    *(programs.DTYPES[dtype] for dtype in (*dtypes, wide)),
+                    *[programs.DTYPES[dtype] for dtype in (*dtypes, wide)],
                     ALIGNED=aligned,
                     BLOCK=BLOCK,
                 )
-            programs.row_sums[(len(self.spans), 6)](
+            programs.row_sums[(self.rows, 6)](
                 partial, self.spans, out, *out.stride(), BLOCK=SUM_BLOCK
             )
 
@@ -254,7 +258,8 @@ def _make_plan(
         chunks = np.concatenate(parts)
         even &= not (chunks[:, 1] % 16).any()
         if len(chunks):
-            launches.append((kind, to_device(torch.from_numpy(chunks), device), first))
+            on_device = to_device(torch.from_numpy(chunks), device)
+            launches.append((kind, (len(chunks),), on_device, first))
         first += len(chunks)
     return _Plan(
         launches,
