@@ -100,8 +100,11 @@ class RepeatedGram:
     """
 
     def __init__(self) -> None:
-        self._kinds: list[Any] | None = None
-        # Tables for tensors of these kinds; None where they need more than addresses.
+        # What the tables were made for, and where w and v lay when it was looked up.
+        self._kinds: list[Any] = []
+        self._kinds_of_kept: list[Any] = []
+        self._kept: list[int] | None = None
+        # None where the tensors need more than their addresses looked up.
         self._table: cpu.Table | gpu.Table | None = None
 
     def write(self, columns: Columns, out: Tensor) -> None:
@@ -113,14 +116,37 @@ class RepeatedGram:
         """
         w, g, v = columns
         tensors = [*w, *g, *v]
-        kinds = _kinds(tensors, w, out)
-        if kinds != self._kinds:
-            self._table, self._kinds = _table_for(columns, out), kinds
+        addresses = list(map(_address, tensors))
+        if self._have_changed(tensors, addresses, len(w), out):
+            self._table = _table_for(columns, out)
         if self._table is not None:
-            if self._table.write(list(map(_address, tensors)), out):
+            if self._table.write(addresses, out):
                 return
             self._table = None  # it has failed
-        gram(zip(*columns, strict=True), out)
+        gram(zip(w, g, v, strict=True), out)
+
+    def _have_changed(
+        self, tensors: list[Tensor], addresses: list[int], layers: int, out: Tensor
+    ) -> bool:
+        """Whether anything has that decides how the tensors are read.
+
+        A gradient may be another tensor at every step. Weights and buffers stay, and
+        one that lies where it lay is on the same device and has the same dtype.
+        """
+        w, g = tensors[:layers], tensors[layers : 2 * layers]
+        kinds: list[Any] = [_place(out), *map(_place, g)]
+        kinds += map(_dtype, g)
+        kinds += map(_elements, w)
+        if not all(map(_contiguous, tensors)):
+            kinds += map(_stride, tensors)
+        changed, self._kinds = kinds != self._kinds, kinds
+        kept = addresses[:layers] + addresses[2 * layers :]
+        if kept != self._kept:
+            self._kept = kept
+            kinds = [*map(_place, tensors), *map(_dtype, tensors)]
+            changed |= kinds != self._kinds_of_kept
+            self._kinds_of_kept = kinds
+        return changed
 
     def squared_norms(self, tensors: Sequence[Tensor], out: Tensor) -> None:
         """Write the squared norm of every tensor.
@@ -146,16 +172,6 @@ class RepeatedGram:
 _address, _elements = Tensor.data_ptr, Tensor.numel
 _place: Callable[[Tensor], int] = Tensor.get_device
 _contiguous, _stride, _dtype = Tensor.is_contiguous, Tensor.stride, attrgetter('dtype')
-
-
-def _kinds(tensors: list[Tensor], weights: Sequence[Tensor], out: Tensor) -> list[Any]:
-    """All that decides how tensors are read, but where they lie."""
-    kinds: list[Any] = [_place(out), *map(_place, tensors)]
-    kinds += map(_elements, weights)
-    kinds += map(_dtype, tensors)
-    if not all(map(_contiguous, tensors)):
-        kinds += map(_stride, tensors)
-    return kinds
 
 
 @torch.no_grad()
