@@ -10,6 +10,8 @@ from torch import Tensor
 
 __all__ = [
     'COLUMNS',
+    'UNCLIPPED',
+    'UNKNOWN',
     'Clipped',
     'clip_coefficient',
     'clip_samples',
@@ -21,6 +23,9 @@ __all__ = [
 COLUMNS = ('clipped_share', 'clip_coefficient_mean', 'clipping_power')
 # Of a step: the clip coefficient, and the norm that all gradients have after it.
 Clipped = tuple[Tensor | float, Tensor | float]
+# Of a step of which nothing is told, where gradients may be clipped, or are not.
+UNKNOWN: Clipped = (math.nan, math.nan)
+UNCLIPPED: Clipped = (1.0, 1.0)
 
 
 def clip_coefficient(

@@ -91,16 +91,17 @@ class FilterMeans:
         layers: Sequence[tuple[Tensor, Tensor, Tensor]],
         moments: Sequence[Tensor | None],
         settings: Tensor,
-        valid: Tensor,
+        valid: Tensor | None,
         step: StepFormula,
     ) -> None:
         """Read a step; the one before it is counted.
 
         Args:
             layers: The three tensors that the reader gives of every layer.
-            moments: The optimizer's first moment of every layer, or None.
+            moments: The optimizer's first moment of every layer, or None; empty where
+                it is not needed.
             settings: Learning rate, weight decay and momentum; shape (layers, 3).
-            valid: Whether the step of a layer counts; shape (layers,).
+            valid: Whether the step of a layer counts; shape (layers,). None if all do.
             step: The reader's ``step``.
         """
         self.merge(step)
@@ -109,13 +110,16 @@ class FilterMeans:
         begin = 0
         for i in chosen:
             end = begin + self.filters[i]
-            moment = moments[i]
+            moment = moments[i] if moments else None
             if moment is not None:
                 flat = moment.reshape(self.filters[i], -1).float()
                 self._rows[begin:end, MOMENT] = torch.linalg.vecdot(flat, flat)
             begin = end
         self._settings = settings[self._of_layer]
-        self._valid = valid[self._of_layer]
+        if valid is None:
+            self._valid.fill_(True)
+        else:
+            self._valid = valid[self._of_layer]
         self._waiting = True
 
     def merge(self, step: StepFormula) -> None:

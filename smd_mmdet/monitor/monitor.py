@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,17 +17,16 @@ from torch.utils.hooks import RemovableHandle
 from smd_mmdet._arguments import one_of, whole_number
 from smd_mmdet.stages import Change, StageTracker
 
-from .clipping import COLUMNS as CLIPPING
-from .clipping import Clipped, clip_samples, note
+from .clipping import UNCLIPPED, UNKNOWN, Clipped, note
 from .filters import FilterMeans, filter_counts
 from .hooks import keep_step_hooks
-from .quantities import QUANTITIES, measure
+from .moments import WindowMoments
 from .readers import ROW, Reader, reader_for
 from .rows import columns_of
 from .sharing import Share
 from .state import fits, load_window, save_window
 from .weights import MeasuredWeights, NamedParams
-from .windows import Block, ClosedWindow, Moments, Window
+from .windows import Block, ClosedWindow, Window
 
 __all__ = ['SphericalMotionMonitor']
 
@@ -136,9 +134,9 @@ class SphericalMotionMonitor:
         self._reader = self._new_reader()
 
         self._stages = StageTracker()
-        self._window = Window.starting_at(1, layers, stage=None)
+        self._window = Window(1, layers, stage=None)
         self._block = Block(steps, layers, ROW, device)
-        self._moments = Moments(len(QUANTITIES) + len(CLIPPING), layers, device)
+        self._moments = self._new_moments()
         self._filters: FilterMeans | None = None
         if granularity == 'filter':
             counts = filter_counts(zip(self.names, params, strict=True), by_filter)
@@ -226,6 +224,7 @@ class SphericalMotionMonitor:
         self.end_window()
         self.optimizer = optimizer
         self._reader = self._new_reader()
+        self._moments = self._new_moments()
         self.attach()
         self._measuring = measuring
 
@@ -288,7 +287,7 @@ class SphericalMotionMonitor:
         """What is known of the clipping of the step that was made; told once."""
         noted, self._noted = self._noted, None
         if noted is None:
-            noted = (1.0, 1.0) if self.unclipped else (math.nan, math.nan)
+            noted = UNCLIPPED if self.unclipped else UNKNOWN
         return noted
 
     def _new_reader(self) -> Reader:
@@ -298,6 +297,10 @@ class SphericalMotionMonitor:
             [params[layer] for layer in self._own],
             [groups[layer] for layer in self._own],
         )
+
+    def _new_moments(self) -> WindowMoments:
+        device = self._weights.params[0].device
+        return WindowMoments(self._reader.quantities, len(self._weights), device)
 
     def _guard(self, action: Callable[[], None]) -> Callable[..., None]:
         """A hook that measures as long as that goes well."""
@@ -342,28 +345,37 @@ class SphericalMotionMonitor:
     def _measure(self) -> None:
         """After a step of the optimizer: read what it did."""
         self.iteration += 1
-        weights, share = self._weights, self._share
+        weights, share, block = self._weights, self._share, self._block
         if weights.find_groups(self.optimizer):
             self._reader.groups = [weights.groups[layer] for layer in self._own]
+        grads, takes_part = weights.gradients()
         if share is None or share.rank == 0:
             self._turn_window()
             # A fused optimizer under AMP decides on the device whether it steps.
             found_inf = getattr(self.optimizer, 'found_inf', None)
-            has_grad = weights.have_grad()
-            self._block.add(
+            block.add(
                 self.iteration,
                 weights.settings,
-                has_grad,
+                takes_part,
                 found_inf,
                 self._take_clipped(),
             )
             self._window.steps += 1
-        last = len(self._block.iterations) - 1
-        rows = self._block.rows[last] if share is None else share.rows
-        layers, moments = self._reader.read(rows)
+        last = len(block) - 1
+        rows = block.rows[last] if share is None else share.rows
+        if share is not None:
+            grads = [grads[layer] for layer in self._own]
+        columns, moments = self._reader.read(rows, grads)
         if self._filters is not None:
-            settings, valid = (values[last] for values in self._block.conditions())
-            self._filters.read(layers, moments, settings, valid, self._reader.step)
+            [settings] = block.sent_settings(last, last + 1)
+            valid = block.valid(last, last + 1)
+            self._filters.read(
+                list(zip(*columns, strict=True)),
+                moments,
+                settings,
+                None if valid is None else valid[0],
+                self._reader.step,
+            )
 
     def _turn_window(self) -> None:
         """Before a step is added: decide what becomes of those before it."""
@@ -383,12 +395,12 @@ class SphericalMotionMonitor:
             return
         self._receive()
         block = self._block
-        settings, valid = (values[:steps] for values in block.conditions())
-        step = self._reader.step(block.rows[:steps], *settings.unbind(-1))
-        clipped = block.clipped[:steps]
-        of_clipping = clip_samples(clipped, step.gg, step.gg * step.ww, valid)
-        self._moments.add(torch.cat([measure(step), of_clipping]), valid)
-        self._window.take(block.settings[:steps], block.iterations[:steps])
+        valid, settings = block.valid(0, steps), block.settings(0, steps)
+        formula = self._reader.formula(settings)
+        on_device = block.sent_settings(0, steps)
+        step = formula(block.rows[:steps], *on_device.unbind(-1))
+        self._moments.add(block, steps, step, valid)
+        self._window.take(settings, block.iterations[:steps])
         block.drop(steps)
 
     def _receive(self) -> None:
@@ -411,7 +423,8 @@ class SphericalMotionMonitor:
         window.steps -= kept
         if window.steps and stage is not None:  # the first step brings a stage
             # In the order of sending: what is sent last arrives last.
-            closed = ClosedWindow(window, stage, self._moments.send())
+            quantities = self._moments.quantities
+            closed = ClosedWindow(window, stage, quantities, *self._moments.send())
             if self._filters is not None:
                 if not kept:
                     self._filters.merge(self._reader.step)
@@ -425,7 +438,7 @@ class SphericalMotionMonitor:
 
     def _begin_window(self, first_iteration: int) -> None:
         stage = self._stages.stage
-        self._window = Window.starting_at(first_iteration, len(self._weights), stage)
+        self._window = Window(first_iteration, len(self._weights), stage)
 
     def collect(self, wait: bool = True) -> dict[str, np.ndarray]:
         """Hand over the windows that are complete, and forget them.

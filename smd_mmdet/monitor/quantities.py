@@ -4,8 +4,9 @@ To add a quantity: add its formula to :data:`QUANTITIES`. Monitor, records and
 report take the list from here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,15 +57,20 @@ class Step:
     update_sq: Tensor | None = None
     update_along: Tensor | None = None
 
-    @property
+    @cached_property
     def ww(self) -> Tensor:
         """‖w‖² = ⟨u, u⟩ + 2⟨u, d⟩ + ⟨d, d⟩."""
         return (self.uu + 2 * self.ud + self.dd).clamp_min(0)
 
-    @property
+    @cached_property
     def wg(self) -> Tensor:
         """⟨w, g⟩ = ⟨u, g⟩ + ⟨d, g⟩."""
         return self.ug + self.gd
+
+    @cached_property
+    def unit_grad_sq(self) -> Tensor:
+        """‖g̃‖² = ‖g‖²‖w‖²."""
+        return self.gg * self.ww
 
 
 def _angular_update(step: Step) -> Tensor:
@@ -80,14 +86,14 @@ def _angular_update(step: Step) -> Tensor:
 
 def _cosine(step: Step) -> Tensor:
     """⟨w, g⟩ / (‖w‖‖g‖), which Lemma 1 has 0 for a scale-invariant weight."""
-    return _orthogonal(step.wg, step.ww * step.gg)
+    return _orthogonal(step.wg, step.unit_grad_sq)
 
 
 def _orthogonal(along: Tensor, squares: Tensor) -> Tensor:
     """A cosine, from an inner product and the product of the squared norms."""
     # A gradient of 0 (behind a zero-initialized norm, say) counts as orthogonal.
     scale = squares.sqrt()
-    return torch.where(scale > 0, along / scale, torch.where(scale == 0, 0.0, scale))
+    return (along / scale).masked_fill_(scale == 0, 0.0)
 
 
 def _update_sq(step: Step) -> Tensor:
@@ -108,7 +114,7 @@ def _unknown(step: Step) -> Tensor:
 QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
     'weight_norm': lambda step: step.ww.sqrt(),
     'grad_norm': lambda step: step.gg.sqrt(),
-    'unit_grad_sq': lambda step: step.gg * step.ww,
+    'unit_grad_sq': lambda step: step.unit_grad_sq,
     'unit_h': lambda step: step.h * step.ww,
     'angular_update': _angular_update,
     'cosine': _cosine,
@@ -118,15 +124,15 @@ QUANTITIES: dict[str, Callable[[Step], Tensor]] = {
 }
 
 
-def measure(step: Step) -> Tensor:
-    """All quantities of a step.
+def measure(step: Step, quantities: Iterable[str] = tuple(QUANTITIES)) -> Tensor:
+    """Quantities of a step.
 
     Args:
         step: Its inner products, of shape (..., layers).
+        quantities: Names in :data:`QUANTITIES`.
 
     Returns:
-        Tensor: Shape (quantities, ..., layers), in the order of
-        :data:`QUANTITIES`.
+        Tensor: Shape (quantities, ..., layers), in the order of the names.
 
     Example:
         >>> values = (9.0, 0.0, 16.0, 0.0, 1.0, 4.0, torch.nan, 1.0)
@@ -134,4 +140,4 @@ def measure(step: Step) -> Tensor:
         >>> list(QUANTITIES)[:3], measured[:3, 0].tolist()
         (['weight_norm', 'grad_norm', 'unit_grad_sq'], [5.0, 1.0, 25.0])
     """
-    return torch.stack([formula(step) for formula in QUANTITIES.values()])
+    return torch.stack([QUANTITIES[name](step) for name in quantities])

@@ -10,9 +10,8 @@ it in :data:`READERS`; what is known of its equilibrium goes to :data:`.THEORIES
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,8 @@ from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 
 from smd_mmdet import theory
 
-from .kernels import GG, GV, VV, WG, WV, WW, gram, squared_norms
-from .kernels.layout import Layer
-from .quantities import Step
+from .kernels import GG, GV, VV, WG, WV, WW, Columns, RepeatedGram
+from .quantities import QUANTITIES, Step
 
 __all__ = [
     'MOMENT',
@@ -68,13 +66,14 @@ class Reader:
 
     Attributes:
         theory: Whose equilibrium applies: a name in :data:`.THEORIES`, or 'none'.
+        unknown: Quantities that it cannot tell, which are NaN at every step.
         before_step: What has to be done before a step; None if nothing has.
     """
 
     theory = 'none'
+    unknown: frozenset[str] = frozenset()
     before_step: Callable[[], None] | None = None
-    tensors: Callable[[], Iterator[Layer]]
-    moments: Callable[[], Iterator[Tensor | None]]
+    tensors: Callable[[Sequence[Tensor]], Columns]
     step: StepFormula
 
     def __init__(
@@ -86,24 +85,50 @@ class Reader:
         # Stands for the moments of layers that have none, beside others that have.
         device = params[0].device if params else None
         self._no_moment = torch.full((), torch.nan, device=device)
+        self._gram, self._norms = RepeatedGram(), RepeatedGram()
 
-    def read(self, rows: Tensor) -> tuple[list[Layer], list[Tensor | None]]:
+    def read(
+        self, rows: Tensor, grads: Sequence[Tensor]
+    ) -> tuple[Columns, Sequence[Tensor | None]]:
         """Pass over the weights after a step, and write a row for each layer.
 
         Args:
             rows: Shape (layers, 7), float64, overwritten: the inner products of the
                 three tensors, and the squared norm of the first moment, which is left
                 as it is where no layer has one.
+            grads: Gradient of each layer; for a layer that has none, which is not
+                counted, anything of its size.
 
         Returns:
-            The three tensors and the first moment of each layer.
+            The three tensors, each of all layers, and the first moment of each layer.
         """
-        layers, moments = list(self.tensors()), list(self.moments())
-        gram(layers, rows[:, :MOMENT])
+        columns, moments = self.tensors(grads), self.moments()
+        self._gram.write(columns, rows[:, :MOMENT])
         if any(moment is not None for moment in moments):
             present = [self._no_moment if m is None else m for m in moments]
-            squared_norms(present, rows[:, MOMENT])
-        return layers, moments
+            self._norms.squared_norms(present, rows[:, MOMENT])
+        return columns, moments
+
+    def moments(self) -> Sequence[Tensor | None]:
+        """The optimizer's first moment of every layer, None where it is not needed."""
+        return ()
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the quantities that it can tell, in order."""
+        return tuple(name for name in QUANTITIES if name not in self.unknown)
+
+    def formula(self, settings: Tensor) -> StepFormula:
+        """The formula for steps of known settings.
+
+        Args:
+            settings: Learning rate, weight decay and momentum, shape (steps, layers,
+                3), on the host.
+
+        Returns:
+            ``step``, or a function that gives the same with fewer operations.
+        """
+        return self.step
 
     @classmethod
     def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
@@ -169,13 +194,14 @@ class SGDReader(Reader):
         >>> optimizer.step()
         >>> rows = torch.zeros(1, ROW).double()
         >>> reader = SGDReader(optimizer, [weight], [0])
-        >>> _ = reader.read(rows)
+        >>> _ = reader.read(rows, [weight.grad])
         >>> lr, none = torch.tensor([0.5]), torch.zeros(1)
         >>> reader.step(rows, lr, none, none).ww  # of the weight before the step
         tensor([25.], dtype=torch.float64)
     """
 
     theory = 'sgd'
+    unknown = frozenset(('update_sq', 'update_cosine'))
 
     @classmethod
     def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
@@ -185,25 +211,22 @@ class SGDReader(Reader):
             return None
         return NesterovReader if nesterov == {True} else SGDReader
 
-    def tensors(self) -> Iterator[Layer]:
-        """(u, g, v) of every layer after the step: weight, gradient and buffer."""
-        groups, state = self.optimizer.param_groups, self.optimizer.state
-        for param, group in zip(self.params, self.groups, strict=True):
-            grad = param.grad
-            if grad is None:
-                yield (torch.zeros_like(param),) * 3
-                continue
-            if groups[group].get('maximize'):
-                grad = -grad
-            # .get: indexing the optimizer's state would add an entry to it.
-            buffer = state.get(param, {}).get('momentum_buffer')
-            if buffer is not None and (kept := _undampened(groups[group])) != 1:
-                buffer = buffer / kept
-            yield param, grad, grad if buffer is None else buffer
-
-    def moments(self) -> Iterator[None]:
-        """None of every layer: the first moment is v, one of the three tensors."""
-        return itertools.repeat(None, len(self.params))
+    def tensors(self, grads: Sequence[Tensor]) -> Columns:
+        """u, g and v of every layer after the step: weight, gradient and buffer."""
+        params = self.params
+        # .get: indexing the optimizer's state would add an entry to it.
+        states = map(self.optimizer.state.get, params)
+        v = [
+            grad
+            if state is None or (buffer := state.get('momentum_buffer')) is None
+            else buffer
+            for grad, state in zip(grads, states, strict=True)
+        ]
+        groups = self.optimizer.param_groups
+        if any(_is_scaled(groups[index]) for index in set(self.groups)):
+            of_layers = [groups[index] for index in self.groups]
+            grads, v = _unscaled(grads, v, of_layers)
+        return params, grads, v
 
     @staticmethod
     def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
@@ -218,7 +241,7 @@ class SGDReader(Reader):
         Returns:
             The step, with h = ‖g‖² + 2α⟨v₋₁, g⟩ where αv₋₁ = v − g − λw.
         """
-        uu, ug, uv, gg, gv, vv = (rows[..., i] for i in (WW, WG, WV, GG, GV, VV))
+        uu, ug, uv, gg, gv, vv = _products(rows)
         plain = momentum == 0
         shrink = 1 - lr * weight_decay
         plain_uv = (ug + weight_decay * uu) / shrink
@@ -227,9 +250,28 @@ class SGDReader(Reader):
         uv = torch.where(plain, plain_uv, uv)
         gv = torch.where(plain, plain_gv, gv)
         vv = torch.where(plain, plain_vv, vv)
-        wg = ug + lr * gv
-        h = torch.where(plain, gg, 2 * (gv - weight_decay * wg) - gg)
-        return Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=h)
+        step = _sgd_step((uu, ug, uv, gg, gv, vv), lr, weight_decay)
+        step.h = torch.where(plain, gg, step.h)
+        return step
+
+    @staticmethod
+    def step_of_buffer(
+        rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor
+    ) -> Step:
+        """What :meth:`step` gives where all momenta are above 0, in half the time.
+
+        Args:
+            rows: As for :meth:`step`, like the other three.
+            lr: Learning rate.
+            weight_decay: Weight decay.
+            momentum: Momentum.
+        """
+        return _sgd_step(_products(rows), lr, weight_decay)
+
+    def formula(self, settings: Tensor) -> StepFormula:
+        """:meth:`step`, or what gives the same sooner."""
+        with_buffer = type(self).step is SGDReader.step and bool(settings[..., 2].all())
+        return self.step_of_buffer if with_buffer else self.step
 
 
 class NesterovReader(SGDReader):
@@ -242,7 +284,7 @@ class NesterovReader(SGDReader):
         >>> optimizer.step()  # by 0.5 · (2 + 0.5 · 2) along the second dimension
         >>> rows = torch.zeros(1, ROW).double()
         >>> reader = NesterovReader(optimizer, [weight], [0])
-        >>> _ = reader.read(rows)
+        >>> _ = reader.read(rows, [weight.grad])
         >>> settings = [torch.tensor([value]) for value in (0.5, 0.0, 0.5)]
         >>> step = reader.step(rows, *settings)
         >>> step.ww, step.dd
@@ -264,7 +306,7 @@ class NesterovReader(SGDReader):
         Returns:
             The step, with h = ‖g‖² + 2α²⟨v₋₁, g⟩ where αv₋₁ = v − g − λw.
         """
-        uu, ug, uv, gg, gv, vv = (rows[..., i] for i in (WW, WG, WV, GG, GV, VV))
+        uu, ug, uv, gg, gv, vv = _products(rows)
         back = lr / (1 - lr * weight_decay)
         # What takes the step back is back · (g + αv + λu).
         ud = back * (ug + momentum * uv + weight_decay * uu)
@@ -287,11 +329,13 @@ class DisplacementReader(Reader):
         >>> reader.before_step()
         >>> optimizer.step()
         >>> rows = torch.zeros(1, ROW).double()
-        >>> _ = reader.read(rows)
+        >>> _ = reader.read(rows, [weight.grad])
         >>> step = reader.step(rows, *torch.zeros(3, 1))
         >>> step.ww, step.dd
         (tensor([25.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
+
+    unknown = frozenset(('unit_h', 'update_sq', 'update_cosine'))
 
     def __init__(
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
@@ -305,22 +349,27 @@ class DisplacementReader(Reader):
         if self._before:  # a rank that shares few layers with many may have none
             torch._foreach_copy_(self._before, list(self.params))
 
-    def tensors(self) -> Iterator[Layer]:
-        """(u, g, w − u) of every layer after the step."""
-        return map(self._weight_grad_displacement, self.params, self._before)
-
-    def moments(self) -> Iterator[Tensor | None]:
-        """The optimizer's first moment of every layer, None where it has none."""
-        for param in self.params:
-            state = self.optimizer.state.get(param, {})
-            yield state.get('exp_avg', state.get('momentum_buffer'))
-
     @torch.no_grad()
-    def _weight_grad_displacement(self, param: nn.Parameter, before: Tensor) -> Layer:
-        if param.grad is None:
-            return (torch.zeros_like(param),) * 3
-        wide = torch.promote_types(param.dtype, torch.float32)
-        return param, param.grad, before.to(wide) - param.to(wide)
+    def tensors(self, grads: Sequence[Tensor]) -> Columns:
+        """u, g and w − u of every layer after the step."""
+        params = self.params
+        kinds = {
+            tensor.dtype for tensors in (params, self._before) for tensor in tensors
+        }
+        if kinds <= {torch.float32} or kinds <= {torch.float64}:
+            # In place of the copies, which the next step makes anew.
+            if self._before:
+                torch._foreach_sub_(self._before, list(params))
+            return params, grads, self._before
+        return params, grads, list(map(_displacement, self._before, params))
+
+    def moments(self) -> Sequence[Tensor | None]:
+        """The optimizer's first moment of every layer, None where it has none."""
+        states = map(self.optimizer.state.get, self.params)
+        return [
+            state and state.get('exp_avg', state.get('momentum_buffer'))
+            for state in states
+        ]
 
     @staticmethod
     def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
@@ -332,7 +381,7 @@ class DisplacementReader(Reader):
             weight_decay: Weight decay.
             momentum: Momentum.
         """
-        uu, ug, ud, gg, gd, dd = (rows[..., i] for i in (WW, WG, WV, GG, GV, VV))
+        uu, ug, ud, gg, gd, dd = _products(rows)
         h = torch.full_like(gg, torch.nan)
         return Step(uu, ud, dd, ug, gg, gd, momentum_sq=rows[..., MOMENT], h=h)
 
@@ -348,13 +397,14 @@ class AdamWReader(DisplacementReader):
         >>> reader.before_step()
         >>> optimizer.step()  # decays by 1/20, and takes 0.5 off the second number
         >>> rows = torch.zeros(1, ROW).double()
-        >>> _ = reader.read(rows)
+        >>> _ = reader.read(rows, [weight.grad])
         >>> settings = [torch.tensor([value]) for value in (0.5, 0.1, 0.9)]
         >>> reader.step(rows, *settings).update_sq.round(decimals=5)
         tensor([1.], dtype=torch.float64)
     """
 
     theory = 'adamw'
+    unknown = frozenset(('unit_h',))
 
     @classmethod
     def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
@@ -525,6 +575,49 @@ def settings_of(group: Mapping[str, Any]) -> tuple[float, float, float]:
 def _undampened(group: Mapping[str, Any]) -> float:
     """The share 1 − d of the gradient that dampening lets into the momentum buffer."""
     return 1 - float(group.get('dampening', 0)) if group.get('momentum') else 1.0
+
+
+def _sgd_step(products: tuple[Tensor, ...], lr: Tensor, weight_decay: Tensor) -> Step:
+    """The step of SGD with a buffer."""
+    uu, ug, uv, gg, gv, vv = products
+    step = Step(uu, lr * uv, lr**2 * vv, ug, gg, lr * gv, momentum_sq=vv, h=gg)
+    step.h = 2 * (gv - weight_decay * step.wg) - gg
+    return step
+
+
+def _products(rows: Tensor) -> tuple[Tensor, ...]:
+    """⟨u,u⟩, ⟨u,g⟩, ⟨u,v⟩, ⟨g,g⟩, ⟨g,v⟩ and ⟨v,v⟩, each of all steps and layers."""
+    # Laid out one after another: twenty formulas read them.
+    columns = rows.movedim(-1, 0).contiguous().unbind()
+    return tuple([columns[i] for i in (WW, WG, WV, GG, GV, VV)])
+
+
+def _is_scaled(group: Mapping[str, Any]) -> bool:
+    """Whether SGD turns gradients round or dampens them."""
+    return bool(group.get('maximize') or group.get('dampening'))
+
+
+@torch.no_grad()
+def _unscaled(
+    grads: Sequence[Tensor],
+    buffers: Sequence[Tensor],
+    groups: Sequence[Mapping[str, Any]],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients and buffers of SGD without ``maximize`` and dampening."""
+    unscaled = []
+    for grad, buffer, group in zip(grads, buffers, groups, strict=True):
+        turned = -grad if group.get('maximize') else grad
+        if buffer is grad:  # there is none
+            unscaled.append((turned, turned))
+        else:
+            kept = _undampened(group)
+            unscaled.append((turned, buffer if kept == 1 else buffer / kept))
+    return [grad for grad, _ in unscaled], [buffer for _, buffer in unscaled]
+
+
+def _displacement(before: Tensor, param: Tensor) -> Tensor:
+    wide = torch.promote_types(param.dtype, torch.float32)
+    return before.to(wide) - param.to(wide)
 
 
 def groups_of(optimizer: Optimizer, params: Iterable[nn.Parameter]) -> list[int | None]:

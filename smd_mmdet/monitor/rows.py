@@ -55,10 +55,13 @@ def columns_of(
         (True, 0)
     """
     layers = len(weights)
-    moments = np.array([window.moments.numpy() for window in windows])
-    # The quantities, and behind them what is kept of clipping.
-    kept = len(QUANTITIES) + len(clipping.COLUMNS)
-    moments = moments.reshape(len(windows), 5, kept, layers)
+    # Statistics of every quantity, and the means of what is kept of clipping.
+    moments = np.full((len(windows), 5, len(QUANTITIES), layers), np.nan)
+    of_clipping = np.empty((len(clipping.COLUMNS), len(windows), layers))
+    for i, window in enumerate(windows):
+        known = [list(QUANTITIES).index(name) for name in window.quantities]
+        moments[i][:, known] = window.moments.numpy()
+        of_clipping[:, i] = window.clipping_means()
     settings = np.array([_mean_settings(window) for window in windows])
     lr, decay, momentum = settings.reshape(-1, 3).T
     shapes = np.empty(layers, dtype=object)
@@ -72,7 +75,7 @@ def columns_of(
 
     columns = {
         'iter': per_window([closed.window.last_iteration for closed in windows]),
-        'count': moments[:, 0, 0].astype(np.int64).ravel(),
+        'count': moments[:, 0, 0].astype(np.int64).ravel(),  # of the weight norm
         'layer': per_layer(weights.names),
         'shape': np.tile(shapes, len(windows)),
         'lr': lr,
@@ -85,7 +88,6 @@ def columns_of(
             columns[f'{quantity}_{name}'] = moments[:, j, i].ravel()
     angle, norm = reader.equilibrium(lr, decay, momentum, columns)
     columns.update(angular_update_eq=angle, weight_norm_eq=norm)
-    of_clipping = moments[:, 1, len(QUANTITIES) :].swapaxes(0, 1)
     columns |= clipping.columns_of(
         of_clipping.reshape(len(clipping.COLUMNS), -1),
         columns['count'],

@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from .filters import FilterMeans
-from .windows import Block, Moments, Window
+from .moments import WindowMoments
+from .windows import Block, Window
 
 __all__ = ['fits', 'load_window', 'save_window']
 
 
 def save_window(
-    window: Window, block: Block, moments: Moments, filters: FilterMeans | None
+    window: Window, block: Block, moments: WindowMoments, filters: FilterMeans | None
 ) -> dict[str, Any]:
     """Copy what is measured of the window under way to the host.
 
@@ -29,10 +30,10 @@ def save_window(
     Example:
         >>> import torch
         >>> cpu = torch.device('cpu')
-        >>> parts = Block(4, 1, 7, cpu), Moments(2, 1, cpu), None
-        >>> window = Window.starting_at(iteration=8, layers=1, stage=None)
+        >>> parts = Block(4, 1, 7, cpu), WindowMoments(['grad_norm'], 1, cpu), None
+        >>> window = Window(8, layers=1, stage=None)
         >>> saved = save_window(window, *parts)
-        >>> other = Window.starting_at(iteration=1, layers=1, stage=None)
+        >>> other = Window(1, layers=1, stage=None)
         >>> load_window(saved, other, *parts)
         >>> other.first_iteration
         8
@@ -43,11 +44,9 @@ def save_window(
         'steps': window.steps,
         'settings_sum': window.settings_sum.clone(),
         'settings': window.settings.clone(),
-        'moments': moments.values.cpu().clone(),
+        'moments': moments.saved(),
         'iterations': list(block.iterations),
-        'block': _copies(
-            {name: rows[: len(block)] for name, rows in block.tensors().items()}
-        ),
+        'block': _copies(block.tensors()),
         'filters': None if filters is None else _copies(filters.tensors()),
     }
 
@@ -56,7 +55,7 @@ def load_window(
     saved: dict[str, Any],
     window: Window,
     block: Block,
-    moments: Moments,
+    moments: WindowMoments,
     filters: FilterMeans | None,
 ) -> None:
     """Continue the window that :func:`save_window` has saved.
@@ -69,19 +68,15 @@ def load_window(
         filters: Takes what is measured by filter, if anything.
     """
     window.first_iteration = saved['first_iteration']
-    window.last_iteration = saved['last_iteration']
-    window.steps = saved['steps']
-    window.settings_sum.copy_(saved['settings_sum'])
-    window.settings.copy_(saved['settings'])
-    moments.values.copy_(saved['moments'])
-    block.iterations = list(saved['iterations'])
-    for name, tensor in block.tensors().items():
-        tensor[: len(block)].copy_(saved['block'][name])
+    names = ('settings_sum', 'settings', 'steps', 'last_iteration')
+    window.load(**{name: saved[name] for name in names})
+    moments.load(saved['moments'])
+    block.load(saved['iterations'], saved['block'])
     if filters is not None:
         filters.load(saved['filters'])
 
 
-def fits(saved: dict[str, Any], block: Block, moments: Moments) -> bool:
+def fits(saved: dict[str, Any], block: Block, moments: WindowMoments) -> bool:
     """Whether a saved window holds the values that are measured now.
 
     Args:
@@ -94,7 +89,7 @@ def fits(saved: dict[str, Any], block: Block, moments: Moments) -> bool:
     """
     tensors = block.tensors()
     return (
-        saved['moments'].shape == moments.values.shape
+        moments.fit(saved['moments'])
         and saved['block'].keys() == tensors.keys()
         and all(saved['block'][n].shape[1:] == t.shape[1:] for n, t in tensors.items())
     )

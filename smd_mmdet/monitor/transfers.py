@@ -82,23 +82,26 @@ class Upload:
         """Copy values to the device.
 
         Args:
-            values: Values on the host; may be overwritten as soon as this returns.
+            values: Values on the host; may be overwritten as soon as this returns. The
+                first dimension may be smaller.
 
         Returns:
             Tensor: The values on the device, until the next call.
         """
+        whole = values.shape == self.values.shape
+        sent = self.values if whole else self.values[: len(values)]
         if not self._slots:
-            return self.values.copy_(values)
+            return sent.copy_(values)
         # The buffer used longest ago. If the device is so far behind that it still
         # needs it, another is made.
         if not self._slots[0].free:
-            self._slots.insert(0, _Pinned(values.shape, values.dtype))
+            self._slots.insert(0, _Pinned(self.values.shape, self.values.dtype))
         slot = self._slots.pop(0)
-        slot.tensor.copy_(values)
-        self.values.copy_(slot.tensor, non_blocking=True)
+        part = slot.tensor[: len(values)].copy_(values)
+        sent.copy_(part, non_blocking=True)
         slot.in_use()
         self._slots.append(slot)
-        return self.values
+        return sent
 
 
 class Download:

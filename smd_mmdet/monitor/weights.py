@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,12 +17,16 @@ __all__ = ['MeasuredWeights', 'NamedParams']
 
 NamedParams = Mapping[str, nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
 
+# What :func:`.settings_of` reads of a group.
+SETTINGS = ('lr', 'weight_decay', 'momentum', 'betas', 'dampening')
+
 
 class MeasuredWeights:
     """Names, parameters and parameter groups of the measured layers.
 
     A weight can move to another parameter group while training goes on, and the
-    settings of a group can change at every step, so both are looked up at each step.
+    settings of a group can change at every step, so both are looked up at each step;
+    tensors are made of them only where something has changed.
 
     Args:
         optimizer: The optimizer that trains the weights.
@@ -33,7 +39,7 @@ class MeasuredWeights:
         listed: Whether the optimizer still trains each layer; shape (layers,), bool,
             on the host. A layer that has left its group keeps the index 0.
         settings: Learning rate, weight decay and momentum of each layer; shape
-            (layers, 3), float64, on the host.
+            (layers, 3), float64, on the host; another tensor where they change.
 
     Raises:
         ValueError: If there is no weight, if one is not among the optimizer's
@@ -58,11 +64,14 @@ class MeasuredWeights:
         self.groups: list[int] = []
         self.listed = torch.ones(len(self.names), dtype=torch.bool)
         self.settings = torch.zeros(len(self.names), 3, dtype=torch.float64)
-        # What the two above were made from: who is in which group, and the settings
-        # of every group that has a measured layer. None has them made anew.
+        # What these were made from: who is in which group, what the groups that have a
+        # measured layer say, and who has no gradient.
         self._layout: list[tuple[int, int]] | None = None
-        self._settings_of_groups: tuple[tuple[float, float, float], ...] | None = None
-        self._used_groups: list[int] = []
+        self._said: list[list[Any]] | None = None
+        self._lacking: list[bool] = []
+        self._in_tensors = False
+        self._settings_of_groups: tuple[tuple[float, float, float], ...] = ()
+        self._takes_part: Tensor | None = None
         self.follow(optimizer)
 
     def __len__(self) -> int:
@@ -114,22 +123,45 @@ class MeasuredWeights:
             a measured layer, in the order of the groups.
         """
         groups = optimizer.param_groups
-        settings = tuple([settings_of(groups[index]) for index in self._used_groups])
-        if settings != self._settings_of_groups:
-            self._settings_of_groups = settings
-            of_group = dict(zip(self._used_groups, settings, strict=True))
-            self.settings = torch.tensor(
-                [of_group[group] for group in self.groups], dtype=torch.float64
-            )
-        return settings
+        said = [[*map(groups[index].get, SETTINGS)] for index in self._used_groups]
+        if self._in_tensors or said != self._said:
+            self._said = said
+            self._in_tensors = any(map(_has_tensor, said))
+            settings = [settings_of(groups[index]) for index in self._used_groups]
+            self._settings_of_groups = tuple(settings)
+            of_layers = np.array(settings)[self._positions]
+            self.settings = torch.from_numpy(of_layers)
+        return self._settings_of_groups
 
-    def have_grad(self) -> Tensor:
-        """Whether each layer takes part in the step; shape (layers,), bool, host."""
-        has_grad = [param.grad is not None for param in self.params]
-        return torch.tensor(has_grad) & self.listed
+    def gradients(self) -> tuple[list[Tensor], Tensor | None]:
+        """The gradients of a step, and which layers take part in it.
+
+        Returns:
+            Gradient of each layer, its weight where it has none; and whether it takes
+            part, shape (layers,), bool, on the host. None if all do.
+        """
+        grads: list[Any] = [param.grad for param in self.params]
+        lacking = [grad is None for grad in grads]
+        if lacking != self._lacking:
+            self._lacking = lacking
+            takes_part = ~torch.tensor(lacking) & self.listed
+            self._takes_part = None if takes_part.all() else takes_part
+        if self._takes_part is not None:
+            pairs = zip(grads, self.params, strict=True)
+            grads = [param if grad is None else grad for grad, param in pairs]
+        return grads, self._takes_part
 
     def _set_groups(self, found: list[int | None]) -> None:
         self.listed = torch.tensor([group is not None for group in found])
         self.groups = [group or 0 for group in found]
-        self._used_groups = sorted(set(self.groups))
-        self._settings_of_groups = None
+        used, positions = np.unique(self.groups, return_inverse=True)
+        self._used_groups, self._positions = used.tolist(), positions
+        self._said, self._lacking = None, []
+
+
+def _has_tensor(said: Iterable[Any]) -> bool:
+    """Whether a setting is a tensor, which may change and stay the same object."""
+    return any(
+        _has_tensor(value) if isinstance(value, tuple) else isinstance(value, Tensor)
+        for value in said
+    )

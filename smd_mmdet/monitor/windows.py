@@ -1,8 +1,8 @@
 """What is kept of a window of steps: first their rows, then only their moments.
 
 A step's row waits on the device in a :class:`Block`. When the block is full, its
-quantities are computed for all steps at once and merged into :class:`Moments`. When
-the window is full, the moments are sent to the host as a :class:`ClosedWindow`.
+quantities are computed for all steps at once and merged into :class:`.WindowMoments`.
+When the window is full, the moments are sent to the host as a :class:`ClosedWindow`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from smd_mmdet.stages import Stage
 
-from .clipping import Clipped
-from .transfers import Download, HostCopy, Upload
+from .clipping import UNCLIPPED, UNKNOWN, Clipped
+from .transfers import HostCopy, Upload
 
-__all__ = ['Block', 'ClosedWindow', 'Moments', 'Window']
+__all__ = ['Block', 'ClosedWindow', 'Window']
 
 
 class Block:
@@ -33,14 +34,6 @@ class Block:
 
     Attributes:
         rows: What was read; shape (size, layers, columns), float64, on the device.
-        taken: Whether the optimizer took the step; shape (size,), bool, on the device.
-        has_grad: Whether a layer took part in the step; shape (size, layers), bool,
-            on the host.
-        settings: Learning rate, weight decay and momentum of each layer; shape
-            (size, layers, 3), float64, on the host.
-        clipped: What the gradients of each step were multiplied by when they were
-            clipped, and the norm of all of them after it, NaN where that is not known;
-            shape (size, 2), float64, on the device.
         iterations: Number of each step in the block; as many as there are steps.
 
     Example:
@@ -48,7 +41,7 @@ class Block:
         >>> grad, settings = torch.tensor([True, False]), torch.zeros(2, 3)
         >>> for iteration in (1, 2, 3):
         ...     block.add(iteration, settings, grad, found_inf=None)
-        >>> block.conditions()[1][:3]
+        >>> block.valid(0, 3)
         tensor([[ True, False],
                 [ True, False],
                 [ True, False]])
@@ -60,17 +53,20 @@ class Block:
     def __init__(
         self, size: int, layers: int, columns: int, device: torch.device
     ) -> None:
-        self.size = size
+        self.size, self._layers = size, layers
         double = torch.float64
         shape = (size, layers, columns)
         self.rows = torch.full(shape, torch.nan, dtype=double, device=device)
-        self.taken = torch.zeros(size, dtype=torch.bool, device=device)
-        self.has_grad = torch.zeros(size, layers, dtype=torch.bool)
-        self.settings = torch.zeros(size, layers, 3, dtype=double)
-        self.clipped = torch.full((size, 2), torch.nan, dtype=double, device=device)
         self.iterations: list[int] = []
+        # Of each step. They are references to what seldom changes: tensors are made of
+        # them when the block is reduced.
+        self._settings: list[Tensor] = []
+        self._has_grad: list[Tensor | None] = []
+        self._taken: list[Tensor | None] = []
+        self._clipped: list[Clipped] = []
         self._has_grad_upload = Upload((size, layers), torch.bool, device)
         self._settings_upload = Upload((size, layers, 3), double, device)
+        self._clipped_upload = Upload((size, 2), double, device)
 
     def __len__(self) -> int:
         return len(self.iterations)
@@ -79,174 +75,209 @@ class Block:
         self,
         iteration: int,
         settings: Tensor,
-        has_grad: Tensor,
+        has_grad: Tensor | None,
         found_inf: Tensor | None,
-        clipped: Clipped = (math.nan, math.nan),
+        clipped: Clipped = UNKNOWN,
     ) -> None:
         """Add what is known of a step without reading the weights.
 
         Args:
             iteration: Number of the step.
-            settings: Settings of each layer, shape (layers, 3), on the host.
-            has_grad: Whether each layer takes part, shape (layers,), on the host.
+            settings: Settings of each layer, shape (layers, 3), float64, on the host:
+                a tensor that does not change any more.
+            has_grad: Whether each layer takes part, shape (layers,), likewise. None if
+                all do.
             found_inf: For a fused optimizer under mixed precision, which decides on
                 the device whether it steps: not 0 if it does not. None if it does.
             clipped: What :func:`.clipping.note` tells; NaN where nothing is known.
         """
-        row = len(self.iterations)
         self.iterations.append(iteration)
-        self.settings[row] = settings
-        self.has_grad[row] = has_grad
-        if found_inf is None:
-            self.taken[row].fill_(True)
-        else:
-            self.taken[row].copy_(found_inf.reshape(()) == 0)
-        for out, value in zip(self.clipped[row], clipped, strict=True):
-            if isinstance(value, Tensor):
-                out.copy_(value, non_blocking=True)
-            else:
-                out.fill_(value)
+        self._settings.append(settings)
+        self._has_grad.append(has_grad)
+        taken = None if found_inf is None else found_inf.reshape(()) == 0
+        self._taken.append(taken)
+        self._clipped.append(clipped)
 
-    def conditions(self) -> tuple[Tensor, Tensor]:
-        """Send to the device under which conditions the steps were made.
+    def settings(self, begin: int, end: int) -> Tensor:
+        """Settings of each layer.
+
+        Args:
+            begin: First step.
+            end: Step after the last one.
 
         Returns:
-            The settings, shape (size, layers, 3), and whether a step of a layer
-            counts, shape (size, layers).
+            Learning rate, weight decay and momentum, shape (steps, layers, 3), float64,
+            on the host; (1, layers, 3) where they are the same in all steps.
         """
-        valid = self._has_grad_upload.send(self.has_grad) & self.taken.unsqueeze(1)
-        return self._settings_upload.send(self.settings), valid
+        first, *others = self._settings[begin:end]
+        if all(settings is first for settings in others):
+            return first.unsqueeze(0)
+        return torch.stack([first, *others])
+
+    def sent_settings(self, begin: int, end: int) -> Tensor:
+        """:meth:`settings` on the device, until it is called again."""
+        return self._settings_upload.send(self.settings(begin, end))
+
+    def valid(self, begin: int, end: int) -> Tensor | None:
+        """Whether a step of a layer counts.
+
+        Args:
+            begin: First step.
+            end: Step after the last one.
+
+        Returns:
+            Shape (steps, layers), bool, on the device; None where all of them do.
+        """
+        valid, taken = None, self._taken[begin:end]
+        if any(one is not None for one in self._has_grad[begin:end]):
+            valid = self._has_grad_upload.send(self._of_all(begin, end))
+        if any(one is not None for one in taken):
+            yes = torch.ones((), dtype=torch.bool, device=self.rows.device)
+            column = torch.stack([yes if one is None else one for one in taken])
+            column = column.unsqueeze(1).expand(-1, self._layers)
+            valid = column if valid is None else valid & column
+        return valid
+
+    def same_clipping(self, steps: int) -> Clipped | None:
+        """What the first steps' clipping is known to be, if it is all the same.
+
+        Returns:
+            :data:`.UNKNOWN`, :data:`.UNCLIPPED`, or None where it is neither.
+        """
+        first = self._clipped[0]
+        if first is not UNKNOWN and first is not UNCLIPPED:
+            return None
+        same = all(clipped is first for clipped in self._clipped[:steps])
+        return first if same else None
+
+    def clipped(self, steps: int) -> Tensor:
+        """What the first steps' gradients were multiplied by, and their norm after it.
+
+        Returns:
+            Shape (steps, 2), float64, on the device; NaN where it is not known.
+        """
+        values = [value for clipped in self._clipped[:steps] for value in clipped]
+        on_host = [math.nan if isinstance(v, Tensor) else v for v in values]
+        rows = torch.tensor(on_host, dtype=torch.float64).view(-1, 2)
+        rows = self._clipped_upload.send(rows).clone()
+        for out, value in zip(rows.view(-1).unbind(), values, strict=True):
+            if isinstance(value, Tensor):
+                out.copy_(value, non_blocking=True)
+        return rows
 
     def drop(self, count: int) -> None:
         """Forget the first steps; at most one may be left, which becomes the first."""
-        del self.iterations[:count]
+        for steps in self._lists():
+            del steps[:count]
         if self.iterations:
-            for tensor in self.tensors().values():
-                tensor[0].copy_(tensor[count])
+            self.rows[0].copy_(self.rows[count])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors whose first dimension is the steps, by name."""
-        names = ('rows', 'taken', 'has_grad', 'settings', 'clipped')
-        return {name: getattr(self, name) for name in names}
-
-
-class Moments:
-    """Count, mean, variance, minimum and maximum over steps, kept on the device.
-
-    Args:
-        quantities: Number of quantities.
-        layers: Number of layers.
-        device: Device of the measured values.
-
-    Attributes:
-        values: Count, mean, sum of squared deviations from the mean, minimum and
-            maximum; shape (5, quantities, layers), float64.
-
-    Example:
-        >>> moments = Moments(quantities=1, layers=1, device=torch.device('cpu'))
-        >>> valid = torch.tensor([[True], [True], [False]])
-        >>> moments.add(torch.tensor([[[1.0], [3.0], [9.0]]]).double(), valid)
-        >>> moments.summary().flatten().tolist()
-        [2.0, 2.0, 1.0, 1.0, 3.0]
-    """
-
-    def __init__(self, quantities: int, layers: int, device: torch.device) -> None:
-        shape = (5, quantities, layers)
-        self.values = torch.empty(shape, dtype=torch.float64, device=device)
-        self._download = Download(shape, device)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.values.zero_()
-        self.values[3].fill_(torch.inf)
-        self.values[4].fill_(-torch.inf)
-
-    def add(self, samples: Tensor, valid: Tensor) -> None:
-        """Merge samples in, by the pairwise update of Chan et al. (1979).
-
-        With n samples of mean m and sum of squared deviations S so far, and n', m'
-        and S' of those that are added, δ = m' − m and N = n + n', the new mean is
-        m + δ n'/N and the new sum is S + S' + δ² n n'/N.
-
-        Args:
-            samples: Shape (quantities, steps, layers), float64.
-            valid: Which samples count; shape (steps, layers), bool.
-        """
-        count, mean, sum_sq, low, high = self.values
-        added = valid.sum(0).double()
-        weight = 1 / added.clamp_min(1)
-        batch_mean = torch.where(valid, samples, 0.0).sum(1) * weight
-        centred = torch.where(valid, samples - batch_mean.unsqueeze(1), 0.0)
-        total = count + added
-        shift = torch.where(added > 0, batch_mean - mean, 0.0)
-        share = added / total.clamp_min(1)
-        sum_sq += centred.square().sum(1) + shift.square() * count * share
-        mean += shift * share
-        count.copy_(total)
-        torch.minimum(low, torch.where(valid, samples, torch.inf).amin(1), out=low)
-        torch.maximum(high, torch.where(valid, samples, -torch.inf).amax(1), out=high)
-
-    def summary(self) -> Tensor:
-        """The moments, in the order count, mean, population variance, min, max.
+        """Everything of its steps as tensors, whose first dimension is the steps.
 
         Returns:
-            Tensor: Shape (5, quantities, layers); NaN where nothing was counted.
+            Besides ``rows`` and what :meth:`add` takes (has_grad, settings, clipped),
+            whether the optimizer took the step (taken).
         """
-        count, mean, sum_sq, low, high = self.values
-        empty = count == 0
-        statistics = torch.stack([mean, sum_sq / count.clamp_min(1), low, high])
-        return torch.cat([count.unsqueeze(0), statistics.masked_fill(empty, torch.nan)])
+        steps, shape = len(self), (len(self), self._layers)
+        taken = torch.ones(steps, dtype=torch.bool)
+        for step, one in enumerate(self._taken):
+            if one is not None:
+                taken[step] = one.cpu()
+        return {
+            'rows': self.rows[:steps],
+            'taken': taken,
+            'has_grad': self._of_all(0, steps),
+            'settings': torch.stack(self._settings)
+            if steps
+            else torch.zeros(*shape, 3),
+            'clipped': self.clipped(steps),
+        }
 
-    def send(self) -> HostCopy:
-        """Start to copy :meth:`summary` to the host."""
-        return self._download.send(self.summary())
+    def load(self, iterations: Sequence[int], tensors: dict[str, Tensor]) -> None:
+        """Take the steps of :meth:`tensors` in place of its own.
+
+        Args:
+            iterations: Number of each step.
+            tensors: The tensors by name.
+        """
+        self.iterations = list(iterations)
+        self.rows[: len(self)].copy_(tensors['rows'])
+        device = self.rows.device
+        self._settings = list(tensors['settings'].unbind())
+        self._has_grad = list(tensors['has_grad'].unbind())
+        self._taken = list(tensors['taken'].to(device).unbind())
+        self._clipped = [(one[0], one[1]) for one in tensors['clipped'].tolist()]
+
+    def _of_all(self, begin: int, end: int) -> Tensor:
+        """Whether each layer takes part; shape (steps, layers), bool, on the host."""
+        has_grad = torch.ones(end - begin, self._layers, dtype=torch.bool)
+        for step, one in enumerate(self._has_grad[begin:end]):
+            if one is not None:
+                has_grad[step] = one
+        return has_grad
+
+    def _lists(self) -> tuple[list, ...]:
+        named = self._settings, self._has_grad, self._taken, self._clipped
+        return (self.iterations, *named)
 
 
-@dataclass
 class Window:
     """Which steps a window holds, and what they were made with.
 
     Args:
         first_iteration: Number of its first step.
-        settings_sum: Sum of the settings over the reduced steps; shape (layers, 3):
-            learning rate, weight decay, momentum; float64, on the host.
-        settings: Settings of the last reduced step, of the same shape.
+        layers: Number of layers.
         stage: Stage of the learning rate; None before the first step is seen. While
             the stage goes on its number may still change, so it is read late.
+
+    Attributes:
+        settings: Settings of the last reduced step; shape (layers, 3): learning rate,
+            weight decay, momentum; float64, on the host.
         steps: Number of steps, those that wait in the block included.
         last_iteration: Number of the last reduced step.
 
     Example:
-        >>> window = Window.starting_at(iteration=1, layers=2, stage=None)
+        >>> window = Window(first_iteration=1, layers=2, stage=None)
         >>> window.take(torch.full((4, 2, 3), 0.5), [1, 2, 3, 4])
         >>> window.settings_sum[0].tolist(), window.last_iteration
         ([2.0, 2.0, 2.0], 4)
     """
 
-    first_iteration: int
-    settings_sum: Tensor
-    settings: Tensor
-    stage: Stage | None = None
-    steps: int = 0
-    last_iteration: int = 0
-
-    @classmethod
-    def starting_at(cls, iteration: int, layers: int, stage: Stage | None) -> Window:
-        """A window that has no step yet."""
-        zeros = torch.zeros(layers, 3, dtype=torch.float64)
-        return cls(iteration, zeros, zeros.clone(), stage)
+    def __init__(self, first_iteration: int, layers: int, stage: Stage | None) -> None:
+        self.first_iteration, self.stage = first_iteration, stage
+        self.steps = self.last_iteration = 0
+        self.settings = self._sum = torch.zeros(layers, 3, dtype=torch.float64)
+        # Settings that are not yet in the sum, which is seldom needed.
+        self._waiting: list[tuple[Tensor, int]] = []
 
     def take(self, settings: Tensor, iterations: Sequence[int]) -> None:
         """Take in steps that are being reduced.
 
         Args:
-            settings: Settings of the steps, shape (steps, layers, 3).
+            settings: Settings of the steps, shape (steps, layers, 3), or (1, layers, 3)
+                if they are the same in all: a tensor that does not change any more.
             iterations: Number of each step.
         """
-        self.settings_sum += settings.sum(0)
-        self.settings = settings[-1].clone()
+        self._waiting.append((settings, len(iterations)))
+        self.settings = settings[-1]
         self.last_iteration = iterations[-1]
+
+    @property
+    def settings_sum(self) -> Tensor:
+        """Sum of the settings over the reduced steps; shape (layers, 3)."""
+        for settings, steps in self._waiting:
+            # Equal numbers are added one after another, as they would be if they moved.
+            self._sum = self._sum + settings.expand(steps, -1, -1).contiguous().sum(0)
+        self._waiting.clear()
+        return self._sum
+
+    def load(
+        self, settings_sum: Tensor, settings: Tensor, steps: int, last_iteration: int
+    ) -> None:
+        """Continue a window from its attributes."""
+        self._sum, self.settings = settings_sum.clone(), settings.clone()
+        self.steps, self.last_iteration = steps, last_iteration
 
 
 @dataclass
@@ -256,14 +287,18 @@ class ClosedWindow:
     Args:
         window: Its steps.
         stage: Stage of the learning rate that its steps belong to.
-        moments: :meth:`Moments.summary` of its steps.
+        quantities: Names of the quantities that are measured.
+        moments: :meth:`.Moments.summary` of their values.
+        clipping: The same of what is kept of clipping, or what is known ahead.
         filter_means: Means of its steps by filter, where filters are measured.
         failures: Number of failed readings up to now, where ranks share the layers.
     """
 
     window: Window
     stage: Stage
+    quantities: Sequence[str]
     moments: HostCopy
+    clipping: HostCopy | Clipped
     filter_means: HostCopy | None = None
     failures: HostCopy | None = None
 
@@ -277,3 +312,13 @@ class ClosedWindow:
     def failed(self) -> bool:
         """Whether reading failed on another rank before the window was complete."""
         return self.failures is not None and bool(self.failures.numpy())
+
+    def clipping_means(self) -> np.ndarray:
+        """Means of :func:`.clipping.clip_samples`; shape (3, layers)."""
+        if isinstance(self.clipping, HostCopy):
+            return self.clipping.numpy()[1]
+        # Known ahead: of what is not clipped, or of nothing.
+        coefficient = float(self.clipping[0])
+        of_step = np.array([[0.0], [1.0], [0.0]]) * coefficient
+        counted = self.moments.numpy()[0, 0] > 0
+        return np.where(counted, of_step, np.nan)

@@ -119,6 +119,18 @@ def test_a_monitor_may_know_that_nothing_is_clipped():
     assert set(rows['clipping_power']) == {0.0}
 
 
+@pytest.mark.parametrize('first', [10, 32, 40])
+def test_clipping_may_begin_within_a_window(first):
+    """Steps before it were only noted: the first block of them, or none."""
+    told = lambda step: 4.0 if step >= first else None  # noqa: E731
+    rows = run(50, told, window=50, unclipped=True)
+    share = (50 - first) / 50
+    assert set(rows['clipped_share']) == {share}
+    expected = share / 4 + 1 - share
+    np.testing.assert_allclose(rows['clip_coefficient_mean'], expected, rtol=1e-6)
+    assert (rows['clipping_power'] > 0).all()
+
+
 def test_a_share_is_a_number_of_steps_however_they_are_reduced():
     rows = run(49, lambda step: 4.0, window=49)
     assert set(rows['clipped_share']) == {1.0}

@@ -16,7 +16,7 @@ import torch
 if not torch.cuda.is_available():  # read when Triton is imported
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
-from smd_mmdet.monitor.kernels import cpu, filter_gram, gpu, gram, plain, squared_norms
+from smd_mmdet.monitor.kernels import RepeatedGram, cpu, filter_gram, gpu, gram, plain
 from smd_mmdet.monitor.kernels.layout import lay_flat
 
 CPU = torch.device('cpu')
@@ -215,7 +215,7 @@ def test_the_same_bits_with_any_number_of_threads(way, monkeypatch):
 def test_squared_norms():
     tensors = [torch.randn(4, 5), torch.randn(7).bfloat16(), torch.tensor(torch.nan)]
     out = torch.empty(3, 2, dtype=torch.float64)[:, 1]
-    squared_norms(tensors, out)
+    RepeatedGram().squared_norms(tensors, out)
     expected = [(x.double() ** 2).sum().item() for x in tensors]
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-6)
 
@@ -290,3 +290,80 @@ def test_triton_compiles_the_programs():
         [sys.executable, '-c', COMPILE], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_repeated_pass_sees_every_change():
+    """Each step differs in one thing from the one before it."""
+    repeated = RepeatedGram()
+
+    def check(*layers):
+        columns = list(zip(*layers, strict=True))
+        out = torch.full((len(layers), 7), 7.0, dtype=torch.float64)
+        for _ in range(2):  # by new tables, then by those that are kept
+            repeated.write(columns, out[:, :6])
+            assert_right(out[:, :6].numpy(), layers)
+        assert (out[:, 6] == 7).all(), 'wrote beside its columns'
+
+    def tensors(*shape, seed=0, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randn(shape, generator=generator).to(dtype) for _ in range(3)]
+
+    (w, g, v), other = tensors(6, 4, 3, 3), tensors(600_000, seed=1)
+    check((w, g, v), other)
+    w.mul_(3.0)
+    check((w, g, v), other)
+    check((w, g.clone(), v), other)
+    check((w, g, v.clone()), other)
+    check((w, g, v), other)
+    check((w, g.bfloat16(), v), other)
+    check((w, g, v), other)
+    check((w, g, v), [x[:999] for x in other])
+    check((w, g, v), other)
+    check((w, g, v.double()), other)
+    check((w, g, v), tensors(600_000, seed=1, dtype=torch.float64))
+    check((w, g, v), tensors(599_999, seed=2))
+    check((w, g, v))
+    # In the same memory, in another order.
+    shuffled = torch.as_strided(g, g.shape, (1, 6, 24, 72))
+    check((w, shuffled, v))
+    w.data = torch.as_strided(w.data, w.shape, (1, 6, 24, 72))
+    check((w, shuffled, v))
+    check((w, g, v))
+    last = [x.contiguous(memory_format=torch.channels_last) for x in (w, g, v)]
+    check(last)
+    assert repeated._table is not None or not cpu.supports(CPU)
+    check((last[0], last[1].contiguous(), last[2]))
+    check(last, other)
+
+
+@pytest.mark.parametrize('way', ['triton'], indirect=True)
+def test_a_repeated_pass_by_triton(way, monkeypatch):
+    monkeypatch.setattr(cpu, 'supports', lambda device: False)
+    monkeypatch.setattr(gpu, 'supports', lambda device: gpu.available())
+    repeated = RepeatedGram()
+    layers = [way.layer(5003), way.layer(70, 3, seed=1)]
+    out = torch.empty(2, 6, dtype=torch.float64, device=way.device)
+    for _ in range(3):
+        w, g, v = (list(column) for column in zip(*layers, strict=True))
+        repeated.write((w, [tensor.mul_(1.5) for tensor in g], v), out)
+        assert_right(out.cpu().numpy(), layers)
+    assert isinstance(repeated._table, gpu.Table)
+
+
+def test_where_triton_fails_a_repeated_pass_goes_on(monkeypatch):
+    monkeypatch.setattr(cpu, 'supports', lambda device: False)
+    monkeypatch.setattr(gpu, 'supports', lambda device: gpu._fault is None)
+    monkeypatch.setattr(gpu, '_fault', None)
+
+    def broken(*_):
+        raise RuntimeError('no compiler')
+
+    monkeypatch.setattr(gpu._Plan, 'launch', broken)
+    layers = [tuple(torch.randn(3, 50).unbind())]
+    out = torch.empty(1, 6, dtype=torch.float64)
+    repeated = RepeatedGram()
+    with pytest.warns(RuntimeWarning, match='Triton does not run here') as caught:
+        for _ in range(3):
+            repeated.write(list(zip(*layers, strict=True)), out.zero_())
+            assert_right(out.numpy(), layers)
+    assert len(caught) == 1

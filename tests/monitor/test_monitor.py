@@ -251,7 +251,7 @@ def test_a_fault_of_the_monitor_warns_and_lets_training_go_on(monkeypatch):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     monitor = SphericalMotionMonitor(optimizer, weights_of(net))
 
-    def broken():
+    def broken(grads):
         raise RuntimeError('out of luck')
 
     monkeypatch.setattr(monitor._reader, 'tensors', broken)

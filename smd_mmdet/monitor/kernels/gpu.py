@@ -7,6 +7,8 @@ not change, without atomics. With ``TRITON_INTERPRET=1`` the same programs run o
 tensors of the CPU.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import warnings
 from collections.abc import Hashable
@@ -28,7 +30,7 @@ SUM_BLOCK = 256
 # Sets of layers whose tables are kept.
 MAX_PLANS = 16
 
-__all__ = ['available', 'supports', 'write']
+__all__ = ['Table', 'available', 'supports', 'table', 'write']
 
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -54,47 +56,70 @@ def write(layers: list[Layer], rows: list[int], out: Tensor) -> None:
     Before this is captured in a CUDA graph, layers of these sizes must have been
     measured once.
     """
-    global _fault
     try:
-        _launch([tensor for layer in layers for tensor in layer], rows, out)
+        _launch([layer[i] for i in range(3) for layer in layers], rows, out)
     except Exception as fault:  # it compiles at the first launch: no compiler, say
-        _fault = fault
-        warnings.warn(
-            "Triton does not run here, torch's operations measure instead: "
-            f'{type(fault).__name__}: {fault}',
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _give_up(fault)
         plain.write(layers, rows, out)
+
+
+def table(layers: list[Layer], out: Tensor) -> Table | None:
+    """What does not change between passes; for the arguments see :func:`.cpu.table`.
+
+    Returns:
+        None if there is a dtype that Triton does not read.
+    """
+    tensors = [layer[i] for i in range(3) for layer in layers]
+    if not _DTYPES.issuperset([tensor.dtype for tensor in tensors]):
+        return None
+    return Table(_plan_for(tensors, [1] * len(layers), out.device))
+
+
+class Table:
+    """A plan for the layers of a pass that is made again and again.
+
+    Args:
+        plan: What the launches need besides the addresses.
+    """
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+
+    def write(self, addresses: list[int], out: Tensor) -> bool:
+        """Write the inner products; see :meth:`.cpu.Table.write`.
+
+        Returns:
+            Whether they are written: not, if Triton fails.
+        """
+        if _fault is not None:
+            return False
+        try:
+            self._plan.launch(addresses, out)
+        except Exception as fault:
+            _give_up(fault)
+        return _fault is None
 
 
 _fault: Exception | None = None
 
 
-def _launch(tensors: list[Tensor], rows: list[int], out: Tensor) -> None:
-    """Read w, g and v of the first layer, then of the next, and so on."""
-    from . import programs  # imports Triton
+def _give_up(fault: Exception) -> None:
+    global _fault
+    _fault = fault
+    warnings.warn(
+        "Triton does not run here, torch's operations measure instead: "
+        f'{type(fault).__name__}: {fault}',
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
+
+def _launch(tensors: list[Tensor], rows: list[int], out: Tensor) -> None:
+    """Read three columns of tensors: w of all layers, then g, then v."""
     if not _DTYPES.issuperset([tensor.dtype for tensor in tensors]):
         tensors = [tensor.float() for tensor in tensors]  # float8, say
     plan = _plan_for(tensors, rows, out.device)
-    if not plan.spans.numel():
-        return
-    pointers, partial, aligned = plan.tables([t.data_ptr() for t in tensors])
-    with torch.cuda.device_of(out):
-        for dtypes, chunks, first in plan.launches:
-            wide = torch.float64 if torch.float64 in dtypes else torch.float32
-            programs.chunk_products[(len(chunks),)](
-                pointers,
-                chunks,
-                partial[first:] if first else partial,
-                *(programs.DTYPES[dtype] for dtype in (*dtypes, wide)),
-                ALIGNED=aligned,
-                BLOCK=BLOCK,
-            )
-        programs.row_sums[(len(plan.spans), 6)](
-            partial, plan.spans, out, *out.stride(), BLOCK=SUM_BLOCK
-        )
+    plan.launch([tensor.data_ptr() for tensor in tensors], out)
 
 
 # ------------------------------------------------- what stays from step to step
@@ -105,9 +130,10 @@ class _Plan:
     """What a launch needs besides the addresses, which change with the gradients.
 
     Args:
-        launches: One launch for all layers of the same dtypes, each a tuple of three:
-            the dtypes of w, g and v; the layer, first element and end of every chunk,
-            shape (chunks, 3); and how many chunks the launches before it have.
+        launches: One launch for all layers of the same dtypes, each a tuple of four:
+            the dtypes of w, g and v; the number of its chunks, as a grid; the layer,
+            first element and end of every chunk, shape (chunks, 3); and how many chunks
+            the launches before it have.
         even: Whether every chunk begins at a multiple of 16 elements.
         spans: First chunk and end of every row, shape (rows, 2).
         partial: Products of every chunk, shape (chunks, 6), float64.
@@ -118,7 +144,7 @@ class _Plan:
         captured: Addresses on the host that CUDA graphs copy at every replay.
     """
 
-    launches: list[tuple[tuple, Tensor, int]]
+    launches: list[tuple[tuple, tuple[int], Tensor, int]]
     even: bool
     spans: Tensor
     partial: Tensor
@@ -127,11 +153,41 @@ class _Plan:
     aligned: bool = False
     captured: list[Tensor] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.rows = len(self.spans)
+
+    def launch(self, addresses: list[int], out: Tensor) -> None:
+        """Start the pass.
+
+        Args:
+            addresses: Where w of every layer lies, then g, then v.
+            out: The products; shape (rows of all layers, 6), float64, overwritten.
+        """
+        if not self.rows:
+            return
+        from . import programs  # imports Triton
+
+        pointers, partial, aligned = self.tables(addresses)
+        with torch.cuda.device_of(out):
+            for dtypes, grid, chunks, first in self.launches:
+                wide = torch.float64 if torch.float64 in dtypes else torch.float32
+                programs.chunk_products[grid](
+                    pointers,
+                    chunks,
+                    partial[first:] if first else partial,
+                    *[programs.DTYPES[dtype] for dtype in (*dtypes, wide)],
+                    ALIGNED=aligned,
+                    BLOCK=BLOCK,
+                )
+            programs.row_sums[(self.rows, 6)](
+                partial, self.spans, out, *out.stride(), BLOCK=SUM_BLOCK
+            )
+
     def tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
         """Send the addresses to the device if they have changed.
 
         Args:
-            addresses: Where w, g and v of every layer lie.
+            addresses: Where w of every layer lies, then g, then v.
 
         Returns:
             The addresses on the device, where the products of the chunks go, and
@@ -140,21 +196,28 @@ class _Plan:
         if self.partial.is_cuda and torch.cuda.is_current_stream_capturing():
             return self._captured_tables(addresses)
         if addresses != self.addresses:
-            self.aligned = self._are_aligned(addresses)
-            self.upload.send(torch.tensor(addresses))
+            table = np.array(addresses, np.int64)
+            self.aligned = self._are_aligned(table)
+            self.upload.send(_by_layer(table))
             self.addresses = addresses
         return self.upload.values, self.partial, self.aligned
 
-    def _are_aligned(self, addresses: list[int]) -> bool:
-        return self.even and not any(address % 16 for address in addresses)
+    def _are_aligned(self, addresses: np.ndarray) -> bool:
+        return self.even and not np.bitwise_or.reduce(addresses) & 15
 
     def _captured_tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
         # A graph reads these tensors at every replay, whatever is measured in between,
         # so they are its own.
-        host = torch.tensor(addresses).pin_memory()
+        table = np.array(addresses, np.int64)
+        host = _by_layer(table).pin_memory()
         self.captured.append(host)
         pointers = host.to(self.partial.device, non_blocking=True)
-        return pointers, torch.empty_like(self.partial), self._are_aligned(addresses)
+        return pointers, torch.empty_like(self.partial), self._are_aligned(table)
+
+
+def _by_layer(addresses: np.ndarray) -> Tensor:
+    """Those of each layer side by side, as the programs look them up."""
+    return torch.from_numpy(addresses.reshape(3, -1).T.ravel())
 
 
 _plans: dict[Hashable, _Plan] = {}
@@ -162,7 +225,8 @@ _plans: dict[Hashable, _Plan] = {}
 
 def _plan_for(tensors: list[Tensor], rows: list[int], device: torch.device) -> _Plan:
     # Looked up at every step: lists, and no more calls than there are tensors.
-    sizes = [w.numel() for w in tensors[::3]]
+    layers = len(rows)
+    sizes = [w.numel() for w in tensors[:layers]]
     dtypes = [tensor.dtype for tensor in tensors]
     key = (device, tuple(rows), tuple(sizes), tuple(dtypes))
     plan = _plans.get(key)
@@ -171,7 +235,8 @@ def _plan_for(tensors: list[Tensor], rows: list[int], device: torch.device) -> _
         idle = [old for old, plan in _plans.items() if not plan.captured]
         if len(idle) >= MAX_PLANS:
             del _plans[idle[0]]
-        of_layers = list(zip(*(dtypes[i::3] for i in range(3)), strict=True))
+        columns = (dtypes[i * layers : (i + 1) * layers] for i in range(3))
+        of_layers = list(zip(*columns, strict=True))
         plan = _plans[key] = _make_plan(sizes, rows, of_layers, device)
     return plan
 
@@ -193,7 +258,8 @@ def _make_plan(
         chunks = np.concatenate(parts)
         even &= not (chunks[:, 1] % 16).any()
         if len(chunks):
-            launches.append((kind, to_device(torch.from_numpy(chunks), device), first))
+            on_device = to_device(torch.from_numpy(chunks), device)
+            launches.append((kind, (len(chunks),), on_device, first))
         first += len(chunks)
     return _Plan(
         launches,
