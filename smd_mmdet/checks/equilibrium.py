@@ -235,8 +235,9 @@ def _no_plain_fall(series: Series, before: Series | None) -> str:
     if not (series.steady and before.steady and fell):
         return 'it is about a constant rate that falls to another'
     # Between the centres of the two windows, decay alone leaves this share of ‖w‖^q.
-    gone = (series.count[0] + before.count[-1]) / 2
-    least = np.exp(-gone * max(series.balance_rate[0], before.balance_rate[-1]))
+    gone = before.count[-1] * before.balance_rate[-1]
+    gone += series.count[0] * series.balance_rate[0]
+    least = np.exp(-gone / 2)
     if series.power[0] < 0.8 * least * before.power[-1]:
         return 'the weights were rescaled with the rate'
     return ''
