@@ -172,7 +172,9 @@ def plan_layers(
         )
         return Measured([], [unused])
     drive = f'{course.law.drive}_mean'
-    if drive not in records.table.column_names:
+    # Version 0.1 recorded nothing of AdamW's updates. All records have h̃.
+    old = drive != 'unit_h_mean' and drive not in records.table.column_names
+    if old:
         unused = (
             f'the records of {work_dir} are not used: they lack {drive}, which makes '
             f'norms grow under {optimizer.name}'

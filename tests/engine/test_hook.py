@@ -99,12 +99,12 @@ def test_gradient_accumulation_counts_steps_once(tmp_path):
 
 
 def test_a_fault_of_the_monitor_is_logged_and_training_goes_on(tmp_path, monkeypatch):
-    from smd_mmdet.monitor import monitor
+    from smd_mmdet.monitor import moments
 
     def broken(*args):
         raise RuntimeError('out of luck')
 
-    monkeypatch.setattr(monitor, 'measure', broken)
+    monkeypatch.setattr(moments, 'measure', broken)
     with pytest.warns(RuntimeWarning, match='out of luck'):
         runner = train(tiny_config(tmp_path, hook=dict(window=10)))
     assert runner.iter == 60
