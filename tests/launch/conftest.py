@@ -1,9 +1,18 @@
 """What the tests of this folder share."""
 
 import os
+import signal
 
 import pytest
 from launching import CONFIG, MODEL
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C ends a program also where pytest itself runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
