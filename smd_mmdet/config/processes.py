@@ -100,6 +100,8 @@ def _guess(
         if (found := _NAMED.search(name)) and (own or public):
             count, images = map(int, found.groups())
             reason = f'as {found[0]} in the name of {name}'
+            if count > 1 and batch == count * images:
+                return 1, f'with the whole batch of {found[0]} in the name of {name}'
             if images != batch:
                 reason += f', though a batch has {batch} images now'
             elif base and base != count * images:

@@ -62,6 +62,13 @@ def test_a_batch_that_the_name_does_not_tell_of_is_said(tmp_path):
     assert 'though a batch has 8 images now' in found.assumptions[0]
 
 
+def test_a_batch_as_large_as_that_of_all_processes_is_of_one(tmp_path):
+    options = {'train_dataloader.batch_size': 256}
+    found = _read(tmp_path, 'mine.py', BASED, **options)
+    assert found.per_epoch == _epoch(1, 256)
+    assert 'the whole batch of 8xb32' in found.assumptions[0]
+
+
 def test_a_new_style_config_is_read_like_an_old_one(tmp_path):
     base = load_config('mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py')
     loader = base.train_dataloader.to_dict()
