@@ -55,7 +55,7 @@ except (OSError, OverflowError, ValueError): sys.exit(1)' "${PORT:-29500}" ||
     fi
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
     # The processes share the cores. Without this, each would start a thread on every one.
-    eval "$("$python" -m smd_mmdet.launch.threads --processes "$processes")"
+    eval "$("$python" -m smd_mmdet.launch.threads --steady --processes "$processes")"
     exec "$python" -W ignore "$root/tools/processes.py" "${where[@]}" \
         --nproc-per-node="$processes" "$root/tools/$script" "$@" --launcher pytorch
 }

@@ -77,6 +77,8 @@ fi
 if [[ -e $run/finished ]]; then
     say 'already finished (--force trains anew)'
 else
+    # Nothing is compared with this run, so it may take what the machine has free.
+    eval "$("$SMD_PYTHON" smd_mmdet/launch/threads.py)"
     "$SMD_PYTHON" tools/train.py "$config" --work-dir "$run" --resume || {
         status=$?
         say 'training did not finish; this command again goes on from its last checkpoint'

@@ -28,13 +28,11 @@ install_chromium() {
 SMD_PYTHON=$(bash tools/setup_env.sh --tests)
 export SMD_PYTHON
 install_chromium || true
+# Each of these processes computes in one thread; none waits for another.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if (($# == 0)); then
-    # Each of these processes computes in one thread; none waits for another.
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     cores=$("$SMD_PYTHON" smd_mmdet/launch/threads.py --cores)
     set -- --cov --cov-report=term -n "$cores" --maxprocesses 4 --dist loadfile \
         --no-loadscope-reorder
-else
-    eval "$("$SMD_PYTHON" smd_mmdet/launch/threads.py)"
 fi
 exec "$SMD_PYTHON" -m pytest -rs "$@"

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from smd_mmdet.launch import threads
 
 if __name__ == '__main__':  # before torch is imported, which reads it then
-    os.environ.update(threads.settings(os.environ))
+    os.environ.update(threads.settings(os.environ, steady=True))
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.load import load_config

@@ -1,6 +1,6 @@
 """How many threads a process should compute with on this machine, as it is now.
 
-    python smd_mmdet/launch/threads.py [--processes N]
+    python smd_mmdet/launch/threads.py [--processes N] [--steady]
 
 prints lines for a shell to evaluate. torch takes one thread for every core it sees,
 also where a container may use two of 64, or where other processes keep the cores busy,
@@ -32,11 +32,13 @@ class Choice:
     Attributes:
         threads: How many threads each process takes, 1 or more.
         reason: Why, in a few words.
+        faster: A number that would be faster as long as the machine is as busy, or 0.
     """
 
-    def __init__(self, threads: int, reason: str) -> None:
+    def __init__(self, threads: int, reason: str, faster: int = 0) -> None:
         self.threads = threads
         self.reason = reason
+        self.faster = faster
 
     def variables(self) -> dict[str, str]:
         """The variables that make torch, OpenMP and MKL compute with it."""
@@ -44,13 +46,17 @@ class Choice:
         return {'OMP_NUM_THREADS': count, 'MKL_NUM_THREADS': count, **PASSIVE}
 
     def __str__(self) -> str:
-        return f'threads: {self.threads} ({self.reason}); OMP_NUM_THREADS sets another'
+        said = f'threads: {self.threads} ({self.reason}); '
+        if self.faster:
+            return f'{said}OMP_NUM_THREADS={self.faster} is faster while it is so busy'
+        return f'{said}OMP_NUM_THREADS sets another'
 
 
 def settings(
     env: Mapping[str, str],
     processes: int = 1,
     tell: Callable[[str], object] = print,
+    steady: bool = False,
 ) -> dict[str, str]:
     """The variables to set before torch is imported, such as ``OMP_NUM_THREADS``.
 
@@ -58,6 +64,7 @@ def settings(
         env: The environment as it is; what it sets already stays.
         processes: How many processes of the run share this machine.
         tell: Is given one line on what was chosen.
+        steady: Whether the number must not depend on how busy the machine is.
 
     Returns:
         Values by name. Where the user has set ``OMP_NUM_THREADS`` nothing is chosen;
@@ -65,7 +72,7 @@ def settings(
     """
     if given := env.get('OMP_NUM_THREADS'):
         return {} if env.get('MKL_NUM_THREADS') else {'MKL_NUM_THREADS': given}
-    choice = choose(processes)
+    choice = choose(processes, steady=steady)
     tell(str(choice))
     return {name: env.get(name) or value for name, value in choice.variables().items()}
 
@@ -75,14 +82,20 @@ def choose(
     root: Path = Path('/'),
     cores: frozenset[int] | None = None,
     wait: Callable[[float], object] = time.sleep,
+    steady: bool = False,
 ) -> Choice:
     """Choose the number of threads of each process, from what the machine has free.
+
+    With another number of threads torch adds in another order, so that the bits of a
+    training differ. A run that is resumed, or compared with another one, needs the same
+    number whatever else the machine does in the meantime.
 
     Args:
         processes: How many processes of the run share this machine.
         root: Where ``proc`` and ``sys`` are; tests put their own there.
         cores: The cores this process may run on; None asks the system.
         wait: Sleeps for some seconds.
+        steady: Whether to leave out of account how busy the machine is.
 
     Returns:
         The choice: free cores, within those allowed, shared among the processes.
@@ -100,7 +113,10 @@ def choose(
     # What was busy for a moment must not take a thread from a quiet machine, so half
     # an idle core counts as one. A quota is exact: beyond it every thread stands still.
     usable = allowed if free is None else min(allowed, free + 0.5)
-    return Choice(max(1, int(usable / processes)), whole)
+    now, always = (max(1, int(each / processes)) for each in (usable, allowed))
+    if not steady:
+        return Choice(now, whole)
+    return Choice(always, whole, now if now < always else 0)
 
 
 def cores_allowed(root: Path = Path('/'), cores: frozenset[int] | None = None) -> float:
@@ -200,6 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Chooses the number of threads.')
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--cores', action='store_true', help='print the cores allowed')
+    parser.add_argument(
+        '--steady', action='store_true', help='the same number on a busy machine'
+    )
     args = parser.parse_args()
     if args.cores:
         print(max(1, int(cores_allowed())))
@@ -208,7 +227,8 @@ def main() -> None:
     def tell(line: str) -> None:
         print(f'echo {shlex.quote(line)}')
 
-    for name, value in settings(os.environ, max(1, args.processes), tell).items():
+    found = settings(os.environ, max(1, args.processes), tell, args.steady)
+    for name, value in found.items():
         print(f'export {name}={value}')
 
 

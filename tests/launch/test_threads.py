@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from smd_mmdet.launch import threads
+
+TOOLS = Path(__file__).parents[2] / 'tools'
 
 ALL = frozenset(range(8))
 
@@ -59,6 +62,17 @@ def test_a_quiet_machine_gives_all_its_cores(tmp_path):
 )
 def test_cores_that_others_use_are_left_to_them(tmp_path, busy, threads):
     assert Machine(tmp_path, busy).choose() == threads
+
+
+def test_a_training_takes_the_same_number_on_a_busy_machine(tmp_path):
+    """Another number of threads gives other bits, and a resumed run must not differ."""
+    for busy, faster in (((1.0,) * 8, 1), ((0.0,) * 8, 0)):
+        machine = Machine(tmp_path, busy)
+        found = threads.choose(1, tmp_path, ALL, machine.wait, steady=True)
+        assert found.threads == 8 and found.faster == faster
+        assert ('OMP_NUM_THREADS=1 is faster' in str(found)) == bool(faster)
+    for launcher in ('train.py', 'test.py', 'common.sh'):
+        assert 'steady' in (TOOLS / launcher).read_text()
 
 
 def test_only_the_cores_that_it_may_use_are_watched(tmp_path):
@@ -129,7 +143,9 @@ def test_what_the_user_has_set_stays(monkeypatch):
     assert threads.settings(env, tell=never) == {'MKL_NUM_THREADS': '3'}
     assert threads.settings({**env, 'MKL_NUM_THREADS': '2'}, tell=never) == {}
     told = []
-    monkeypatch.setattr(threads, 'choose', lambda _: threads.Choice(2, '2 cores'))
+    monkeypatch.setattr(
+        threads, 'choose', lambda _, steady: threads.Choice(2, '2 cores')
+    )
     found = threads.settings({'OMP_WAIT_POLICY': 'ACTIVE'}, tell=told.append)
     assert found['OMP_NUM_THREADS'] == found['MKL_NUM_THREADS'] == '2'
     assert found['OMP_WAIT_POLICY'] == 'ACTIVE' and found['KMP_BLOCKTIME'] == '0'
