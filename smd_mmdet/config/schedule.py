@@ -110,7 +110,12 @@ def read_schedule(
         settings = dict(settings, lr=lr)
     optimizer = build_optimizer(settings, multipliers)
     rates, momentum, moved = drive(
-        scheduler_configs(config), optimizer, iterations, iters_per_epoch, by_epoch
+        scheduler_configs(config),
+        optimizer,
+        iterations,
+        iters_per_epoch,
+        by_epoch,
+        config.get('default_scope'),
     )
     apart = {
         multiplier: rate

@@ -60,6 +60,7 @@ def drive(
     iterations: int,
     iters_per_epoch: int | None,
     by_epoch: bool,
+    scope: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, set[str]]:
     """Let schedulers go through a whole training.
 
@@ -72,6 +73,7 @@ def drive(
         iterations: Iterations of the training.
         iters_per_epoch: Iterations of an epoch, None where nothing asks for them.
         by_epoch: Whether the training counts epochs.
+        scope: ``default_scope`` of the config, whose registry has schedulers too.
 
     Returns:
         The learning rates of the optimizer's groups, shape (groups, iterations); the
@@ -83,7 +85,8 @@ def drive(
     """
     per_epoch = iters_per_epoch if by_epoch and iters_per_epoch else iterations
     ends = {True: math.ceil(iterations / per_epoch), False: iterations}
-    built = [_build(config, optimizer, ends, iters_per_epoch) for config in configs]
+    with PARAM_SCHEDULERS.switch_scope_and_registry(scope):
+        built = [_build(config, optimizer, ends, iters_per_epoch) for config in configs]
     vars(optimizer)['_global_step'] = 0  # else they warn that no step was made
     active = [s for s in built if not s.by_epoch]
     epochs = [s for s in built if s.by_epoch and by_epoch]

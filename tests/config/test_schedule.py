@@ -207,3 +207,16 @@ def test_a_long_schedule_of_steps_takes_no_stepping(monkeypatch):
         *(6, 300_000, 340_000, 360_000),
     ]
     assert len(made) < 300  # an epoch's end is looked at, an iteration is not
+
+
+def test_a_scheduler_of_the_default_scope_needs_no_prefix():
+    """MMEngine's Runner builds within the scope, so that training takes both names."""
+    found = []
+    for name in ('QuadraticWarmupLR', 'mmdet.QuadraticWarmupLR'):
+        config = config_of([dict(type=name, begin=0, end=40, by_epoch=False)])
+        config.default_scope = 'mmdet'
+        found.append(learning_rates(config, 60, None)[0])
+    np.testing.assert_array_equal(*found)
+    # The rate of iteration t is that of (t/40)², and whole from the 40th on.
+    assert found[0][39:].tolist() == [found[0][-1]] * 21
+    assert 0 < found[0][0] < found[0][20] < found[0][-1]
