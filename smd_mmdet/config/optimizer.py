@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -155,6 +156,8 @@ def _read_clipping(wrapper: Mapping) -> tuple[str, float | None]:
         raise SettingError(f"{path}.type must be 'norm' or 'value', got {kind!r:.80}")
     if kind == 'value':
         return kind, None
+    if clip.get('max_norm') == math.inf:  # the norm is logged, and nothing clipped
+        return '', None
     return kind, number(clip.get('max_norm'), f'{path}.max_norm')
 
 

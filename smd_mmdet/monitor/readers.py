@@ -432,14 +432,24 @@ class AdamWReader(DisplacementReader):
 
 
 class NAdamReader(AdamWReader):
-    """NAdam with decoupled decay, whose step is taken apart as that of AdamW."""
+    """NAdam with decoupled decay, whose step is taken apart as that of AdamW.
+
+    The law is that of a constant β₁. Torch lets half of it grow in by
+    1 − 0.96^(t·momentum_decay)/2.
+    """
 
     theory = 'nadamw'
 
     @classmethod
     def for_groups(cls, groups: Sequence[Mapping[str, Any]]) -> type[Reader] | None:
-        """None where decay is added to the gradient."""
-        return cls if all(g.get('decoupled_weight_decay') for g in groups) else None
+        """None where decay is added to the gradient, or β₁ takes too long to settle."""
+        covered = all(
+            group.get('decoupled_weight_decay')
+            # Settled within 2 % after a thousand iterations.
+            and group.get('momentum_decay', 0) >= 0.1
+            for group in groups
+        )
+        return cls if covered else None
 
 
 class LionReader(AdamWReader):

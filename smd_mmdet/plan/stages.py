@@ -471,6 +471,8 @@ def _judged(
     if before is None:
         distance = abs(usual_start(course) ** course.exponent - 1)
         reaches = reachable_from >= _START_Z ** (1 / course.exponent)
+        # Where it usually starts may be nearer than that, or on the other side.
+        reaches |= (_needed(course, span, distance) or 0) <= stage.iterations
     else:
         # (‖w‖/w*)^e = (Δ/Δ*)⁻². A ratio below 1e-9 was rounded to 0.
         distance = abs(1 / max(own.start_ratio, 1e-9) ** 2 - 1)

@@ -323,8 +323,8 @@ def _more_decay(stage: StagePlan, course: Course, other: str = '') -> str:
     """The remedy of more decay beside another, with what it makes of Δ*."""
     said = f'{other}, or ' if other else ''
     decay = stage.suggested_decay
-    if decay is None:
-        return f'{said}raise weight decay'
+    if decay is None:  # none is enough
+        return other or 'raise weight decay'
     highest = int(course.schedule.lr.argmax())
     angle = course.angle(highest, decay=decay / course.optimizer.weight_decay) or 0.0
     if other and angle and in_context(angle).outside:
@@ -332,6 +332,8 @@ def _more_decay(stage: StagePlan, course: Course, other: str = '') -> str:
             f'{other} (more weight decay is no way: it takes {decay:.2g}, with a Δ* of '
             f'{scientific(angle)} rad at the highest rate)'
         )
+    if course.optimizer.same_angle:  # which sets the decay
+        return f'{said}raise angular_update to {scientific(angle)}'
     return (
         f'{said}raise weight decay to {decay:.2g} (Δ* {scientific(angle)} rad at its '
         'highest)'

@@ -120,7 +120,14 @@ def _like(name, **settings):
 @pytest.mark.parametrize(
     ('law', 'make'),
     [
-        ('nadamw', lambda p: torch.optim.NAdam(p, decoupled_weight_decay=True)),
+        (
+            'nadamw',
+            lambda p: torch.optim.NAdam(
+                p, decoupled_weight_decay=True, momentum_decay=0.1
+            ),
+        ),
+        # Torch's own momentum_decay moves β₁ for some 20,000 iterations.
+        ('none', lambda p: torch.optim.NAdam(p, decoupled_weight_decay=True)),
         ('none', lambda p: torch.optim.NAdam(p)),
         ('lion', _like('Lion', lr=1e-4, betas=(0.9, 0.99), weight_decay=1)),
         ('none', _like('Lion', lr=1e-4, betas=(0.9, 0.98), weight_decay=1)),

@@ -401,7 +401,10 @@ def test_touching_the_heat_map_names_the_layer(page):
     page.browser.refresh()
     ready(page.browser)
     page.find('heat').location_once_scrolled_into_view  # noqa: B018
-    for row in (3, 0):
+    told = "document.getElementById('touched').innerText"
+
+    def named(row):
+        """Touch a row, wherever the page has put it by now; is its layer named?"""
         x, y = page.browser.execute_script(
             """
             const area = document.querySelector('#heat .nsewdrag');
@@ -415,8 +418,12 @@ def test_touching_the_heat_map_names_the_layer(page):
         page.browser.execute_cdp_cmd('Input.dispatchTouchEvent', touch)
         end = {'type': 'touchEnd', 'touchPoints': []}
         page.browser.execute_cdp_cmd('Input.dispatchTouchEvent', end)
-        told = "document.getElementById('touched').innerText"
-        wait(page, f'{told}.startsWith({NAMES[row]!r})', 'the layer is not named')
+        return ask(page, f'{told}.startsWith({NAMES[row]!r})')
+
+    for row in (3, 0):
+        WebDriverWait(page.browser, 20).until(
+            lambda b, row=row: named(row), 'the layer is not named'
+        )
         assert re.search(r'Δ/Δ\* [\d.]+', page.find('touched').text)
     assert page.find('about').text.startswith(NAMES[0])
     scrolled = ask(page, 'window.scrollY')
