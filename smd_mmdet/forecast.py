@@ -116,7 +116,7 @@ def forecast(
         0.316
         1.0
     """
-    known = theory.THEORIES.get(law)
+    known = theory.THEORIES.get(law) if isinstance(law, str) else None
     if known is None or not known.norm_law:
         choices = [key for key, one in theory.THEORIES.items() if one.norm_law]
         raise ValueError(f'law must be one of {", ".join(choices)}, got {law!r}')
@@ -227,6 +227,7 @@ class _Motion:
         # Without decay and without gradients it is ∞ · 0.
         with np.errstate(invalid='ignore'):
             size = _per_layer(unit, self.drive) * self.drive
+        size = np.where(np.isnan(size), np.inf, size)
         return size ** (1 / self.exponent)
 
 

@@ -116,6 +116,12 @@ def test_without_decay_the_norm_grows_and_has_no_equilibrium():
     assert (ahead.angular_update_eq == 0).all()
 
 
+def test_without_decay_and_gradients_there_is_no_equilibrium_either():
+    ahead = forecast([0.0, 0.1], 0.0, norm=1.0, unit_grad_sq=0.0)
+    assert ahead.weight_norm_eq.tolist() == [0.0, np.inf]
+    assert theory.equilibrium_norm(0.1, 0.0, 0.0) == np.inf
+
+
 def test_a_rate_of_zero_moves_nothing():
     ahead = forecast([0.1, 0.0, 0.0], 1e-3, norm=1.0, unit_grad_sq=1.0)
     assert ahead.angular_update[1] == ahead.angular_update[2] == 0

@@ -243,7 +243,7 @@ def test_decay_alone_shrinks_as_the_optimizer_does(law):
 
 def test_a_law_that_is_not_known_is_refused():
     settings = dict(norm=1.0, unit_grad_sq=1.0)
-    for law in ('none', 'lamb', 'adam'):
+    for law in ('none', 'lamb', 'adam', ['sgd']):
         with pytest.raises(ValueError, match='law must be one of sgd, nesterov'):
             forecast([0.1], 0.1, law=law, **settings)
     for power in (-0.1, 2.1, np.nan):

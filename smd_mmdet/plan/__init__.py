@@ -199,7 +199,7 @@ def _clipping_power(optimizer: Optimizer, work_dir: str | None) -> float | None:
     """The p of a config; None if gradients are clipped and nobody knows how often."""
     if not optimizer.clips:
         return 0.0
-    return measured_clipping(work_dir) if work_dir else None
+    return measured_clipping(work_dir, optimizer) if work_dir else None
 
 
 def _of_clipping(optimizer: Optimizer, power: float | None) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.records import Records, RecordsError, read_records
 
 from .course import KINDS, Course
@@ -119,20 +120,24 @@ class _Layer:
     power: float | None
 
 
-def measured_clipping(work_dir: str) -> float | None:
+def measured_clipping(work_dir: str, optimizer: Optimizer) -> float | None:
     """How clipping changes the law in a run, by the last third of its windows.
 
     Args:
         work_dir: Folder of the run.
+        optimizer: That of the config.
 
     Returns:
         The p of :func:`.theory.clipping_power`, of the median layer; None where the
-        records do not tell.
+        records do not tell, or the run was clipped to another norm.
 
     Raises:
         RecordsError: If there are no records.
     """
-    found = [_power(columns) for _, columns in read_records(work_dir).by_layer()]
+    records = read_records(work_dir)
+    if _clipped_otherwise(records, optimizer):
+        return None
+    found = [_power(columns) for _, columns in records.by_layer()]
     known = [power for power in found if power is not None]
     return float(np.median(known)) if known else None
 
@@ -180,13 +185,22 @@ def plan_layers(
             f'norms grow under {optimizer.name}'
         )
         return Measured([], [unused])
+    if share := _clipped_here_only(records, course):
+        unused = (
+            f'the records of {work_dir} are not used: {share:.0%} of its steps were '
+            'clipped and the config clips none, so that its norms grow otherwise'
+        )
+        return Measured([], [unused])
     measured = _measured(records, drive, optimizer.clips)
+    said = []
+    if other := _clipped_otherwise(records, optimizer):
+        said.append(other)
+        measured = [replace(layer, power=None) for layer in measured]
     layers = [
         layer
         for layer in measured
         if all(optimizer.multipliers(layer.name, layer.shape))
     ]
-    said = []
     if not measured:
         said.append(
             f'the records of {work_dir} are not used: no scale-invariant layer has '
@@ -209,6 +223,31 @@ def plan_layers(
         for plan in _forecast(own, members, stages, rate, decay):
             planned[plan.layer] = plan
     return Measured([planned[layer.name] for layer in layers], said)
+
+
+def _clipped_here_only(records: Records, course: Course) -> float:
+    """The share of clipped steps of a run, if the config clips none and it matters."""
+    if course.optimizer.clips or not course.law.clips:
+        return 0.0
+    found = [
+        _late_mean(columns, columns.get('clipped_share'))
+        for _, columns in records.by_layer()
+    ]
+    return max((share for share in found if share is not None), default=0.0)
+
+
+def _clipped_otherwise(records: Records, optimizer: Optimizer) -> str | None:
+    """What is to be said of a run that was clipped to another norm than the config."""
+    if not optimizer.clips or 'clipping' not in records.metadata:
+        return None
+    limit = (records.metadata['clipping'] or {}).get('max_norm')
+    if limit == optimizer.max_norm:
+        return None
+    was = 'did not clip' if limit is None else f'clipped to {limit:g}'
+    return (
+        f'the measured run {was}, and the config clips to '
+        f'{optimizer.max_norm:g}: how much that clips is not known'
+    )
 
 
 def _measured(records: Records, drive: str, clips: bool) -> list[_Layer]:

@@ -42,11 +42,11 @@ def test_layers_are_forecast_from_a_probe_run(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def _probe(folder: Path, **columns) -> None:
+def _probe(folder: Path, metadata: dict | None = None, **columns) -> None:
     lr = np.full(200, 0.05)
     walk = Walk(lr=lr, weight_decay=5e-3, momentum=0.9, norm=6.0, layers=2, size=64)
     probe = records_of(walk, window=20)
-    writer = RecordWriter(folder, probe.metadata)
+    writer = RecordWriter(folder, probe.metadata | (metadata or {}))
     # As records of version 0.1, which tell nothing of clipping.
     names = [n for n in probe.table.column_names if not n.startswith('clip')]
     rows = {n: probe.table[n].to_pylist() for n in names}
@@ -133,10 +133,29 @@ def test_the_clipping_that_was_measured_is_planned_with(tmp_path, column):
     found = plan(config, work_dir=str(tmp_path))
     assert found['clipping_power'] == 0.0
     late = 1 + 9 * np.exp(-4 * 5e-3 * 0.005 / 0.1 * 2000)
-    for stage in (found, *found['layers']):
-        assert stage['stages'][1]['plain']['end_ratio'] == pytest.approx(
-            late**-0.5, rel=5e-3
-        )
+    assert found['stages'][1]['plain']['end_ratio'] == pytest.approx(
+        late**-0.5, rel=5e-3
+    )
+
+
+def test_a_run_that_was_clipped_otherwise_is_no_measure(tmp_path):
+    config = config_by_iteration([], 500)
+    # Clipped at every step, and the config clips none: L is of another kind.
+    _probe(tmp_path / 'always', clipped_share=1.0)
+    found = plan(config, work_dir=str(tmp_path / 'always'))
+    assert not found['layers']
+    assert any('100% of its steps were clipped' in a for a in found['assumptions'])
+    # Clipped to another norm: how much the config will clip is not known.
+    config.optim_wrapper.clip_grad = dict(max_norm=1e-4)
+    for clipping in (None, dict(type='norm', max_norm=35.0)):
+        folder = tmp_path / str(clipping)
+        _probe(folder, clipped_share=0.0, metadata=dict(clipping=clipping))
+        found = plan(config, work_dir=str(folder))
+        assert found['clipping_power'] is None
+        assert any('the config clips to 0.0001' in a for a in found['assumptions'])
+    config.optim_wrapper.clip_grad = dict(max_norm=35.0)
+    found = plan(config, work_dir=str(folder))
+    assert found['clipping_power'] == 0.0
 
 
 def test_records_that_do_not_tell_of_clipping_give_both_limits(tmp_path):
