@@ -22,6 +22,8 @@ A check is a function in :mod:`assumptions`, :mod:`motion` or :mod:`equilibrium`
 entry in the table at that module's end, and its words in ``report/words.py``.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from smd_mmdet.records import Records
@@ -158,7 +160,25 @@ def check(records: Records) -> Report:
         for stage in layer.stages:
             settle_state(stage)
             diagnose(stage)
-    return summarize(layers, theory_name, windows.measured)
+    report = summarize(layers, theory_name, windows.measured)
+    return replace(report, caveat=_of_clipping(records, theory_name))
+
+
+def _of_clipping(records: Records, theory_name: str) -> str:
+    """That the records do not tell of clipping, where it would change what follows."""
+    known = THEORIES.get(theory_name)
+    if known is None or not known.clips or 'clipping' in records.metadata:
+        return ''
+    names = records.table.column_names
+    if 'clipped_share' in names:
+        share = records.table['clipped_share'].to_numpy()
+        if np.isfinite(share).any():
+            return ''
+    return (
+        'the records do not tell whether gradients were clipped: iterations to '
+        'equilibrium are those without clipping; with every step clipped they are '
+        'about twice as many'
+    )
 
 
 def _shapes(records: Records) -> dict[str, list[int]]:

@@ -263,6 +263,8 @@ class Report:
         measured_iterations: How many iterations the records' windows cover.
         context: Δ* of the stage that has the largest, beside those of known recipes;
             empty if no Δ* is known.
+        caveat: What the records do not tell and the verdicts take as given; empty if
+            there is nothing of that kind.
 
     Example:
         >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
@@ -281,6 +283,7 @@ class Report:
     level: float = LEVEL
     measured_iterations: int = 0
     context: str = ''
+    caveat: str = ''
 
     def verdict_counts(self, number: int | None = None) -> dict[str, Counter[str]]:
         """In how many layers each check came to each verdict.

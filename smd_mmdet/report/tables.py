@@ -44,8 +44,7 @@ def render_report(
     """
     colour = 'red' if report.exit_code else 'green'
     parts: list[RenderableType] = [said(report.verdict, f'bold {colour}')]
-    if report.context:
-        parts.append(said(report.context, 'dim'))
+    parts += [said(text, 'dim') for text in (report.context, report.caveat) if text]
     parts.append(_stage_table(report))
     if by_layer:
         return Group(*parts, *(_layer_table(layer) for layer in report.layers))

@@ -156,3 +156,13 @@ def test_lion_gives_figures_and_no_verdict():
             assert {c.verdict for c in stage.checks} <= {UNDECIDED, NOT_APPLICABLE}
             assert stage.state == 'undecided'
     assert stage.angular_update_ratio == pytest.approx(np.sqrt(2), rel=0.05)
+
+
+def test_records_that_tell_nothing_of_clipping_say_so():
+    records = records_of(small_walk(400))
+    names = [n for n in records.table.column_names if not n.startswith('clip')]
+    old = Records(records.table.select(names), records.metadata)
+    assert 'whether gradients were clipped' in check(old).caveat
+    for facts in (dict(clipping=None), dict(theory='adamw')):
+        assert not check(Records(old.table, old.metadata | facts)).caveat
+    assert not check(records).caveat
