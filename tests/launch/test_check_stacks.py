@@ -6,7 +6,7 @@ import sys
 import pytest
 from launching import ROOT
 
-sys.path.insert(0, str(ROOT / 'tools'))
+sys.path.append(str(ROOT / 'tools'))  # behind tests, which has a processes.py too
 import check_stacks
 
 CASE = '<testcase classname="tests.test_a" name="test_{0}">{1}</testcase>'

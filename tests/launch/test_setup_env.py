@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, assert_one_line, bash
 
-sys.path.insert(0, str(ROOT / 'tools'))
+sys.path.append(str(ROOT / 'tools'))  # behind tests, which has a processes.py too
 import setup_env
 from build_mmcv import Failure
 
