@@ -434,10 +434,7 @@ def nesterov_angular_update(
         >>> round(float(nesterov_angular_update(0.03, 0.01, momentum=0.5)) ** 2, 9)
         0.0007
     """
-    lr = positive(lr, 'lr')
-    weight_decay = non_negative(weight_decay, 'weight_decay')
-    momentum = fraction(momentum, 'momentum')
-    return np.sqrt(nesterov_angular_update_sq(lr, weight_decay, momentum))
+    return THEORIES['nesterov'].angular_update(lr, weight_decay, momentum)
 
 
 def nesterov_angular_update_sq(
@@ -515,10 +512,8 @@ def adamw_angular_update(
         >>> round(float(adamw_angular_update(0.01, 0.015, beta1=0.5)), 9)
         0.01
     """
-    lr = positive(lr, 'lr')
-    weight_decay = non_negative(weight_decay, 'weight_decay')
     beta1 = fraction(beta1, 'beta1')
-    return np.sqrt(2 * lr * weight_decay * (1 - beta1) / (1 + beta1))
+    return THEORIES['adamw'].angular_update(lr, weight_decay, beta1)
 
 
 def adamw_equilibrium_norm(
@@ -877,8 +872,8 @@ class Theory:
         clips: Whether clipping the gradient changes the law. It does not where the
             optimizer divides by the gradient's size.
         indicative: Whether the law is too rough for a verdict.
-        correlated: Δ*² of learning rate, weight decay, momentum, E‖g̃‖² and D, where it
-            depends on how far gradients of different steps are correlated.
+        correlated: Whether Δ*² depends on how far gradients of different steps are
+            correlated: ``turn`` then takes E‖g̃‖² and D as well.
 
     Example:
         >>> sgd, adamw = THEORIES['sgd'], THEORIES['adamw']
@@ -893,7 +888,7 @@ class Theory:
     """
 
     title: str
-    turn: _Formula | None
+    turn: Callable[..., np.ndarray] | None
     exponent: int = 0
     drive: str = ''
     step: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
@@ -901,7 +896,7 @@ class Theory:
     middle: _Formula | None = None
     clips: bool = False
     indicative: bool = False
-    correlated: Callable[..., np.ndarray] | None = None
+    correlated: bool = False
 
     @property
     def norm_law(self) -> bool:
@@ -945,10 +940,10 @@ class Theory:
                 gradients is accounted for, where that matters.
         """
         lr, weight_decay, momentum = _arrays(lr, weight_decay, momentum)
-        if self.correlated is not None:
-            return self.correlated(lr, weight_decay, momentum, unit_grad_sq, drive)
         if self.turn is None:
             return np.full(np.broadcast(lr, weight_decay, momentum).shape, np.nan)
+        if self.correlated:
+            return self.turn(lr, weight_decay, momentum, unit_grad_sq, drive)
         return self.turn(lr, weight_decay, momentum)
 
     def weight_decay_for(
@@ -1156,7 +1151,7 @@ THEORIES = {
         growth=lambda lr, decay, momentum: 2 * _with_momentum(lr, momentum) ** 2,
         middle=lambda lr, decay, momentum: 1 - momentum + lr * decay * (1 + momentum),
         clips=True,
-        correlated=nesterov_angular_update_sq,
+        correlated=True,
     ),
     'adamw': _adaptive('AdamW', _adamw_noise),
     'nadamw': _adaptive('NAdam with decoupled decay', _nadamw_noise),

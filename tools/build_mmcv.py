@@ -405,26 +405,20 @@ def smaller(groups: list[list[Path]], failed: set[str], units: dict) -> list | N
 # ------------------------------------------------------------------ building
 
 
+def fetch_into(
+    folder: Path, what: str, python: Path, *packages: str, log: Path
+) -> None:
+    """Put packages of pip into a folder of their own, in place of what is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '-q']
+    run(what, [*pip, '--target', folder, *packages], log)
+
+
 def build_tools(python: Path, work: Path, log: Path) -> Path:
     """A folder with what mmcv's setup.py needs, so that nothing is installed."""
     folder = work / 'tools'
     if not (folder / 'complete').exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        run(
-            'getting build tools',
-            [
-                python,
-                '-m',
-                'pip',
-                '--disable-pip-version-check',
-                'install',
-                '-q',
-                '--target',
-                folder,
-                *BUILD_TOOLS,
-            ],
-            log,
-        )
+        fetch_into(folder, 'getting build tools', python, *BUILD_TOOLS, log=log)
         (folder / 'complete').touch()
     return folder
 
@@ -523,21 +517,12 @@ def cuda_toolkit(python: Path, facts: dict, log: Path) -> Path:
     folder = CACHE / f'cuda-{facts["cuda"]}-{platform.machine()}'
     home = folder / 'nvidia' / f'cu{major}'
     if not (folder / 'complete').exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        run(
+        fetch_into(
+            folder,
             f'getting nvcc for CUDA {facts["cuda"]}',
-            [
-                python,
-                '-m',
-                'pip',
-                '--disable-pip-version-check',
-                'install',
-                '-q',
-                '--target',
-                folder,
-                f'cuda-toolkit[nvcc,cccl,crt,nvvm,cudart]=={facts["cuda"]}.*',
-            ],
-            log,
+            python,
+            f'cuda-toolkit[nvcc,cccl,crt,nvvm,cudart]=={facts["cuda"]}.*',
+            log=log,
         )
         # The linker looks for libcudart.so in lib64; pip's has neither that name nor
         # that folder.

@@ -25,6 +25,7 @@ from smd_mmdet.config.load import load_config
 from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.config.training import Training, read_training
 from smd_mmdet.recipes import Context, in_context, peak_and_total
+from smd_mmdet.records import Records, read_records
 
 from .course import Course
 from .measured import LayerPlan, Measured, measured_clipping, plan_layers
@@ -144,13 +145,14 @@ def plan(
 def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     optimizer, every = training.optimizer, training.accumulation
     rescaling = rescaling_of(training.rescaling, training.schedule.lr, every)
-    power = _clipping_power(optimizer, work_dir)
+    records = read_records(work_dir) if work_dir else None
+    power = _clipping_power(optimizer, records)
     course = Course(training.schedule.every(every), optimizer, rescaling, power or 0.0)
     _check(course)
     stages = with_words(plan_stages(course, clipping_unknown=power is None), course)
     measured = Measured([], [])
-    if work_dir:
-        measured = plan_layers(course, work_dir, stages)
+    if work_dir and records is not None:
+        measured = plan_layers(course, records, work_dir, stages)
     context = _context(course)
     waits = training.waits_for_scores
     return Plan(
@@ -195,11 +197,11 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     )
 
 
-def _clipping_power(optimizer: Optimizer, work_dir: str | None) -> float | None:
+def _clipping_power(optimizer: Optimizer, records: Records | None) -> float | None:
     """The p of a config; None if gradients are clipped and nobody knows how often."""
     if not optimizer.clips:
         return 0.0
-    return measured_clipping(work_dir, optimizer) if work_dir else None
+    return None if records is None else measured_clipping(records, optimizer)
 
 
 def _of_clipping(optimizer: Optimizer, power: float | None) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from smd_mmdet.config.optimizer import Optimizer
-from smd_mmdet.records import Records, RecordsError, read_records
+from smd_mmdet.records import Records, RecordsError
 
 from .course import KINDS, Course
 from .stages import ALWAYS, TOLERANCE, StagePlan
@@ -120,21 +120,17 @@ class _Layer:
     power: float | None
 
 
-def measured_clipping(work_dir: str, optimizer: Optimizer) -> float | None:
+def measured_clipping(records: Records, optimizer: Optimizer) -> float | None:
     """How clipping changes the law in a run, by the last third of its windows.
 
     Args:
-        work_dir: Folder of the run.
+        records: The run's records.
         optimizer: That of the config.
 
     Returns:
         The p of :func:`.theory.clipping_power`, of the median layer; None where the
         records do not tell, or the run was clipped to another norm.
-
-    Raises:
-        RecordsError: If there are no records.
     """
-    records = read_records(work_dir)
     if _clipped_otherwise(records, optimizer):
         return None
     found = [_power(columns) for _, columns in records.by_layer()]
@@ -152,23 +148,23 @@ def _power(columns: Mapping[str, np.ndarray]) -> float | None:
 
 
 def plan_layers(
-    course: Course, work_dir: str, stages: Sequence[StagePlan] = ()
+    course: Course, records: Records, work_dir: str, stages: Sequence[StagePlan] = ()
 ) -> Measured:
     """Forecast every scale-invariant layer that a run measured.
 
     Args:
         course: The schedule, the optimizer, and where weights are rescaled.
-        work_dir: Folder of the run.
+        records: The run's records.
+        work_dir: Folder of the run, for messages.
         stages: The stages of the plan, of which some are not judged.
 
     Returns:
         The layers in the order of the records, and what is not used.
 
     Raises:
-        RecordsError: If there are no records, or they lack what is needed.
+        RecordsError: If the records lack what is needed.
     """
     optimizer = course.optimizer
-    records = read_records(work_dir)
     if not optimizer.comes_to_equilibrium:
         unused = (
             f'the records of {work_dir} are not used: no way to an equilibrium is '

@@ -77,7 +77,7 @@ class Motion:
     def angle_eq(self) -> np.ndarray:
         """Δ*; where it depends on how gradients are correlated, of the whole stage."""
         recorded = self.columns['angular_update_eq']
-        if self.law is None or self.law.correlated is None:
+        if self.law is None or not self.law.correlated:
             return recorded
         whiteness = np.full(len(recorded), np.nan)
         for part in self.stages:
