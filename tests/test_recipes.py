@@ -1,5 +1,7 @@
 """Angular updates of known recipes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from schedules import config_by_iteration
@@ -42,7 +44,10 @@ def test_the_package_has_what_the_study_reads():
     kept = {recipe.title: recipe for recipe in known_recipes()}
     assert set(DETECTION) < set(kept)
     for title in ('Mask R-CNN 1x', 'SSD300', 'Sparse R-CNN'):
-        assert read_recipe(title, DETECTION[title], True) == kept[title]
+        found = read_recipe(title, DETECTION[title], True)
+        # NumPy 1 and 2 add up in another order.
+        assert found.total == pytest.approx(kept[title].total, rel=1e-12)
+        assert replace(found, total=kept[title].total) == kept[title]
 
 
 def test_an_angle_that_is_far_from_all_is_said_to_be():

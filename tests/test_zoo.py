@@ -35,11 +35,14 @@ def drive_of(law, course, part=slice(None)):
 @pytest.mark.parametrize(
     ('step', 'make'),
     [
-        (sgd(), lambda p: torch.optim.SGD(p, momentum=0.9)),
-        (sgd(nesterov=True), lambda p: torch.optim.SGD(p, momentum=0.9, nesterov=True)),
+        (sgd(), lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9)),
+        (
+            sgd(nesterov=True),
+            lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True),
+        ),
         (
             sgd(dampening=0.4),
-            lambda p: torch.optim.SGD(p, momentum=0.9, dampening=0.4),
+            lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, dampening=0.4),
         ),
         (adam(eps=1e-8), torch.optim.AdamW),
         (adam(eps=1e-8, decoupled=False), torch.optim.Adam),

@@ -11,6 +11,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from tiny import log_of, rows_of, tiny_config, train, weights
 from torch.nn.utils import clip_grad_norm_
+from versions import needs_cpu_scaler
 
 from smd_mmdet.engine.clipping import clipping_of, follow_clipping
 from smd_mmdet.records import read_records
@@ -75,6 +76,7 @@ def test_the_records_have_the_share_of_clipped_steps(tmp_path, accumulated, max_
     assert ours.optim_wrapper.clip_func is clip_grad_norm_
 
 
+@needs_cpu_scaler
 def test_a_step_that_amp_skips_is_none(tmp_path, monkeypatch):
     """MMEngine's own wrapper for mixed precision, its scaler on the CPU."""
     scaler = functools.partial(torch.amp.GradScaler, 'cpu', init_scale=256.0)

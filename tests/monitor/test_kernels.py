@@ -26,6 +26,9 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 SIZES = (1, 2, 7, 8, 9, 63, 512, 1023, 1025, 16383, 16384, 16385, 100_003)
 WAYS = ('library', 'plain', 'triton', 'plain on the GPU')
 
+NEW_TRITON = find_spec('triton') and find_spec('triton.backends')
+OLD_TRITON = 'Triton is missing, or older than 2.2'
+
 
 @pytest.fixture(params=WAYS)
 def way(request):
@@ -39,7 +42,8 @@ def way(request):
     if request.param == 'plain':
         return Way(plain, CPU)
     if request.param == 'triton':
-        pytest.importorskip('triton', reason='Triton is missing')
+        if not (gpu_there or NEW_TRITON):
+            pytest.skip(f'there is no GPU, and without one {OLD_TRITON}')
         return Way(gpu, device)
     if not gpu_there:
         pytest.skip('there is no GPU')
@@ -279,10 +283,7 @@ compile(programs.row_sums, sums, column_stride=1, BLOCK=256)
 """
 
 
-@pytest.mark.skipif(
-    find_spec('triton') is None or find_spec('triton.backends') is None,
-    reason='Triton is missing, or older than 2.2',
-)
+@pytest.mark.skipif(not NEW_TRITON, reason=OLD_TRITON)
 def test_triton_compiles_the_programs():
     """For a GPU that need not be there: vector loads, no atomics."""
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
