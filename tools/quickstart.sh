@@ -15,7 +15,7 @@ data=data/shapes
 data_options=(--train 500 --val 60)
 config=configs/shapes/mask-rcnn_r18_fpn_shapes.py
 run=work_dirs/quickstart
-training_minutes=4
+training_minutes=3
 
 force=
 case "$*" in
