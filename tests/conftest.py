@@ -1,6 +1,13 @@
 """What all tests share."""
 
+import os
 import sys
+
+import torch
+
+# Triton reads it when it is imported, which any test may do.
+if not torch.cuda.is_available():
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 # These go first, so that at the end no core waits long for another.
 LONG = (

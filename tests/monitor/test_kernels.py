@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():  # read when Triton is imported
-    os.environ.setdefault('TRITON_INTERPRET', '1')
-
 from smd_mmdet.monitor.kernels import RepeatedGram, cpu, filter_gram, gpu, gram, plain
 from smd_mmdet.monitor.kernels.layout import lay_flat
 
