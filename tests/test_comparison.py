@@ -50,12 +50,12 @@ def test_every_cell_on_other_tools_names_its_source(page):
     ('old', 'new', 'fault'),
     [
         (
-            'no; histograms [W1] [T1]',
+            'no; histograms (W1, T1)',
             'no; histograms',
             'angular update: no; histograms',
         ),
-        ('[R4] |', '[R9] |', 'R9: not listed'),
-        ('no [R4]', 'no [R1]', 'R4: not used'),
+        ('no (R4)', 'no (R9)', 'R9: not listed'),
+        ('no (R4)', 'no (R1)', 'R4: not used'),
     ],
 )
 def test_a_cell_without_a_source_is_seen(page, old, new, fault):
