@@ -32,9 +32,10 @@ def found():
 
 
 def test_versions_are_those_of_what_is_installed(found):
+    installed = {d.name.lower(): d.version for d in metadata.distributions()}
     for module, package in found['packages'].items():
-        names = env.PACKAGES[module]
-        there = {d.version for d in metadata.distributions() if d.name in names}
+        names = [name.lower() for name in env.PACKAGES[module]]
+        there = {installed[name] for name in names if name in installed}
         assert package['version'] in (there or {None}), module
         assert package['fault'] is None
     assert found['python'] == platform.python_version()
