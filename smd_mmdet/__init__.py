@@ -11,7 +11,7 @@ from typing import Any
 
 from wrapt import when_imported
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = ['SphericalMotionMonitor', '__version__', 'theory']
 
 

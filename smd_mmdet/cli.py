@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_compare(commands)
     _add_shapes(commands)
+    _add_env(commands)
     return parser
 
 
@@ -329,6 +330,21 @@ def _shapes(args: argparse.Namespace) -> int:
         progress=_progress,
         kind=args.kind,
     )
+    return 0
+
+
+def _add_env(commands: Any) -> None:
+    parser = commands.add_parser(
+        'env', help='versions, devices and what measures on them, for a report'
+    )
+    parser.add_argument('--json', action='store_true', help='print one JSON document')
+    parser.set_defaults(run=_env)
+
+
+def _env(args: argparse.Namespace) -> int:
+    from smd_mmdet.environment import environment, render_environment
+
+    _print(environment(), args.json, render_environment)
     return 0
 
 

@@ -26,6 +26,7 @@ ROOMS = {
     'plan': ('theory', 'stages', 'forecast', 'records', 'recipes', 'config'),
     'audit': ('invariance', 'config'),
     'launch': ('config',),
+    'environment': ('monitor', 'launch'),
     'engine': (
         *('theory', 'stages', 'invariance', 'monitor', 'rescale', 'records'),
         *('checks', 'report', 'config'),
