@@ -10,12 +10,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from smd_mmdet import __version__
 from smd_mmdet._text import one_line, visible
 from smd_mmdet.launch.arguments import CONFIG_HELP, add_cfg_options, path_argument
-from smd_mmdet.launch.streams import finish, open_streams, put, tell
+from smd_mmdet.launch.streams import (
+    finish,
+    open_streams,
+    put,
+    results,
+    results_alone,
+    tell,
+)
 from smd_mmdet.stages import WARMUP, stage_name
 
 if TYPE_CHECKING:
@@ -90,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     """The exit code of a command, once an error has been told."""
     try:
-        return args.run(args)
+        # One JSON document, and nothing else.
+        with results_alone() if getattr(args, 'json', False) else nullcontext():
+            return args.run(args)
     except (ValueError, OSError) as error:
         # Everything that reads input raises these with a message for the user.
         message = one_line(error)
@@ -418,17 +428,17 @@ class _Kept(io.StringIO):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return sys.stdout.encoding
+        return results().encoding
 
     def isatty(self) -> bool:
-        return sys.stdout.isatty()
+        return results().isatty()
 
 
 def _width() -> int:
     """How many columns there are to print in."""
     from rich.console import Console
 
-    if not sys.stdout.isatty() and not os.environ.get('COLUMNS', '').isdecimal():
+    if not results().isatty() and not os.environ.get('COLUMNS', '').isdecimal():
         return WIDTH
     return max(Console().width, NARROWEST)
 

@@ -8,9 +8,10 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
-__all__ = ['finish', 'open_streams', 'put', 'tell']
+__all__ = ['finish', 'open_streams', 'put', 'results', 'results_alone', 'tell']
 
 # What stands for a character that an encoding lacks. One for one in tables, whose
 # columns stay below one another; '?' for all others.
@@ -23,6 +24,8 @@ _PLAIN = str.maketrans(
     }
 )
 _ERRORS = 'smd_mmdet.plain'
+# Standard output, while what others print goes elsewhere.
+_results: TextIO | None = None
 
 
 def open_streams(program: str) -> None:
@@ -50,6 +53,37 @@ def open_streams(program: str) -> None:
         raise SystemExit(2)
 
 
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Keep standard output for :func:`put`: what others print goes to standard error.
+
+    Configs print, and packages when they are imported.
+
+    Example:
+        >>> with results_alone():
+        ...     print('from a config')
+        ...     put('a result\\n')
+        a result
+    """
+    global _results
+    before, _results = _results, results()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = before
+
+
+def results() -> TextIO:
+    """Where results are written to: standard output.
+
+    Example:
+        >>> results() is sys.stdout
+        True
+    """
+    return _results or sys.stdout
+
+
 def put(text: str) -> None:
     """Write to standard output; where nobody reads any more, to nowhere.
 
@@ -63,7 +97,7 @@ def put(text: str) -> None:
         >>> put('a line\\n')
         a line
     """
-    _write(sys.stdout, text)
+    _write(results(), text)
 
 
 def tell(line: str) -> None:

@@ -110,6 +110,14 @@ def test_options_of_the_command_line_are_those_of_a_training(capsys):
     assert capsys.readouterr().err.count('\n') == 1
 
 
+def test_what_a_config_prints_is_no_part_of_the_json(tmp_path, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text(f"print('a word')\n_base_ = ['{MASK_RCNN_1X}']\n")
+    main(['plan', str(config), '--json'])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)['stages'] and 'a word' in printed.err
+
+
 def test_a_plan_renders(tmp_path):
     console = Console(file=io.StringIO(), width=140)
     console.print(render_plan(plan(MASK_RCNN_1X)))
