@@ -25,6 +25,8 @@ LINK = re.compile(
     r'^(?P<fence>`{3,}).*?^(?P=fence)|(?<=\]\()(?P<target>[^)#\s:]+)(?=[)#])',
     re.MULTILINE | re.DOTALL,
 )
+# A formula as notebooks have it.
+DISPLAYED = re.compile(r'^\$\$(.*?)\$\$$', re.MULTILINE | re.DOTALL)
 # The file of the repository that each page shows.
 _shown: dict[str, str] = {}
 
@@ -90,7 +92,9 @@ def _page(file: Path) -> str:
 
 def _cell(cell: dict) -> str:
     text = ''.join(cell['source'])
-    return text if cell['cell_type'] == 'markdown' else _code(text, 'python')
+    if cell['cell_type'] == 'code':
+        return _code(text, 'python')
+    return DISPLAYED.sub(r'```math\n\1\n```', text)
 
 
 def _code(text: str, language: str) -> str:

@@ -82,6 +82,8 @@ def test_it_runs_from_a_clean_kernel(tmp_path, monkeypatch):
     assert len(pictures) == 5
     assert all(base64.b64decode(p).startswith(b'\x89PNG') for p in pictures)
     work_dirs = tmp_path / 'smd_tutorial/work_dirs'
+    # Each run has scores of its own, though MMEngine shares the visualizer.
+    assert len(list(work_dirs.glob('*/*/vis_data/scalars.json'))) == 2
     plain, rescaled = (ratios(work_dirs / name, 8) for name in ('plain', 'rescaled'))
     # Δ goes with 1/‖w‖² and the factor is 10^(-1/4); the gradients are other ones
     # from the second iteration on.
@@ -91,9 +93,10 @@ def test_it_runs_from_a_clean_kernel(tmp_path, monkeypatch):
 @needs_kernel
 @pytest.mark.slow
 def test_whole_it_shows_what_it_says(tmp_path, monkeypatch):
-    _, pictures = execute(tmp_path, monkeypatch)
+    text, pictures = execute(tmp_path, monkeypatch)
     work_dirs = tmp_path / 'smd_tutorial/work_dirs'
     plain, rescaled = (ratios(work_dirs / name, 400) for name in ('plain', 'rescaled'))
+    assert '27 unreachable in this stage' in text
     assert np.median(plain) < 0.6
     assert np.median(rescaled) == pytest.approx(1, abs=0.2)
     assert len(pictures) == 5
