@@ -75,7 +75,7 @@ def _place(path: str) -> str:
     """Where the site has a file of the repository."""
     if path.startswith('docs/'):
         return path.removeprefix('docs/')
-    if path == 'README.md':
+    if path in ('README.md', 'docs'):
         return 'index.md'  # the site has a front page of its own
     return NAMED.get(path, f'source/{path}{"" if path.endswith(".md") else ".md"}')
 
