@@ -25,6 +25,8 @@ LINK = re.compile(
     r'^(?P<fence>`{3,}).*?^(?P=fence)|(?<=\]\()(?P<target>[^)#\s:]+)(?=[)#])',
     re.MULTILINE | re.DOTALL,
 )
+# Searches find what is written about a file before the file.
+FOUND_LATER = '---\nsearch:\n  boost: 0.1\n---\n\n'
 # A formula as notebooks have it.
 DISPLAYED = re.compile(r'^\$\$(.*?)\$\$$', re.MULTILINE | re.DOTALL)
 # The file of the repository that each page shows.
@@ -55,6 +57,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             continue  # MkDocs tells of a link that leads nowhere
         _shown[place] = path
         page = _page(ROOT / path)
+        if place.startswith('source/'):
+            page = FOUND_LATER + page
         files.append(File.generated(config, place, content=page))
         waiting += _links(path) if path.endswith('.md') else ()
     return files
