@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 LONG = (
     *('test_configs', 'test_detection', 'test_distributed', 'test_hook'),
     *('test_recording', 'test_sharing', 'test_rescaling', 'test_start', 'test_tools'),
-    'test_reliability',
+    *('test_reliability', 'test_notebook', 'test_site'),
 )
 
 

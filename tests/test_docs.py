@@ -151,13 +151,6 @@ def test_sql(text, folder, monkeypatch):
             assert duckdb.sql(statement).fetchall()
 
 
-def test_links_lead_somewhere():
-    for doc in DOCS:
-        for target in re.findall(r'\]\(([^)#]+)\)', doc.read_text('utf-8')):
-            if '://' not in target:
-                assert (doc.parent / target).exists(), f'{doc.name}: {target}'
-
-
 def test_the_guide_for_contributors_names_files_and_functions_that_are_there():
     guide = (ROOT / 'CONTRIBUTING.md').read_text('utf-8')
     named = re.findall(r'`([\w.]+)`\s+\(`([\w/]+\.py)`\)', guide)

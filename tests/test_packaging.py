@@ -67,13 +67,13 @@ def site(sdist):
 def test_the_source_archive_holds_all_that_a_checkout_needs(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
-    folders = ('benchmarks', 'configs', 'docs', 'requirements', 'studies', 'tests')
-    for folder in (*folders, 'tools'):
+    folders = ('benchmarks', 'configs', 'demo', 'docs', 'requirements', 'studies')
+    for folder in (*folders, 'tests', 'tools'):
         files = [file for file in (ROOT / folder).rglob('*') if file.is_file()]
         files = [file for file in files if '__pycache__' not in file.parts]
         assert {str(file.relative_to(ROOT)) for file in files} <= names
     pages = ('README', 'CHANGELOG', 'CODE_OF_CONDUCT', 'CONTRIBUTING', 'SECURITY')
-    assert {'CITATION.cff', *(f'{page}.md' for page in pages)} <= names
+    assert {'CITATION.cff', 'mkdocs.yml', *(f'{page}.md' for page in pages)} <= names
 
 
 def test_the_wheel_carries_configs_and_launchers_for_mim(site):
@@ -97,7 +97,7 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(site):
         re.match(r'\w+', need)[0] for need in found.requires if 'extra' not in need
     }
     assert always == {'numpy', 'pyarrow', 'rich', 'scipy', 'wrapt'}
-    extras = {'torch', 'mmdet', 'mmpretrain', 'onedl', 'plot', 'test'}
+    extras = {'torch', 'mmdet', 'mmpretrain', 'onedl', 'docs', 'plot', 'test'}
     assert set(about.get_all('Provides-Extra')) == extras
     [command] = found.entry_points
     assert (command.name, command.value) == ('smd', 'smd_mmdet.cli:main')

@@ -8,6 +8,7 @@
 #
 # The report's page is tested in Chromium. Where that is missing, its installation is
 # tried once (as root, on Debian); without Chromium those tests are skipped and say so.
+# So are those of the site and the notebook where requirements/docs.txt cannot be added.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,9 +26,23 @@ install_chromium() {
         echo "Chromium could not be installed, its tests are skipped; why is in $tried" >&2
 }
 
+install_docs() {
+    local needed=(ipykernel latex2mathml material mkdocs mkdocstrings_handlers nbclient)
+    "$SMD_PYTHON" -c 'import importlib.util, sys
+sys.exit(None in map(importlib.util.find_spec, sys.argv[1:]))' "${needed[@]}" && return
+    local pip=("$SMD_PYTHON" -m pip --disable-pip-version-check)
+    echo 'adding what builds the documentation (once)' >&2
+    # What is there already stays as it is.
+    timeout -k 10 300 "${pip[@]}" install -q --retries 0 -r requirements/docs.txt \
+        -c <("${pip[@]}" list --format=freeze --exclude-editable) >&2 ||
+        echo 'requirements/docs.txt could not be added: the tests of the site and of' \
+            'the notebook are skipped' >&2
+}
+
 SMD_PYTHON=$(bash tools/setup_env.sh --tests)
 export SMD_PYTHON
 install_chromium || true
+install_docs || true
 # Each of these processes computes in one thread; none waits for another.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if (($# == 0)); then

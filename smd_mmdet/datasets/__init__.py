@@ -4,6 +4,12 @@ a converter for one of real images.
 The names load on first use: importing the package needs no OpenCV.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .nuclei import convert_nuclei
+    from .shapes import CLASSES, write_shapes
+
 __all__ = ['CLASSES', 'convert_nuclei', 'write_shapes']
 
 

@@ -19,10 +19,10 @@ is tangential, of random direction, with ‖g̃‖² drawn evenly from 1 ± s; s
 little noise 0.1. λη/(1−α) is 1e-3 before a drop. L, V and l are those of the walks."""
 
 COURSE = """\
-E(‖w‖²−w*²)²/w*⁴ and its bound, after so many relaxation times (1−α)/(4λη) of ‖w‖⁴. The
-bound is B·(1 − 2λη/(1−α))^t + C·Vη²/l, where B is the distance at the start. Theorem 1
-gives C = 2/(1−2λη); the C(α) of Theorem 2 is not stated here, and C is what would just
-do at rest."""
+E(‖w‖²−w\\*²)²/w\\*⁴ and its bound, after so many relaxation times (1−α)/(4λη) of ‖w‖⁴.
+The bound is B·(1 − 2λη/(1−α))^t + C·Vη²/l, where B is the distance at the start.
+Theorem 1 gives C = 2/(1−2λη); the C(α) of Theorem 2 is not stated here, and C is what
+would just do at rest."""
 
 
 def theorem_section(
@@ -82,7 +82,7 @@ def _course_table(found: Sequence[Equilibrium]) -> str:
 
 def _bound_table(found: Sequence[Equilibrium]) -> str:
     head = (
-        *('walk', 'E(‖w‖²−w*²)²/w*⁴ at rest', 'iterations beyond the bound'),
+        *('walk', r'E(‖w‖²−w\*²)²/w\*⁴ at rest', 'iterations beyond the bound'),
         *('most of the bound, after 1/e', 'share of Δ beyond the tolerance'),
         *('tolerance, and share allowed', '|Δ/Δ*−1| in 99 %'),
     )
@@ -120,8 +120,8 @@ def _exact(found: Sequence[Equilibrium]) -> str:
     least = min(e.spread_rate for e in found)
     return (
         f'w* and Δ* are met within {off:.2%}, also where gradients are correlated and '
-        f'L is not E‖g̃‖² = 1. The mean of ‖w‖⁴ nears w*⁴ at 4λη/(1−α) within '
-        f'{rate:.1%}; E(‖w‖²−w*²)² shrinks at least {least:.1f} times as fast as the '
+        f'L is not E‖g̃‖² = 1. The mean of ‖w‖⁴ nears w\\*⁴ at 4λη/(1−α) within '
+        f'{rate:.1%}; E(‖w‖²−w\\*²)² shrinks at least {least:.1f} times as fast as the '
         'theorems guarantee.'
     )
 

@@ -1,12 +1,7 @@
-"""The page in a real browser, without a network.
-
-Skipped where Chromium and its driver are missing; tools/run_tests.sh installs them
-where it can.
-"""
+"""The page in a real browser, without a network."""
 
 import json
 import re
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,42 +11,25 @@ from runs import simulated
 from smd_mmdet.report.page import render_page
 from smd_mmdet.report.run import run_of
 
-webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is missing')
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+pytest.importorskip('selenium', reason='selenium is missing')
+from browsing import needs_chromium, open_browser, requests_of
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-DRIVER = shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason='chromium or chromedriver is not installed'
-)
+pytestmark = needs_chromium
 
 EVIL = '</script><img src=x onerror=alert(1)>'
 NAMES = [
     *('backbone.conv1.weight', 'backbone.layer1.0.conv2.weight'),
     *('neck.fpn_convs.0.conv.weight', f'neck.{EVIL}', '<b>bold</b>&amp;{{data}}'),
 ]
-FLAGS = (
-    *('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'),
-    *('--disable-background-networking', '--disable-component-update'),
-    *('--disable-default-apps', '--disable-sync', '--no-first-run'),
-    '--window-size=1280,900',
-)
 
 
 @pytest.fixture(scope='module')
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability(
-        'goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'}
-    )
-    service = webdriver.chrome.service.Service(DRIVER)
-    found = webdriver.Chrome(options, service)
+    found = open_browser()
     yield found
     found.quit()
 
@@ -67,12 +45,7 @@ def page(browser, tmp_path_factory):
     browser.get_log('browser'), browser.get_log('performance')
     opened = open_page(browser, file)
     opened.console = browser.get_log('browser')
-    opened.requests = [
-        message['params']['request']['url']
-        for entry in browser.get_log('performance')
-        if (message := json.loads(entry['message'])['message'])['method']
-        == 'Network.requestWillBeSent'
-    ]
+    opened.requests = requests_of(browser)
     return opened
 
 
