@@ -19,6 +19,7 @@ from .course import KINDS, Course
 from .stages import ALWAYS, TOLERANCE, StagePlan
 
 __all__ = [
+    'READ',
     'LayerEnds',
     'LayerPlan',
     'LayerStage',
@@ -26,6 +27,12 @@ __all__ = [
     'measured_clipping',
     'plan_layers',
 ]
+
+# The columns that are read of a measured run, as far as its records have them.
+READ = (
+    *('shape', 'weight_norm_mean', 'unit_grad_sq_mean'),
+    *('unit_h_mean', 'update_sq_mean', 'clipping_power', 'clipped_share'),
+)
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,7 @@ def _measured(records: Records, drive: str, clips: bool) -> list[_Layer]:
     facts = records.metadata.get('layers') or {}
     if not isinstance(facts, Mapping):
         raise RecordsError(f'metadata: layers must be a dict, got {facts!r:.80}')
-    shapes = _shapes(records)
+    shapes = records.shapes()
     layers = []
     for name, columns in records.by_layer():
         fact = facts.get(name)
@@ -290,16 +297,6 @@ def _late_mean(
     late = np.arange(len(count)) >= len(count) * 2 // 3
     late &= (count > 0) & np.isfinite(values)
     return float(np.average(values[late], weights=count[late])) if late.any() else None
-
-
-def _shapes(records: Records) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights, where the records have them."""
-    if 'shape' not in records.table.column_names:
-        return {}
-    names, shapes = (records.table[key].to_pylist() for key in ('layer', 'shape'))
-    return {
-        name: tuple(shape) for name, shape in zip(names, shapes, strict=True) if shape
-    }
 
 
 def _alike(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from smd_mmdet import theory
-from smd_mmdet.checks import Report, check
+from smd_mmdet.checks import READ, Report, check
 from smd_mmdet.records import Records, read_records
 
 from .clipping import unforeseen
@@ -19,7 +19,8 @@ from .scores import read_losses, read_scores
 
 __all__ = ['MEAN_OVER', 'Motion', 'Reader', 'Run', 'read_run', 'run_of', 'short']
 
-Reader = Callable[[str | os.PathLike], Records]
+# Reads from a folder the columns that are named.
+Reader = Callable[..., Records]
 
 # Iterations in the moving mean of the unit gradient, as in the paper's figures.
 MEAN_OVER = 200
@@ -380,7 +381,8 @@ def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
 
     Args:
         work_dir: The run's folder, which has ``smd/*.parquet``.
-        read: Reads the records of a folder.
+        read: Reads some columns of the records of a folder, as
+            :func:`smd_mmdet.records.read_records` does.
 
     Returns:
         The run, with the verdicts on it, and what its logs tell of scores and losses.
@@ -388,7 +390,7 @@ def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
     Raises:
         RecordsError: If there are no records, or they cannot be read.
     """
-    run = run_of(read(work_dir), Path(work_dir).resolve().name)
+    run = run_of(read(work_dir, columns=READ), Path(work_dir).resolve().name)
     started = run.metadata.get('started')
     run.scores = read_scores(work_dir, started)
     run.losses = read_losses(work_dir, started)
