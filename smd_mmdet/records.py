@@ -391,50 +391,43 @@ class Records:
 
     def layers(self) -> list[str]:
         """Names of the layers, in the order of the first window."""
-        return list(self._order[0])
+        return list(self._rows)
 
-    def by_layer(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    def by_layer(
+        self, columns: Collection[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Name and numeric columns of each layer, with rows in order of iteration.
 
-        Columns that were added since the records were written are NaN. The arrays are
-        views of what the records keep, and cannot be written to.
+        Args:
+            columns: Names of the columns, as far as the records have them; None stands
+                for all. What was added since the records were written is NaN.
         """
-        names, _, ends = self._order
-        begins = [0, *ends][:-1]
-        unknown = [name for name in _ADDED if name not in self._sorted]
-        for name, begin, end in zip(names, begins, ends, strict=True):
-            rows = {key: values[begin:end] for key, values in self._sorted.items()}
-            yield name, rows | dict.fromkeys(unknown, np.full(end - begin, np.nan))
+        have = [n for n in self.table.column_names if n not in ('layer', 'shape')]
+        wanted = {*have, *_ADDED} if columns is None else columns
+        # Columns that were read from files are in one piece, and are not copied here.
+        known = {n: self.table[n].to_numpy() for n in have if n in wanted}
+        unknown = [n for n in _ADDED if n in wanted and n not in known]
+        for name, rows in self._rows.items():
+            found = {key: values[rows] for key, values in known.items()}
+            yield name, found | {n: np.full(len(rows), np.nan) for n in unknown}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each layer's weight, as its first row has it; none without any."""
         if 'shape' not in self.table.column_names:
             return {}
-        names, rows, ends = self._order
-        first = [int(rows[begin]) for begin in [0, *ends][:-1]]
-        shapes = [self.table['shape'][row].as_py() for row in first]
-        return {n: tuple(s) for n, s in zip(names, shapes, strict=True) if s}
+        first = {name: int(rows[0]) for name, rows in self._rows.items()}
+        shapes = {name: self.table['shape'][row].as_py() for name, row in first.items()}
+        return {name: tuple(shape) for name, shape in shapes.items() if shape}
 
     @functools.cached_property
-    def _order(self) -> tuple[list[str], np.ndarray, list[int]]:
-        """The layers, the rows of one after those of another, and where each ends."""
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Where the rows of each layer are, in the order of their iterations."""
         layer = self.table['layer'].dictionary_encode().combine_chunks()
         place = layer.indices.to_numpy(zero_copy_only=False)
         names = layer.dictionary.to_pylist()
-        rows = np.argsort(place, kind='stable')
         ends = np.cumsum(np.bincount(place, minlength=len(names)))
-        return names, rows, ends.tolist()
-
-    @functools.cached_property
-    def _sorted(self) -> dict[str, np.ndarray]:
-        """The numeric columns, with the rows of one layer after those of another."""
-        _, rows, _ = self._order
-        columns = {}
-        for name in self.table.column_names:
-            if name not in ('layer', 'shape'):
-                columns[name] = self.table[name].to_numpy()[rows]
-                columns[name].flags.writeable = False
-        return columns
+        rows = np.split(np.argsort(place, kind='stable'), ends[:-1])
+        return dict(zip(names, rows, strict=False))
 
 
 def read_records(
@@ -477,25 +470,22 @@ def read_records(
         if not parts:
             raise RecordsError(f'{folder}: {_why_none(folder)}')
         try:
-            tables, faults = _read_parts(parts, columns, skip_damaged, progress)
+            read, table, faults = _read_parts(parts, columns, skip_damaged, progress)
             if faults and held:
                 # A merge that was cut short leaves small parts beside the wide one.
-                kept, _ = _without_held({*tables, *held})
-                again = [part for part in kept if part not in tables]
-                tables |= _read_parts(again, columns, skip_damaged, None)[0]
+                kept, _ = _without_held({*read, *held})
+                read, table, _ = _read_parts(kept, columns, skip_damaged, None)
             break
         except FileNotFoundError:
             # The run is going on, and has merged parts since they were listed.
             if attempt == 2:
                 raise RecordsError(f'{folder}: records vanish while read') from None
-    if not tables:
+    if not read:
         raise RecordsError(f'{folder}: none of its {len(parts)} parts can be read')
-    read = sorted(tables)
-    table = _concat([tables[part] for part in read])
     if not table.num_rows:
         raise RecordsError(f'{folder}: its parts have no rows')
     left_out = [f'{faults[p]}; {_missing(p, parts, read)}' for p in faults]
-    return Records(table, _facts(tables[read[-1]]), str(folder), left_out)
+    return Records(table, _facts(table), str(folder), left_out)
 
 
 def _records_folder(work_dir: str | os.PathLike) -> Path:
@@ -518,8 +508,8 @@ def _read_parts(
     columns: Collection[str] | None,
     skip_damaged: bool,
     progress: _Progress | None,
-) -> tuple[dict[_Part, pa.Table], dict[_Part, DamagedPartError]]:
-    """The rows of the parts, and what is wrong with those that have none to read."""
+) -> tuple[list[_Part], pa.Table, dict[_Part, DamagedPartError]]:
+    """The parts that can be read, their rows, and what is wrong with the others."""
 
     def read(part: _Part) -> pa.Table | DamagedPartError:
         try:
@@ -529,18 +519,66 @@ def _read_parts(
                 raise
             return fault
 
-    tables: dict[_Part, pa.Table] = {}
+    sound, rows = [], _Rows()
     faults: dict[_Part, DamagedPartError] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         found: Iterable = pool.map(read, parts)
         if progress is not None:
             found = progress(found, total=len(parts), description='reading records')
-        for part, rows in zip(parts, found, strict=True):
-            if isinstance(rows, DamagedPartError):
-                faults[part] = rows
+        for part, table in zip(parts, found, strict=True):
+            if isinstance(table, DamagedPartError):
+                faults[part] = table
             else:
-                tables[part] = rows
-    return tables, faults
+                sound.append(part)
+                rows.add(table)
+    return sound, rows.table(), faults
+
+
+class _Rows:
+    """Gathers the rows of parts, each numeric column in one piece of memory.
+
+    A table of many small pieces takes half as much memory again, and each use of one of
+    its columns would copy it.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._numbers: dict[str, np.ndarray] = {}
+        self._others: dict[str, list[pa.Array]] = {}
+        self._metadata: dict | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Take over the rows of a part; what earlier ones do not have is not known."""
+        before, self._number = self._number, self._number + table.num_rows
+        for name in table.column_names:
+            self._begin(name, table[name].type, before)
+        for name, values in self._numbers.items():
+            # Nobody else holds these arrays, which grow without being copied.
+            values.resize(self._number, refcheck=False)
+            known = name in table.column_names
+            values[before:] = table[name].to_numpy() if known else np.nan
+        for name, pieces in self._others.items():
+            known = name in table.column_names
+            lost = [pa.nulls(table.num_rows, pieces[0].type)] if not known else []
+            pieces.extend(table[name].chunks if known else lost)
+        self._metadata = table.schema.metadata
+
+    def _begin(self, name: str, kind: pa.DataType, before: int) -> None:
+        """Make room for a column that is new after so many rows."""
+        if name in self._numbers or name in self._others:
+            return
+        if not pa.types.is_primitive(kind):
+            self._others[name] = [pa.nulls(before, kind)] if before else []
+        elif before:
+            self._numbers[name] = np.full(before, np.nan)
+        else:
+            self._numbers[name] = np.empty(0, kind.to_pandas_dtype())
+
+    def table(self) -> pa.Table:
+        """The rows of all parts, with the metadata of the last one."""
+        columns = {name: pa.array(values) for name, values in self._numbers.items()}
+        columns |= {name: pa.chunked_array(p) for name, p in self._others.items()}
+        return pa.table(columns).replace_schema_metadata(self._metadata)
 
 
 def _missing(damaged: _Part, parts: Sequence[_Part], read: Sequence[_Part]) -> str:

@@ -22,6 +22,14 @@ __all__ = ['MEAN_OVER', 'Motion', 'Reader', 'Run', 'read_run', 'run_of', 'short'
 # Reads from a folder the columns that are named.
 Reader = Callable[..., Records]
 
+# The columns of a layer that are shown, and those of its noise for studies.
+SHOWN = (
+    *('iter', 'count', 'stage', 'lr', 'weight_decay', 'momentum', 'weight_norm_mean'),
+    *('angular_update_mean', 'angular_update_var', 'angular_update_eq'),
+    *('cosine_mean', 'cosine_var', 'unit_grad_sq_mean', 'unit_h_mean'),
+    *('unit_h_var', 'unit_h_min', 'update_sq_mean'),
+    *('clipped_share', 'clip_coefficient_mean', 'clipping_power'),
+)
 # Iterations in the moving mean of the unit gradient, as in the paper's figures.
 MEAN_OVER = 200
 # Columns of the heat map, which is as wide as the page or the figure.
@@ -406,5 +414,8 @@ def run_of(records: Records, name: str) -> Run:
     """
     report = check(records)
     clipping = records.metadata.get('clipping')
-    layers = [Motion(*each, report.theory, clipping) for each in records.by_layer()]
+    layers = [
+        Motion(name, columns, report.theory, clipping)
+        for name, columns in records.by_layer(SHOWN)
+    ]
     return Run(name, layers, report, records.metadata, records.left_out)
