@@ -180,4 +180,3 @@ def _of_clipping(records: Records, theory_name: str) -> str:
         'equilibrium are those without clipping; with every step clipped they are '
         'about twice as many'
     )
-

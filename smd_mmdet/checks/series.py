@@ -5,6 +5,7 @@ The sums and means here are weighted by the number of iterations in each window.
 
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -386,7 +387,7 @@ class Series:
         index = np.arange(len(self))[part]
         total = self.count[index].sum()
         number = int(min(most, len(index), total // max(shortest, 1)))
-        return [g for g in np.array_split(index, max(number, 1)) if len(g)]
+        return [g for g in _pieces(index, max(number, 1)) if len(g)]
 
     def totals(
         self, values: np.ndarray | float, groups: list[np.ndarray]
@@ -576,3 +577,10 @@ class Series:
         last = np.array([self.lr[-1]]), np.array([self.decay[-1]])
         turn = self.known.angular_update_sq(*last, momentum, 1.0, self.whiteness)
         return float((turn * self.known.equilibrium_power(*last, 1.0, momentum))[0])
+
+
+def _pieces(index: np.ndarray, number: int) -> list[np.ndarray]:
+    """What ``np.array_split`` gives, which takes a third of a check's time for it."""
+    length, longer = divmod(len(index), number)
+    edges = [i * length + min(i, longer) for i in range(number + 1)]
+    return [index[begin:end] for begin, end in pairwise(edges)]
