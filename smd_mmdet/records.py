@@ -543,6 +543,7 @@ class _Rows:
 
     def __init__(self) -> None:
         self._number = 0
+        self._names: list[str] = []
         self._numbers: dict[str, np.ndarray] = {}
         self._others: dict[str, list[pa.Array]] = {}
         self._metadata: dict | None = None
@@ -565,8 +566,9 @@ class _Rows:
 
     def _begin(self, name: str, kind: pa.DataType, before: int) -> None:
         """Make room for a column that is new after so many rows."""
-        if name in self._numbers or name in self._others:
+        if name in self._names:
             return
+        self._names.append(name)
         if not pa.types.is_primitive(kind):
             self._others[name] = [pa.nulls(before, kind)] if before else []
         elif before:
@@ -578,7 +580,8 @@ class _Rows:
         """The rows of all parts, with the metadata of the last one."""
         columns = {name: pa.array(values) for name, values in self._numbers.items()}
         columns |= {name: pa.chunked_array(p) for name, p in self._others.items()}
-        return pa.table(columns).replace_schema_metadata(self._metadata)
+        named = {name: columns[name] for name in self._names}
+        return pa.table(named).replace_schema_metadata(self._metadata)
 
 
 def _missing(damaged: _Part, parts: Sequence[_Part], read: Sequence[_Part]) -> str:

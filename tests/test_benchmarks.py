@@ -64,3 +64,10 @@ def test_a_part_that_fails_is_named_in_the_page_and_in_the_exit_code(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == 'error: failed: x'
     assert 'Failed: ' in page.read_text()
+
+
+def test_ways_to_write_records_are_compared():
+    small = '--layers', '2', '--windows', '70'
+    done = run(sys.executable, 'benchmarks/record_scale.py', *small, check=True)
+    assert '| rows | 140 |' in done.stdout
+    assert '| synthetic: ' in done.stdout and ': as written | ' in done.stdout
