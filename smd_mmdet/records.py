@@ -519,7 +519,7 @@ def _read_parts(
                 raise
             return fault
 
-    sound, rows = [], _Rows()
+    sound, rows = [], _Gathered()
     faults: dict[_Part, DamagedPartError] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         found: Iterable = pool.map(read, parts)
@@ -534,7 +534,7 @@ def _read_parts(
     return sound, rows.table(), faults
 
 
-class _Rows:
+class _Gathered:
     """Gathers the rows of parts, each numeric column in one piece of memory.
 
     A table of many small pieces takes half as much memory again, and each use of one of
@@ -543,7 +543,7 @@ class _Rows:
 
     def __init__(self) -> None:
         self._number = 0
-        self._names: list[str] = []
+        self._kinds: dict[str, pa.DataType] = {}
         self._numbers: dict[str, np.ndarray] = {}
         self._others: dict[str, list[pa.Array]] = {}
         self._metadata: dict | None = None
@@ -560,15 +560,15 @@ class _Rows:
             values[before:] = table[name].to_numpy() if known else np.nan
         for name, pieces in self._others.items():
             known = name in table.column_names
-            lost = [pa.nulls(table.num_rows, pieces[0].type)] if not known else []
+            lost = [] if known else [pa.nulls(table.num_rows, self._kinds[name])]
             pieces.extend(table[name].chunks if known else lost)
         self._metadata = table.schema.metadata
 
     def _begin(self, name: str, kind: pa.DataType, before: int) -> None:
         """Make room for a column that is new after so many rows."""
-        if name in self._names:
+        if name in self._kinds:
             return
-        self._names.append(name)
+        self._kinds[name] = kind
         if not pa.types.is_primitive(kind):
             self._others[name] = [pa.nulls(before, kind)] if before else []
         elif before:
@@ -579,9 +579,10 @@ class _Rows:
     def table(self) -> pa.Table:
         """The rows of all parts, with the metadata of the last one."""
         columns = {name: pa.array(values) for name, values in self._numbers.items()}
-        columns |= {name: pa.chunked_array(p) for name, p in self._others.items()}
-        named = {name: columns[name] for name in self._names}
-        return pa.table(named).replace_schema_metadata(self._metadata)
+        for name, pieces in self._others.items():
+            columns[name] = pa.chunked_array(pieces, self._kinds[name])
+        in_order = {name: columns[name] for name in self._kinds}
+        return pa.table(in_order).replace_schema_metadata(self._metadata)
 
 
 def _missing(damaged: _Part, parts: Sequence[_Part], read: Sequence[_Part]) -> str:

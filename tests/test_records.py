@@ -380,3 +380,9 @@ def test_missing_records_are_named(tmp_path):
     RecordWriter(tmp_path)
     with pytest.raises(RecordsError, match='no window is complete'):
         read_records(tmp_path)
+    nothing = to_table({name: values[:0] for name, values in rows(1).items()})
+    facts = {'smd_mmdet': '{"schema_version": 1}'}
+    path = tmp_path / 'smd' / f'{1:010d}-{2:010d}.parquet'
+    pq.write_table(nothing.replace_schema_metadata(facts), path)
+    with pytest.raises(RecordsError, match='its parts have no rows'):
+        read_records(tmp_path)
