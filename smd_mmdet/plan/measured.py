@@ -33,6 +33,8 @@ READ = (
     *('shape', 'weight_norm_mean', 'unit_grad_sq_mean'),
     *('unit_h_mean', 'update_sq_mean', 'clipping_power', 'clipped_share'),
 )
+# What tells the power of clipping: it itself, or else the share of clipped steps.
+_CLIPPING = ('clipping_power', 'clipped_share')
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,14 @@ def measured_clipping(records: Records, optimizer: Optimizer) -> float | None:
     """
     if _clipped_otherwise(records, optimizer):
         return None
-    found = [_power(columns) for _, columns in records.by_layer()]
+    found = [_power(columns) for _, columns in records.by_layer(('count', *_CLIPPING))]
     known = [power for power in found if power is not None]
     return float(np.median(known)) if known else None
 
 
 def _power(columns: Mapping[str, np.ndarray]) -> float | None:
     """The p of a layer, or twice the share of clipped steps if there is no more."""
-    for column, factor in (('clipping_power', 1.0), ('clipped_share', 2.0)):
+    for column, factor in zip(_CLIPPING, (1.0, 2.0), strict=True):
         found = _late_mean(columns, columns.get(column))
         if found is not None:
             return min(max(factor * found, 0.0), ALWAYS)
@@ -234,7 +236,7 @@ def _clipped_here_only(records: Records, course: Course) -> float:
         return 0.0
     found = [
         _late_mean(columns, columns.get('clipped_share'))
-        for _, columns in records.by_layer()
+        for _, columns in records.by_layer(('count', 'clipped_share'))
     ]
     return max((share for share in found if share is not None), default=0.0)
 
