@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -220,11 +220,12 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from smd_mmdet.checks import check
+    from smd_mmdet.checks import READ, check
     from smd_mmdet.report.grouping import select
     from smd_mmdet.report.tables import render_report
 
-    report = select(check(_reader(args)(args.work_dir)), args.layer, args.stage)
+    records = _reader(args)(args.work_dir, READ)
+    report = select(check(records), args.layer, args.stage)
     _print(
         report,
         args.json,
@@ -367,14 +368,17 @@ def _add_skip_damaged(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _reader(args: argparse.Namespace) -> Callable[[str | os.PathLike], 'Records']:
+def _reader(args: argparse.Namespace) -> Callable[..., 'Records']:
     """What reads a run's records as a command was asked to."""
     from smd_mmdet.records import DamagedPartError, read_records
 
-    def read(work_dir: str | os.PathLike) -> 'Records':
+    def read(work_dir: str | os.PathLike, columns: Collection[str]) -> 'Records':
         try:
             records = read_records(
-                work_dir, skip_damaged=args.skip_damaged, progress=_progress_of_reading
+                work_dir,
+                columns=columns,
+                skip_damaged=args.skip_damaged,
+                progress=_progress_of_reading,
             )
         except DamagedPartError as fault:
             raise ValueError(f'{fault} (--skip-damaged goes on without it)') from fault

@@ -12,10 +12,11 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,12 @@ _TYPES = {
     'shape': pa.list_(pa.int64()),
     'stage': pa.int64(),
 }
+# What is kept of spreads, extremes and quantiles: as many significant bits as a float32
+# has, in float64, whose range the square of a small gradient needs. Rounding an extreme
+# outwards lets no step lie beyond it.
+_BITS = 24
+_ROUNDED = re.compile(r'_(var|min|max|q\d\d)')
+_OUTWARDS = {'min': np.floor, 'max': np.ceil}
 # Columns that records of earlier versions lack: what they say is not known there.
 _ADDED = ('clipped_share', 'clip_coefficient_mean', 'clipping_power')
 # A row that lacks a value in one of these columns is of no use.
@@ -93,6 +100,37 @@ def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
     fields = {name: _TYPES.get(name, pa.float64()) for name in columns}
     arrays = [pa.array(values, fields[name]) for name, values in columns.items()]
     return pa.table(arrays, schema=pa.schema(fields.items()))
+
+
+def _rounded(name: str, values: np.ndarray) -> np.ndarray:
+    """The values of a column as they are kept, each within 2⁻²³ of itself."""
+    kind = _ROUNDED.search(name[-4:])
+    if kind is None:
+        return values
+    fraction, exponent = np.frexp(np.asarray(values, np.float64))
+    to_whole = _OUTWARDS.get(kind[1], np.rint)
+    with np.errstate(over='ignore'):
+        kept = np.ldexp(to_whole(fraction * 2.0**_BITS), exponent - _BITS)
+    # Next to the largest number, rounding would reach infinity.
+    return np.where(np.isfinite(kept), kept, values)
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """How the columns are written; benchmarks/record_scale.py measures others.
+
+    The bytes of floats are written apart, the first of all values before the second of
+    all: signs and exponents are much alike, and so are the zeros that rounding leaves.
+    """
+    floats = [field.name for field in schema if field.type == pa.float64()]
+    others = [field.name for field in schema if field.type != pa.float64()]
+    # A list is known by the path of its numbers.
+    others += [f'{name}.list.element' for name in others if name == 'shape']
+    return dict(
+        compression='zstd',
+        use_byte_stream_split=floats,
+        use_dictionary=others,
+        write_statistics=others,
+    )
 
 
 @dataclass(frozen=True, order=True)
@@ -210,7 +248,8 @@ class RecordWriter:
         """
         if len(columns['iter']) == 0:
             return
-        self._small.append(self._write(to_table(columns)))
+        kept = {name: _rounded(name, values) for name, values in columns.items()}
+        self._small.append(self._write(to_table(kept)))
         if len(self._small) >= MERGE_AT:
             self.merge()
 
@@ -269,7 +308,7 @@ class RecordWriter:
         try:
             with open(temporary, 'wb') as file:
                 pq.write_table(
-                    table, file, compression='zstd', write_page_checksum=True
+                    table, file, write_page_checksum=True, **_encodings(table.schema)
                 )
                 file.flush()
                 os.fsync(file.fileno())
@@ -352,26 +391,49 @@ class Records:
 
     def layers(self) -> list[str]:
         """Names of the layers, in the order of the first window."""
-        return pc.unique(self.table['layer']).to_pylist()
+        return list(self._rows)
 
-    def by_layer(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    def by_layer(
+        self, columns: Collection[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Name and numeric columns of each layer, with rows in order of iteration.
 
-        Columns that were added since the records were written are NaN.
+        Args:
+            columns: Names of the columns, as far as the records have them; None stands
+                for all. What was added since the records were written is NaN.
         """
-        numeric = [n for n in self.table.column_names if n not in ('layer', 'shape')]
-        layer = self.table['layer'].to_numpy(zero_copy_only=False)
-        columns = {name: self.table[name].to_numpy() for name in numeric}
-        for name in _ADDED:
-            columns.setdefault(name, np.full(len(layer), np.nan))
-        for name in self.layers():
-            chosen = layer == name
-            yield name, {key: values[chosen] for key, values in columns.items()}
+        have = [n for n in self.table.column_names if n not in ('layer', 'shape')]
+        wanted = {*have, *_ADDED} if columns is None else columns
+        # Columns that were read from files are in one piece, and are not copied here.
+        known = {n: self.table[n].to_numpy() for n in have if n in wanted}
+        unknown = [n for n in _ADDED if n in wanted and n not in known]
+        for name, rows in self._rows.items():
+            found = {key: values[rows] for key, values in known.items()}
+            yield name, found | {n: np.full(len(rows), np.nan) for n in unknown}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each layer's weight, as its first row has it; none without any."""
+        if 'shape' not in self.table.column_names:
+            return {}
+        first = {name: int(rows[0]) for name, rows in self._rows.items()}
+        shapes = {name: self.table['shape'][row].as_py() for name, row in first.items()}
+        return {name: tuple(shape) for name, shape in shapes.items() if shape}
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Where the rows of each layer are, in the order of their iterations."""
+        layer = self.table['layer'].dictionary_encode().combine_chunks()
+        place = layer.indices.to_numpy(zero_copy_only=False)
+        names = layer.dictionary.to_pylist()
+        ends = np.cumsum(np.bincount(place, minlength=len(names)))
+        rows = np.split(np.argsort(place, kind='stable'), ends[:-1])
+        return dict(zip(names, rows, strict=False))
 
 
 def read_records(
     work_dir: str | os.PathLike,
     *,
+    columns: Collection[str] | None = None,
     skip_damaged: bool = False,
     progress: _Progress | None = None,
 ) -> Records:
@@ -379,6 +441,8 @@ def read_records(
 
     Args:
         work_dir: The run's folder, which has ``smd/*.parquet``.
+        columns: Names of the columns to read, besides ``iter``, ``count``, ``layer``
+            and ``stage``; those that the records lack are left out. None reads all.
         skip_damaged: Whether to leave out parts that cannot be read, and to tell
             which in :attr:`Records.left_out`.
         progress: Shows how far the reading is: called once, as
@@ -406,25 +470,22 @@ def read_records(
         if not parts:
             raise RecordsError(f'{folder}: {_why_none(folder)}')
         try:
-            tables, faults = _read_parts(parts, skip_damaged, progress)
+            read, table, faults = _read_parts(parts, columns, skip_damaged, progress)
             if faults and held:
                 # A merge that was cut short leaves small parts beside the wide one.
-                kept, _ = _without_held({*tables, *held})
-                again = [part for part in kept if part not in tables]
-                tables |= _read_parts(again, skip_damaged, None)[0]
+                kept, _ = _without_held({*read, *held})
+                read, table, _ = _read_parts(kept, columns, skip_damaged, None)
             break
         except FileNotFoundError:
             # The run is going on, and has merged parts since they were listed.
             if attempt == 2:
                 raise RecordsError(f'{folder}: records vanish while read') from None
-    if not tables:
+    if not read:
         raise RecordsError(f'{folder}: none of its {len(parts)} parts can be read')
-    read = sorted(tables)
-    table = _concat([tables[part] for part in read])
     if not table.num_rows:
         raise RecordsError(f'{folder}: its parts have no rows')
     left_out = [f'{faults[p]}; {_missing(p, parts, read)}' for p in faults]
-    return Records(table, _facts(tables[read[-1]]), str(folder), left_out)
+    return Records(table, _facts(table), str(folder), left_out)
 
 
 def _records_folder(work_dir: str | os.PathLike) -> Path:
@@ -443,30 +504,85 @@ def _records_folder(work_dir: str | os.PathLike) -> Path:
 
 
 def _read_parts(
-    parts: Sequence[_Part], skip_damaged: bool, progress: _Progress | None
-) -> tuple[dict[_Part, pa.Table], dict[_Part, DamagedPartError]]:
-    """The rows of the parts, and what is wrong with those that have none to read."""
+    parts: Sequence[_Part],
+    columns: Collection[str] | None,
+    skip_damaged: bool,
+    progress: _Progress | None,
+) -> tuple[list[_Part], pa.Table, dict[_Part, DamagedPartError]]:
+    """The parts that can be read, their rows, and what is wrong with the others."""
 
     def read(part: _Part) -> pa.Table | DamagedPartError:
         try:
-            return _read_part(part.path)
+            return _read_part(part.path, columns)
         except DamagedPartError as fault:
             if not skip_damaged:
                 raise
             return fault
 
-    tables: dict[_Part, pa.Table] = {}
+    sound, rows = [], _Gathered()
     faults: dict[_Part, DamagedPartError] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         found: Iterable = pool.map(read, parts)
         if progress is not None:
             found = progress(found, total=len(parts), description='reading records')
-        for part, rows in zip(parts, found, strict=True):
-            if isinstance(rows, DamagedPartError):
-                faults[part] = rows
+        for part, table in zip(parts, found, strict=True):
+            if isinstance(table, DamagedPartError):
+                faults[part] = table
             else:
-                tables[part] = rows
-    return tables, faults
+                sound.append(part)
+                rows.add(table)
+    return sound, rows.table(), faults
+
+
+class _Gathered:
+    """Gathers the rows of parts, each numeric column in one piece of memory.
+
+    A table of many small pieces takes half as much memory again, and each use of one of
+    its columns would copy it.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._kinds: dict[str, pa.DataType] = {}
+        self._numbers: dict[str, np.ndarray] = {}
+        self._others: dict[str, list[pa.Array]] = {}
+        self._metadata: dict | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Take over the rows of a part; what earlier ones do not have is not known."""
+        before, self._number = self._number, self._number + table.num_rows
+        for name in table.column_names:
+            self._begin(name, table[name].type, before)
+        for name, values in self._numbers.items():
+            # Nobody else holds these arrays, which grow without being copied.
+            values.resize(self._number, refcheck=False)
+            known = name in table.column_names
+            values[before:] = table[name].to_numpy() if known else np.nan
+        for name, pieces in self._others.items():
+            known = name in table.column_names
+            lost = [] if known else [pa.nulls(table.num_rows, self._kinds[name])]
+            pieces.extend(table[name].chunks if known else lost)
+        self._metadata = table.schema.metadata
+
+    def _begin(self, name: str, kind: pa.DataType, before: int) -> None:
+        """Make room for a column that is new after so many rows."""
+        if name in self._kinds:
+            return
+        self._kinds[name] = kind
+        if not pa.types.is_primitive(kind):
+            self._others[name] = [pa.nulls(before, kind)] if before else []
+        elif before:
+            self._numbers[name] = np.full(before, np.nan)
+        else:
+            self._numbers[name] = np.empty(0, kind.to_pandas_dtype())
+
+    def table(self) -> pa.Table:
+        """The rows of all parts, with the metadata of the last one."""
+        columns = {name: pa.array(values) for name, values in self._numbers.items()}
+        for name, pieces in self._others.items():
+            columns[name] = pa.chunked_array(pieces, self._kinds[name])
+        in_order = {name: columns[name] for name in self._kinds}
+        return pa.table(in_order).replace_schema_metadata(self._metadata)
 
 
 def _missing(damaged: _Part, parts: Sequence[_Part], read: Sequence[_Part]) -> str:
@@ -505,7 +621,7 @@ def read_metadata(work_dir: str | os.PathLike) -> dict:
     folder = Path(work_dir) / FOLDER
     for part in sorted(_listed(folder), reverse=True) if folder.is_dir() else ():
         with contextlib.suppress(RecordsError, FileNotFoundError):
-            return _facts(_read_part(part.path))
+            return _facts(_read_part(part.path, _KEYS))
     return {}
 
 
@@ -525,8 +641,13 @@ def _facts(table: pa.Table) -> dict:
     return json.loads(table.schema.metadata[_METADATA_KEY])
 
 
-def _read_part(path: Path) -> pa.Table:
-    """The rows of a part, once it is known to be whole and ours."""
+def _read_part(path: Path, columns: Collection[str] | None = None) -> pa.Table:
+    """The rows of a part, once it is known to be ours and what is read to be whole.
+
+    Args:
+        path: The file.
+        columns: The columns to read besides those of :data:`_KEYS`; None reads all.
+    """
     if path.is_dir():
         raise DamagedPartError(f'{path}: not readable as Parquet: it is a folder')
     try:
@@ -536,7 +657,10 @@ def _read_part(path: Path) -> pa.Table:
             pa.OSFile(str(path)) as file,
             pq.ParquetFile(file, page_checksum_verification=True) as parquet,
         ):
-            table = parquet.read(use_threads=False)
+            names = parquet.schema_arrow.names
+            if columns is not None:
+                names = [n for n in names if n in columns or n in _KEYS]
+            table = parquet.read(names, use_threads=False)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as fault:

@@ -64,3 +64,17 @@ def test_a_part_that_fails_is_named_in_the_page_and_in_the_exit_code(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == 'error: failed: x'
     assert 'Failed: ' in page.read_text()
+
+
+def test_ways_to_write_records_are_compared():
+    program = (
+        'import sys; sys.path.insert(0, "benchmarks"); import record_scale as scale\n'
+        'parts = [scale.to_table(next(scale.synthetic_parts(20, 3500)))]\n'
+        'scale.print_ways("synthetic", parts)'
+    )
+    printed = run(sys.executable, '-c', program, check=True).stdout
+    assert '| synthetic: 1,280 rows |' in printed
+    rows = [line.split(' | ') for line in printed.splitlines() if line[:2] == '| ']
+    sizes = {name: int(size) for name, size, *_ in rows[2:]}
+    [written] = [size for name, size in sizes.items() if 'as written' in name]
+    assert written < 0.7 * sizes['| version 0.1: dictionaries, zstd']

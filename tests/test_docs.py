@@ -137,8 +137,9 @@ def test_python(text, folder, monkeypatch, tmp_path):
         assert backbone.get('norm_eval', not trained) is False
         assert backbone.get('norm_cfg', {}).get('requires_grad', trained) is True
     elif 'quickstart' in text:
-        if 'pandas' in text:
-            pytest.importorskip('pandas', reason='pandas is missing')
+        for package in ('pandas', 'polars'):
+            if f'import {package}' in text:
+                pytest.importorskip(package, reason=f'{package} is missing')
         exec(program, {})
 
 

@@ -11,10 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smd_mmdet.records import MERGE_AT, RecordsError, RecordWriter, read_records
+from smd_mmdet.records import (
+    MERGE_AT,
+    RecordsError,
+    RecordWriter,
+    read_records,
+    to_table,
+)
 
 
 def rows(iteration, layers=('a', 'b'), value=0.5):
@@ -61,6 +67,126 @@ def test_what_an_earlier_version_did_not_measure_is_not_known(tmp_path):
     layer = dict(read_records(tmp_path).by_layer())['b']
     np.testing.assert_array_equal(layer['clipped_share'], [np.nan, 0.25])
     np.testing.assert_array_equal(layer['clip_coefficient_mean'], [np.nan] * 2)
+
+
+def quantities(number, seed=0):
+    """Rows of a layer whose mean, spread and extremes use all bits of a float64."""
+    rng = np.random.default_rng(seed)
+    size = 10.0 ** rng.uniform(-200, 200, number)
+    values = {f'q_{kind}': size * rng.normal(size=number) for kind in STATISTICS}
+    columns = {name: np.repeat(v, number) for name, v in rows(1, ('a',)).items()}
+    return columns | values | {'iter': np.arange(1, number + 1)}
+
+
+STATISTICS = ('mean', 'var', 'min', 'max')
+
+
+def test_means_are_kept_to_the_bit_and_extremes_are_never_exceeded(tmp_path):
+    truth = quantities(500)
+    writer = RecordWriter(tmp_path)
+    for part in (slice(0, 200), slice(200, 500)):
+        writer.append({name: values[part] for name, values in truth.items()})
+    writer.merge()  # rounds nothing once more
+    kept = dict(read_records(tmp_path).by_layer())['a']
+    assert np.array_equal(kept['q_mean'], truth['q_mean'])
+    assert (kept['q_min'] < truth['q_min']).all()
+    assert (kept['q_max'] > truth['q_max']).all()
+    for name in ('q_var', 'q_min', 'q_max'):
+        error = np.abs(kept[name] / truth[name] - 1)
+        assert error.max() < 2.0 ** (-24 if name == 'q_var' else -23)
+        # As many bits as a float32 has, whatever the exponent.
+        fraction = np.frexp(kept[name])[0]
+        assert np.array_equal(fraction, fraction.astype(np.float32))
+
+
+@given(value=st.floats(), kind=st.sampled_from(STATISTICS))
+@example(value=1.7976931348623157e308, kind='max')
+@example(value=5e-324, kind='var')
+@settings(max_examples=30, deadline=None)
+def test_no_number_becomes_another(tmp_path_factory, value, kind):
+    folder = tmp_path_factory.mktemp('run')
+    RecordWriter(folder).append(rows(1, ('a',)) | {f'q_{kind}': np.array([value])})
+    kept = read_records(folder).table[f'q_{kind}'][0].as_py()
+    if not np.isfinite(value) or value == 0:
+        np.testing.assert_equal(kept, value)
+    else:
+        assert np.isfinite(kept)
+        assert kept == pytest.approx(value, rel=2.0**-23)
+
+
+def test_records_are_half_as_large_as_they_were(tmp_path):
+    truth = quantities(2000)
+    RecordWriter(tmp_path).append(truth)
+    size = sum(path.stat().st_size for path in (tmp_path / 'smd').iterdir())
+    file = pa.BufferOutputStream()
+    pq.write_table(to_table(truth), file, compression='zstd')
+    assert size < 0.7 * file.getvalue().size
+
+
+def test_records_of_version_0_1_are_read_and_go_on(tmp_path):
+    truth = quantities(300)
+    facts = {'smd_mmdet': '{"schema_version": 1, "theory": "sgd"}'}
+    for part in (slice(0, 100), slice(100, 200)):
+        table = to_table({name: values[part] for name, values in truth.items()})
+        folder = tmp_path / 'smd'
+        folder.mkdir(exist_ok=True)
+        pq.write_table(
+            table.replace_schema_metadata(facts),
+            folder / f'{part.start + 1:010d}-{part.stop:010d}.parquet',
+            compression='zstd',
+            write_page_checksum=True,
+        )
+    writer = RecordWriter(tmp_path, {'theory': 'sgd'}, resume_from=151)
+    writer.append({name: values[150:] for name, values in truth.items()})
+    kept = dict(read_records(tmp_path).by_layer())['a']
+    assert kept['iter'].tolist() == list(range(1, 301))
+    for name in (f'q_{kind}' for kind in STATISTICS):
+        # What an earlier version has written stays as it is, where it is cut as well.
+        assert np.array_equal(kept[name][:150], truth[name][:150])
+        assert kept[name] == pytest.approx(truth[name], rel=2.0**-23)
+
+
+def test_columns_that_are_not_asked_for_are_not_read(tmp_path):
+    RecordWriter(tmp_path).append(quantities(1000))
+    [part] = (tmp_path / 'smd').iterdir()
+    group = pq.read_metadata(part).row_group(0)
+    found = {
+        group.column(i).path_in_schema: group.column(i).data_page_offset
+        for i in range(group.num_columns)
+    }
+    damaged = bytearray(part.read_bytes())
+    damaged[found['q_var'] + 100] ^= 1
+    part.write_bytes(damaged)
+    records = read_records(tmp_path, columns=['q_mean', 'shape', 'not there'])
+    names = {'iter', 'count', 'layer', 'stage', 'q_mean', 'shape'}
+    assert set(records.table.column_names) == names
+    assert records.shapes() == {'a': (3, 3)}
+    [(_, columns)] = records.by_layer(['q_mean', 'clipped_share', 'q_var'])
+    assert set(columns) == {'q_mean', 'clipped_share'}
+    assert np.isnan(columns['clipped_share']).all()
+    with pytest.raises(RecordsError, match='not readable'):
+        read_records(tmp_path, columns=['q_var'])
+
+
+def test_layers_that_come_and_go_keep_their_rows(tmp_path):
+    writer = RecordWriter(tmp_path)
+    writer.append(rows(1, ('a', 'b')))
+    writer.append(rows(2, ('c', 'b', 'a'), value=2.0))
+    writer.append({n: v for n, v in rows(3, ('b',), 3.0).items() if n != 'shape'})
+    writer.append(rows(4, ('b', 'a'), 4.0) | {'new_mean': np.array([7.0, 8.0])})
+    records = read_records(tmp_path)
+    assert records.layers() == ['a', 'b', 'c']
+    assert records.shapes() == dict.fromkeys('abc', (3, 3))
+    found = {name: columns for name, columns in records.by_layer()}
+    assert {n: c['iter'].tolist() for n, c in found.items()} == {
+        'a': [1, 2, 4],
+        'b': [1, 2, 3, 4],
+        'c': [2],
+    }
+    assert found['b']['weight_norm_mean'].tolist() == [0.5, 2.0, 3.0, 4.0]
+    np.testing.assert_array_equal(found['a']['new_mean'], [np.nan, np.nan, 8.0])
+    shapes = records.table['shape'].to_pylist()
+    assert shapes[5] is None and shapes[4] == [3, 3]
 
 
 @settings(max_examples=12, deadline=None)
@@ -253,4 +379,10 @@ def test_missing_records_are_named(tmp_path):
         read_records(tmp_path)
     RecordWriter(tmp_path)
     with pytest.raises(RecordsError, match='no window is complete'):
+        read_records(tmp_path)
+    nothing = to_table({name: values[:0] for name, values in rows(1).items()})
+    facts = {'smd_mmdet': '{"schema_version": 1}'}
+    path = tmp_path / 'smd' / f'{1:010d}-{2:010d}.parquet'
+    pq.write_table(nothing.replace_schema_metadata(facts), path)
+    with pytest.raises(RecordsError, match='its parts have no rows'):
         read_records(tmp_path)

@@ -32,7 +32,7 @@ from smd_mmdet.theory import THEORIES
 from .case import ANGLE_TOLERANCE, NORM_TOLERANCE
 from .live import Standing, standing
 from .motion import COSINE_LEFT, COSINE_ROUNDING
-from .series import COLUMNS, MIN_ITERATIONS, Series, Windows
+from .series import COLUMNS, MIN_ITERATIONS, READ, Series, Windows
 from .stage import check_stage, diagnose, settle_state
 from .summary import correct_for_multiplicity, summarize
 from .verdicts import (
@@ -85,6 +85,7 @@ __all__ = [
     'NO_RATE',
     'NO_THEORY',
     'OFF',
+    'READ',
     'TOO_SHORT',
     'UNCLEAR',
     'UNDECIDED',
@@ -139,10 +140,10 @@ def check(records: Records) -> Report:
     windows = Windows(table['iter'].to_numpy(), table['count'].to_numpy())
     facts = records.metadata.get('layers') or {}
     clipping = records.metadata.get('clipping')
-    shapes = _shapes(records)
+    shapes = records.shapes()
     layers = []
     for name, columns in records.by_layer():
-        layer = LayerReport(name, shapes.get(name, []))
+        layer = LayerReport(name, list(shapes.get(name, ())))
         previous = None
         for number in np.unique(columns['stage']):
             chosen = columns['stage'] == number
@@ -179,18 +180,3 @@ def _of_clipping(records: Records, theory_name: str) -> str:
         'equilibrium are those without clipping; with every step clipped they are '
         'about twice as many'
     )
-
-
-def _shapes(records: Records) -> dict[str, list[int]]:
-    """Shape of each layer's weight, from its first row."""
-    table = records.table
-    shapes: dict[str, list[int]] = {}
-    if 'shape' not in table.column_names:
-        return shapes
-    # Every window has a row for each layer, so the first rows name all shapes.
-    head = table.slice(0, 4096)
-    for name, shape in zip(
-        head['layer'].to_pylist(), head['shape'].to_pylist(), strict=True
-    ):
-        shapes.setdefault(name, shape)
-    return shapes

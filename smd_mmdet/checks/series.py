@@ -5,6 +5,7 @@ The sums and means here are weighted by the number of iterations in each window.
 
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,20 +13,28 @@ from smd_mmdet.theory import Theory
 
 from .statistics import MIN_BATCHES, Estimate, ratio_of_sums
 
-__all__ = ['COLUMNS', 'MAX_BATCHES', 'MIN_ITERATIONS', 'Series', 'Windows']
+__all__ = ['COLUMNS', 'MAX_BATCHES', 'MIN_ITERATIONS', 'READ', 'Series', 'Windows']
 
 # A verdict needs as many measured iterations: the paper takes its means over 200.
 MIN_ITERATIONS = 200
 # A standard error is that of so many batches at most.
 MAX_BATCHES = 16
 
-# The columns of the records that the checks and the figures read.
+# The columns of the records without which nothing can be checked.
 COLUMNS = (
     *('iter', 'count', 'layer', 'stage', 'lr', 'weight_decay', 'momentum'),
     *('weight_norm_mean', 'weight_norm_var', 'cosine_mean', 'cosine_var'),
     *('unit_grad_sq_mean', 'unit_grad_sq_max'),
     *('unit_h_mean', 'unit_h_var', 'unit_h_min'),
     *('angular_update_mean', 'angular_update_var', 'angular_update_eq'),
+)
+# All that the checks and the figures read, as far as records have it.
+READ = (
+    *COLUMNS,
+    *('shape', 'angular_update_min', 'angular_update_max', 'weight_norm_eq'),
+    *('grad_norm_mean', 'unit_h_max', 'update_cosine_mean'),
+    *('update_sq_mean', 'update_sq_var', 'update_sq_min', 'update_sq_max'),
+    *('clipped_share', 'clip_coefficient_mean', 'clipping_power'),
 )
 
 
@@ -378,7 +387,7 @@ class Series:
         index = np.arange(len(self))[part]
         total = self.count[index].sum()
         number = int(min(most, len(index), total // max(shortest, 1)))
-        return [g for g in np.array_split(index, max(number, 1)) if len(g)]
+        return [g for g in _pieces(index, max(number, 1)) if len(g)]
 
     def totals(
         self, values: np.ndarray | float, groups: list[np.ndarray]
@@ -387,10 +396,14 @@ class Series:
 
         Args:
             values: Means by window; 1.0 counts the iterations.
-            groups: Batches, as :meth:`groups` gathers them.
+            groups: Batches, as :meth:`groups` gathers them: each begins where the one
+                before it ends.
         """
+        if not groups:
+            return np.zeros(0)
+        starts, end = [group[0] for group in groups], groups[-1][-1] + 1
         weighted = np.broadcast_to(values, self.count.shape) * self.count
-        return np.array([weighted[group].sum() for group in groups])
+        return np.add.reduceat(weighted[:end], starts)
 
     def ratio(
         self, above: np.ndarray, below: np.ndarray, part: slice, slow: float = 0.0
@@ -564,3 +577,10 @@ class Series:
         last = np.array([self.lr[-1]]), np.array([self.decay[-1]])
         turn = self.known.angular_update_sq(*last, momentum, 1.0, self.whiteness)
         return float((turn * self.known.equilibrium_power(*last, 1.0, momentum))[0])
+
+
+def _pieces(index: np.ndarray, number: int) -> list[np.ndarray]:
+    """What ``np.array_split`` gives, which takes a third of a check's time for it."""
+    length, longer = divmod(len(index), number)
+    edges = [i * length + min(i, longer) for i in range(number + 1)]
+    return [index[begin:end] for begin, end in pairwise(edges)]

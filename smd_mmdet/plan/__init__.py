@@ -28,7 +28,7 @@ from smd_mmdet.recipes import Context, in_context, peak_and_total
 from smd_mmdet.records import Records, read_records
 
 from .course import Course
-from .measured import LayerPlan, Measured, measured_clipping, plan_layers
+from .measured import READ, LayerPlan, Measured, measured_clipping, plan_layers
 from .rescaling import rescaling_of
 from .stages import StagePlan, plan_stages, start_assumptions, usual_start_text
 from .warnings import verdict, warnings, with_words
@@ -145,7 +145,7 @@ def plan(
 def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     optimizer, every = training.optimizer, training.accumulation
     rescaling = rescaling_of(training.rescaling, training.schedule.lr, every)
-    records = read_records(work_dir) if work_dir else None
+    records = read_records(work_dir, columns=READ) if work_dir else None
     power = _clipping_power(optimizer, records)
     course = Course(training.schedule.every(every), optimizer, rescaling, power or 0.0)
     _check(course)

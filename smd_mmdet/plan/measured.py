@@ -19,6 +19,7 @@ from .course import KINDS, Course
 from .stages import ALWAYS, TOLERANCE, StagePlan
 
 __all__ = [
+    'READ',
     'LayerEnds',
     'LayerPlan',
     'LayerStage',
@@ -26,6 +27,14 @@ __all__ = [
     'measured_clipping',
     'plan_layers',
 ]
+
+# The columns that are read of a measured run, as far as its records have them.
+READ = (
+    *('shape', 'weight_norm_mean', 'unit_grad_sq_mean'),
+    *('unit_h_mean', 'update_sq_mean', 'clipping_power', 'clipped_share'),
+)
+# What tells the power of clipping: it itself, or else the share of clipped steps.
+_CLIPPING = ('clipping_power', 'clipped_share')
 
 
 @dataclass(frozen=True)
@@ -133,14 +142,14 @@ def measured_clipping(records: Records, optimizer: Optimizer) -> float | None:
     """
     if _clipped_otherwise(records, optimizer):
         return None
-    found = [_power(columns) for _, columns in records.by_layer()]
+    found = [_power(columns) for _, columns in records.by_layer(('count', *_CLIPPING))]
     known = [power for power in found if power is not None]
     return float(np.median(known)) if known else None
 
 
 def _power(columns: Mapping[str, np.ndarray]) -> float | None:
     """The p of a layer, or twice the share of clipped steps if there is no more."""
-    for column, factor in (('clipping_power', 1.0), ('clipped_share', 2.0)):
+    for column, factor in zip(_CLIPPING, (1.0, 2.0), strict=True):
         found = _late_mean(columns, columns.get(column))
         if found is not None:
             return min(max(factor * found, 0.0), ALWAYS)
@@ -227,7 +236,7 @@ def _clipped_here_only(records: Records, course: Course) -> float:
         return 0.0
     found = [
         _late_mean(columns, columns.get('clipped_share'))
-        for _, columns in records.by_layer()
+        for _, columns in records.by_layer(('count', 'clipped_share'))
     ]
     return max((share for share in found if share is not None), default=0.0)
 
@@ -252,7 +261,7 @@ def _measured(records: Records, drive: str, clips: bool) -> list[_Layer]:
     facts = records.metadata.get('layers') or {}
     if not isinstance(facts, Mapping):
         raise RecordsError(f'metadata: layers must be a dict, got {facts!r:.80}')
-    shapes = _shapes(records)
+    shapes = records.shapes()
     layers = []
     for name, columns in records.by_layer():
         fact = facts.get(name)
@@ -290,16 +299,6 @@ def _late_mean(
     late = np.arange(len(count)) >= len(count) * 2 // 3
     late &= (count > 0) & np.isfinite(values)
     return float(np.average(values[late], weights=count[late])) if late.any() else None
-
-
-def _shapes(records: Records) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights, where the records have them."""
-    if 'shape' not in records.table.column_names:
-        return {}
-    names, shapes = (records.table[key].to_pylist() for key in ('layer', 'shape'))
-    return {
-        name: tuple(shape) for name, shape in zip(names, shapes, strict=True) if shape
-    }
 
 
 def _alike(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from smd_mmdet import theory
-from smd_mmdet.checks import Report, check
+from smd_mmdet.checks import READ, Report, check
 from smd_mmdet.records import Records, read_records
 
 from .clipping import unforeseen
@@ -19,8 +19,17 @@ from .scores import read_losses, read_scores
 
 __all__ = ['MEAN_OVER', 'Motion', 'Reader', 'Run', 'read_run', 'run_of', 'short']
 
-Reader = Callable[[str | os.PathLike], Records]
+# Reads from a folder the columns that are named.
+Reader = Callable[..., Records]
 
+# The columns of a layer that are shown, and those of its noise for studies.
+SHOWN = (
+    *('iter', 'count', 'stage', 'lr', 'weight_decay', 'momentum', 'weight_norm_mean'),
+    *('angular_update_mean', 'angular_update_var', 'angular_update_eq'),
+    *('cosine_mean', 'cosine_var', 'unit_grad_sq_mean', 'unit_h_mean'),
+    *('unit_h_var', 'unit_h_min', 'update_sq_mean'),
+    *('clipped_share', 'clip_coefficient_mean', 'clipping_power'),
+)
 # Iterations in the moving mean of the unit gradient, as in the paper's figures.
 MEAN_OVER = 200
 # Columns of the heat map, which is as wide as the page or the figure.
@@ -380,7 +389,8 @@ def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
 
     Args:
         work_dir: The run's folder, which has ``smd/*.parquet``.
-        read: Reads the records of a folder.
+        read: Reads some columns of the records of a folder, as
+            :func:`smd_mmdet.records.read_records` does.
 
     Returns:
         The run, with the verdicts on it, and what its logs tell of scores and losses.
@@ -388,7 +398,7 @@ def read_run(work_dir: str | os.PathLike, read: Reader = read_records) -> Run:
     Raises:
         RecordsError: If there are no records, or they cannot be read.
     """
-    run = run_of(read(work_dir), Path(work_dir).resolve().name)
+    run = run_of(read(work_dir, columns=READ), Path(work_dir).resolve().name)
     started = run.metadata.get('started')
     run.scores = read_scores(work_dir, started)
     run.losses = read_losses(work_dir, started)
@@ -404,5 +414,8 @@ def run_of(records: Records, name: str) -> Run:
     """
     report = check(records)
     clipping = records.metadata.get('clipping')
-    layers = [Motion(*each, report.theory, clipping) for each in records.by_layer()]
+    layers = [
+        Motion(name, columns, report.theory, clipping)
+        for name, columns in records.by_layer(SHOWN)
+    ]
     return Run(name, layers, report, records.metadata, records.left_out)

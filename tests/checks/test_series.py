@@ -3,9 +3,16 @@
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from simulation import LR, last_stages, records_of, small_walk, with_columns
+from simulation import (
+    LR,
+    OPTIMIZERS,
+    last_stages,
+    records_of,
+    small_walk,
+    with_columns,
+)
 
-from smd_mmdet.checks import HOLDS, check
+from smd_mmdet.checks import HOLDS, READ, check
 from smd_mmdet.records import Records
 
 
@@ -51,3 +58,14 @@ def test_iterations_without_records_are_not_counted():
     gap = pc.or_(pc.less_equal(table['iter'], 300), pc.greater(table['iter'], 450))
     report = check(Records(table.filter(gap), {}))
     assert report.measured_iterations == 850
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_the_checks_use_no_column_that_they_do_not_read(optimizer):
+    lr = np.repeat([LR, LR / 10], [600, 300])
+    walk = small_walk(lr=lr, optimizer=optimizer, max_norm=1.0, radial=0.01)
+    records = records_of(walk)
+    some = records.table.select(n for n in records.table.column_names if n in READ)
+    assert some.num_columns < records.table.num_columns
+    found = check(Records(some, records.metadata)).to_dict()
+    assert found == check(records).to_dict()

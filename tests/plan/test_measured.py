@@ -54,6 +54,26 @@ def _probe(folder: Path, metadata: dict | None = None, **columns) -> None:
     writer.append(rows)
 
 
+@pytest.mark.parametrize('optimizer', ['sgd', 'nesterov', 'adamw'])
+def test_a_plan_uses_no_column_that_it_does_not_read(tmp_path, monkeypatch, optimizer):
+    settings = dict(weight_decay=5e-3, momentum=0.9, size=64, max_norm=1.0)
+    walk = Walk(lr=np.full(400, 0.05), layers=2, optimizer=optimizer, **settings)
+    probe = records_of(walk, window=20, metadata={'clipping': {'max_norm': 1.0}})
+    writer = RecordWriter(tmp_path, probe.metadata)
+    writer.append({n: probe.table[n].to_pylist() for n in probe.table.column_names})
+    config = config_by_iteration([], 2000)
+    config.optim_wrapper.clip_grad = dict(max_norm=1.0)
+    if optimizer == 'nesterov':
+        config.optim_wrapper.optimizer.nesterov = True
+    if optimizer == 'adamw':
+        made = dict(type='AdamW', lr=0.05, weight_decay=5e-3)
+        config.optim_wrapper.optimizer = made
+    found = plan(config, work_dir=str(tmp_path))
+    assert len(found['layers']) == 2
+    monkeypatch.setattr('smd_mmdet.plan.READ', None)
+    assert plan(config, work_dir=str(tmp_path)) == found
+
+
 def test_measured_layers_without_an_equilibrium_are_left_out(tmp_path):
     _probe(tmp_path)
     for key in ('decay_mult', 'lr_mult'):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from runs import simulated
+from runs import simulated, write_run
 
 from smd_mmdet import theory
-from smd_mmdet.report.run import run_of
+from smd_mmdet.records import read_records
+from smd_mmdet.report.panels import series_of
+from smd_mmdet.report.run import Motion, read_run, run_of
 
 
 def test_target_norm_is_that_of_the_mean_over_200_iterations(run):
@@ -58,3 +60,16 @@ def test_under_nesterov_the_angle_is_that_of_the_correlation_of_a_stage():
         assert np.sqrt((late**2).mean()) == pytest.approx(1, abs=0.04)
         white = np.sqrt(2e-4 * (1 + 1.6 - 2 * 0.512) / 1.8)
         assert abs(layer.angle_eq[0] / white - 1) > 0.05
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'nesterov', 'adamw'])
+def test_what_is_shown_is_the_same_from_the_columns_that_are_read(tmp_path, optimizer):
+    settings = dict(optimizer=optimizer, max_norm=1.0, correlation=0.3)
+    write_run(tmp_path, metadata={'clipping': {'type': 'norm'}}, **settings)
+    shown = read_run(tmp_path)
+    for name, columns in read_records(tmp_path).by_layer():
+        layer = Motion(name, columns, optimizer, {'type': 'norm'})
+        series = {known: values for known, _, values in series_of(layer)}
+        assert len(series) > 8
+        for known, values in series.items():
+            np.testing.assert_array_equal(getattr(shown.layer(name), known), values)
