@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet.config.errors import SettingError
-from smd_mmdet.monitor.sharing import sharded
+from smd_mmdet.monitor.shards import sharded
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
