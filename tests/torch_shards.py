@@ -72,6 +72,10 @@ def fully(net, **settings):
     return fully_shard(net, **settings)
 
 
+def ddp(net):
+    return DistributedDataParallel(net, find_unused_parameters=True)
+
+
 def mesh_of(*shape):
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -231,22 +235,33 @@ def mixed(folder):
         same_weights(Training(optimizer, wrap, torch.float32).run(clip=None), training)
 
 
+FILTERS = dict(granularity='filter', by_filter=['a.weight', 'b.weight'])
+
+
 def filters(folder):
     """Filters, some of them on ranks that have none of other layers."""
-    settings = dict(granularity='filter', by_filter=['a.weight', 'b.weight'])
     for optimizer in ('momentum', 'adamw'):
-        for wrap in (fully, DistributedDataParallel):
-            use_c = range(7)  # DDP takes a parameter without gradient for a fault
-            training = Training(optimizer, wrap)
-            monitor = training.monitor(**settings)
-            training.run(use_c)
-            rows = end(monitor)
-            if first():
-                alone = Training(optimizer)
-                expected = alone.monitor(shared=False, **settings)
-                alone.run(use_c)
-                near(rows, end(expected))
-                assert np.isfinite(rows['angular_update_filter_q95'][0])
+        training = Training(optimizer, fully)
+        monitor = training.monitor(**FILTERS)
+        training.run(range(10))
+        rows = end(monitor)
+        if first():
+            alone = Training(optimizer)
+            expected = alone.monitor(shared=False, **FILTERS)
+            alone.run(range(10))
+            near(rows, end(expected))
+            assert np.isfinite(rows['angular_update_filter_q95'][0])
+
+
+def filters_of_whole(folder):
+    """Filters shared out among ranks that hold the same; one of them measures alone."""
+    for optimizer in ('momentum', 'adamw'):
+        training = Training(optimizer, ddp)
+        shared, alone = (training.monitor(shared=s, **FILTERS) for s in (True, False))
+        training.run(range(10))
+        rows = end(shared)
+        if first():
+            same(rows, end(alone))
 
 
 def saved(folder):
@@ -330,7 +345,9 @@ def placed(folder):
             name: nn.Parameter(torch.randn(size, generator=generator).double())
             for name, size in sizes.items()
         }
-        parts = {name: nn.Parameter(laid(w.detach().clone())) for name, w in twin.items()}
+        parts = {
+            name: nn.Parameter(laid(w.detach().clone())) for name, w in twin.items()
+        }
         plain = {'whole': nn.Parameter(torch.ones(3, 3).double())}  # not on the mesh
         twin['whole'] = nn.Parameter(torch.ones(3, 3).double())
         parts |= plain
@@ -347,7 +364,9 @@ def placed(folder):
         optimizer = OPTIMIZERS['momentum'](parts.values())
         group = dist.new_group()
         monitor = SphericalMotionMonitor(optimizer, parts, 12, process_group=group)
-        store = dist.PrefixStore(str(placements), dist.distributed_c10d._get_default_store())
+        store = dist.PrefixStore(
+            str(placements), dist.distributed_c10d._get_default_store()
+        )
         if not first():
             store.wait(['stepped'], datetime.timedelta(seconds=60))
         for step in of_parts:
@@ -380,9 +399,6 @@ def zero(folder):
         'momentum': (torch.optim.SGD, dict(lr=0.1, momentum=0.9, weight_decay=5e-3)),
         'adamw': (torch.optim.AdamW, dict(lr=1e-2, weight_decay=0.1)),
     }
-
-    def ddp(net):
-        return DistributedDataParallel(net, find_unused_parameters=True)
 
     for name, (kind, settings) in kinds.items():
         training = Training(name, ddp)
@@ -422,6 +438,64 @@ def flat(folder):
             expected = alone.monitor(shared=False)
             alone.run(**how)
             near(rows, end(expected))
+
+
+def refused(folder):
+    """What does not add up to the weights."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+    from torch.distributed.tensor import DTensor, Partial
+
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    training = Training('momentum', fully)
+    named = {'a.weight': training.named['a.weight']}
+    refuse(training.optimizer, named, 'give process_group, the ranks whose parts')
+    mine = dict(process_group=groups[dist.get_rank()])
+    refuse(training.optimizer, named, 'lies on the ranks', **mine)
+
+    term = nn.Parameter(
+        DTensor.from_local(torch.ones(2), mesh_of(dist.get_world_size()), [Partial()])
+    )
+    everyone = dict(process_group=dist.new_group())
+    optimizer = torch.optim.SGD([term], 0.1)
+    refuse(optimizer, {'term': term}, 'terms of a sum do not add up', **everyone)
+
+    def flat(net, **settings):
+        cpu = torch.device('cpu')
+        return FullyShardedDataParallel(net, device_id=cpu, **settings)
+
+    shapes = {'a.weight': (7, 3, 3, 3)}
+    copies = Training(
+        'momentum',
+        lambda net: flat(
+            net, use_orig_params=True, sharding_strategy=ShardingStrategy.NO_SHARD
+        ),
+    )
+    named = {'a.weight': copies.named['a.weight']}
+    refuse(
+        copies.optimizer, named, 'each must be with one rank', shapes=shapes, **everyone
+    )
+    refuse(copies.optimizer, named, 'hides the shape', **everyone)
+    refuse(
+        copies.optimizer,
+        named,
+        'cuts filters at any element',
+        **everyone,
+        shapes=shapes | {'a.weight': (7 * dist.get_world_size(), 3, 3, 3)},
+        granularity='filter',
+    )
+    several = Training('momentum', flat)
+    [name, *_] = several.named
+    named = {name: several.named[name]}
+    refuse(several.optimizer, named, 'set use_orig_params=True', **everyone)
+
+
+def refuse(optimizer, named, said, **settings):
+    try:
+        SphericalMotionMonitor(optimizer, named, **settings)
+    except ValueError as error:
+        assert said in str(error), error
+    else:
+        raise AssertionError(f'not refused: {said}')
 
 
 if __name__ == '__main__':

@@ -24,6 +24,7 @@ __all__ = [
     'check_parts',
     'check_whole',
     'filter_span',
+    'holds_several',
     'is_flattened',
     'is_part',
     'layers_read',
@@ -112,6 +113,17 @@ def is_flattened(thing: object) -> bool:
     return isinstance(thing, Tensor) and getattr(thing, '_fsdp_flattened', False)
 
 
+def holds_several(thing: object) -> bool:
+    """Whether a parameter is a flat one of FullyShardedDataParallel's.
+
+    Example:
+        >>> holds_several(torch.nn.Parameter(torch.ones(2)))
+        False
+    """
+    # Torch marks it and gives it no class of its own.
+    return isinstance(thing, _classes(_FLAT))
+
+
 def local_of(tensors: Sequence[Any]) -> list[Any]:
     """What this rank holds of each tensor; what is no DTensor is as it is.
 
@@ -185,7 +197,7 @@ def check_parts(
             'weights, and no parameter has its gradient then; shard by fully_shard, '
             'or train by DistributedDataParallel'
         )
-    if any(isinstance(param, _classes(_FLAT)) for param in params):
+    if any(map(holds_several, params)):
         raise ValueError(
             'a flat parameter of FullyShardedDataParallel holds several weights in '
             'one: set use_orig_params=True, or shard by fully_shard'
