@@ -5,8 +5,10 @@ RANK=0 WORLD_SIZE=2 ... python tests/torch_shards.py FOLDER FUNCTION ...
 
 import copy
 import datetime
+import re
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -438,6 +440,20 @@ def flat(folder):
             expected = alone.monitor(shared=False)
             alone.run(**how)
             near(rows, end(expected))
+
+
+def documented(folder):
+    """The example of docs/distributed.md, as it stands there."""
+    from torch.distributed.fsdp import fully_shard
+
+    page = Path(__file__).parents[1] / 'docs' / 'distributed.md'
+    [program] = re.findall(r'```python\n(.*?)```', page.read_text('utf-8'), re.DOTALL)
+    names = {}
+    exec(program, names)
+    torch.manual_seed(0)
+    rows = names['train'](fully_shard, [torch.randn(2, 3, 8, 8) for _ in range(4)])
+    assert rows['layer'].tolist() == ['0.weight'] * first()
+    assert rows['count'].tolist() == [4] * first()
 
 
 def refused(folder):

@@ -10,8 +10,8 @@ from versions import needs_torch
 
 from smd_mmdet.records import read_records
 
-# MMEngine's FSDPStrategy of a CPU: torch 2.1's gloo cannot sum and scatter.
-needs_gloo = needs_torch(2, 6, 'gloo that sums and scatters')
+# An earlier one asks a CPU for the streams of a GPU.
+needs_fsdp = needs_torch(2, 6, 'FullyShardedDataParallel that runs on a CPU')
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +37,7 @@ def near(rows, expected):
         np.testing.assert_allclose(got, want, 1e-6, atol, err_msg=name)
 
 
-@needs_gloo
+@needs_fsdp
 def test_a_sharded_run_is_measured_as_a_whole_one(sharded, tmp_path):
     shard_runs.train(shard_runs.whole_config(tmp_path / 'single'))
     rows, expected = rows_of(sharded / 'measured'), rows_of(tmp_path / 'single')
@@ -47,7 +47,7 @@ def test_a_sharded_run_is_measured_as_a_whole_one(sharded, tmp_path):
     assert layers == read_records(tmp_path / 'single').metadata['layers']
 
 
-@needs_gloo
+@needs_fsdp
 def test_the_parts_are_to_the_bit_those_without_the_hook(sharded):
     measured, plain = parts_of(sharded / 'measured'), parts_of(sharded / 'plain')
     for of_rank, expected in zip(measured, plain, strict=True):
@@ -56,7 +56,7 @@ def test_the_parts_are_to_the_bit_those_without_the_hook(sharded):
     assert any(not torch.equal(*pair) for pair in zip(*measured, strict=True))
 
 
-@needs_gloo
+@needs_fsdp
 def test_clipping_by_the_norm_of_a_part_is_not_known(sharded):
     assert rows_of(sharded / 'clipped')['clipped_share'].isna().all()
     clipping = read_records(sharded / 'clipped').metadata['clipping']

@@ -23,7 +23,7 @@ def test_state_and_filters_that_are_dealt_out(tmp_path):
 @pytest.mark.parametrize(
     ('world', 'functions'),
     [
-        pytest.param(2, (*SHARDED, 'refused'), id='2'),
+        pytest.param(2, (*SHARDED, 'refused', 'documented'), id='2'),
         pytest.param(4, ('placed',), id='4-placed'),
         pytest.param(4, SHARDED, id='4', marks=pytest.mark.slow),
     ],
