@@ -417,6 +417,37 @@ def zero(folder):
         rows = end(monitor)
         if first():
             same(rows, end(expected))
+    zero_followed(kinds)
+
+
+def zero_followed(kinds):
+    """Another optimizer takes the place of the first, and deals out otherwise."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    dealt, plain = Training('momentum', ddp), Training('momentum', ddp)
+    kind, settings = kinds['momentum']
+    dealt.optimizer = ZeroRedundancyOptimizer(
+        dealt.model.parameters(), kind, **settings
+    )
+    monitor, expected = dealt.monitor(), plain.monitor(shared=False)
+    for training in (dealt, plain):
+        training.run(range(9))
+    kind, settings = kinds['adamw']
+    groups = [[p] for p in dealt.model.parameters()]
+    dealt.optimizer = ZeroRedundancyOptimizer(
+        [{'params': group} for group in reversed(groups)], kind, **settings
+    )
+    plain.optimizer = OPTIMIZERS['adamw'](plain.model.parameters())
+    before = monitor._own
+    monitor.follow(dealt.optimizer)
+    assert monitor._own != before
+    expected.follow(plain.optimizer)
+    for training in (dealt, plain):
+        training.run(range(9, 15))
+    same_weights(dealt, plain)
+    rows = end(monitor)
+    if first():
+        same(rows, end(expected))
 
 
 def flat(folder):
@@ -440,6 +471,44 @@ def flat(folder):
             expected = alone.monitor(shared=False)
             alone.run(**how)
             near(rows, end(expected))
+
+
+def flat_unused(folder):
+    """A unit that no rank uses in a step, and of whose bias rank 0 has nothing."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def unit(net):
+        cpu = torch.device('cpu')
+        return FullyShardedDataParallel(net, use_orig_params=True, device_id=cpu)
+
+    torch.manual_seed(0)
+    used, seldom = (unit(nn.Linear(6, 6)) for _ in range(2))
+    units = {'used': used, 'seldom': seldom}
+    named = {
+        f'{name}.{short}': getattr(net, short)
+        for name, net in units.items()
+        for short in ('weight', 'bias')
+    }
+    assert (named['seldom.bias'].numel() == 0) == first() or dist.get_world_size() > 2
+    shapes = {name: (6, 6) if 'weight' in name else (6,) for name in named}
+    optimizer = OPTIMIZERS['momentum'](named.values())
+    group = dist.new_group()
+    monitor = SphericalMotionMonitor(
+        optimizer, named, process_group=group, shapes=shapes
+    )
+    for number in range(4):
+        optimizer.zero_grad()
+        x = used(torch.ones(2, 6))
+        (seldom(x) if number != 2 else x).square().mean().backward()
+        optimizer.step()
+    rows = end(monitor)
+    if first():
+        at = {n: (rows['iter'] == 3) & (rows['layer'] == n) for n in named}
+        assert rows['count'][at['seldom.weight']] == 0
+        assert np.isnan(rows['weight_norm_mean'][at['seldom.bias']])
+        assert np.isfinite(rows['weight_norm_mean'][at['used.bias']])
+        others = rows['iter'] != 3
+        assert np.isfinite(rows['weight_norm_mean'][others]).all()
 
 
 def documented(folder):

@@ -12,7 +12,16 @@ from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.monitor.shards import sharded
 
 needs_fully_shard = needs_torch(2, 6, 'public fully_shard')
-SHARDED = ('trained', 'mixed', 'filters', 'saved', 'broken', 'placed', 'flat')
+SHARDED = (
+    'trained',
+    'mixed',
+    'filters',
+    'saved',
+    'broken',
+    'placed',
+    'flat',
+    'flat_unused',
+)
 
 
 def test_state_and_filters_that_are_dealt_out(tmp_path):
