@@ -16,6 +16,7 @@ from smd_mmdet.engine.parallel import (
     refuse_sharded,
     together,
 )
+from smd_mmdet.engine.runs import whole_model
 
 
 @pytest.fixture
@@ -96,6 +97,9 @@ def test_fully_shard_and_strategies_are_refused_by_name(one_process):
     )
     with pytest.raises(SettingError, match=r'Some: 0.weight is sharded by fully_shard'):
         refuse_sharded(runner, 'Some')
+    runner.cfg = {}
+    with pytest.raises(SettingError, match='give model as a dict'):
+        whole_model(runner)
     runner.strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
     with pytest.raises(
         SettingError, match=r'strategy\.type=DeepSpeedStrategy.*leave strategy out'
