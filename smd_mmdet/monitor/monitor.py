@@ -399,7 +399,9 @@ class SphericalMotionMonitor:
         if self._keeps:
             self._turn_window()
             # A fused optimizer under AMP decides on the device whether it steps.
-            [found_inf] = local_of([getattr(self.optimizer, 'found_inf', None)])
+            found_inf = getattr(self.optimizer, 'found_inf', None)
+            if found_inf is not None:
+                [found_inf] = local_of([found_inf])
             block.add(
                 self.iteration,
                 weights.settings,
