@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+
+from smd_mmdet.monitor.shards import is_flattened
 
 __all__ = ['Listener', 'clipping_of', 'follow_clipping', 'unknown_clipping']
 
@@ -77,6 +80,9 @@ def clipping_of(wrapper: OptimWrapper) -> dict[str, Any] | None:
         return {'type': 'unknown', 'reason': reason}
     if not settings:
         return None
+    if any(map(is_flattened, _parameters(optimizer))):
+        reason = 'each process clips its part of the gradients by the norm of that part'
+        return {'type': 'unknown', 'reason': reason}
     clip_func = _original(wrapper)
     known = {clip_grad_norm_: 'norm', clip_grad_value_: 'value'}.get(clip_func)
     if known is None:
@@ -147,6 +153,10 @@ def _original(wrapper: OptimWrapper) -> Callable[..., Any]:
     """What clips, whoever listens."""
     clip_func = wrapper.clip_func
     return clip_func.clip_func if isinstance(clip_func, _Overheard) else clip_func
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (param for group in optimizer.param_groups for param in group['params'])
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.settings import check_angular_update
 from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.readers import reader_for
+from smd_mmdet.monitor.shards import sharded
 
 from .decay import DecayByAngle, set_when_training_begins
 from .groups import split_groups
@@ -98,6 +99,12 @@ class SMDOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the optimizer wrapper for a model, wrapped for DDP or not."""
         model = getattr(model, 'module', model)
         wrapper = super().__call__(model)
+        if by := sharded([wrapper.optimizer, *model.parameters()]):
+            raise SettingError(
+                f'optim_wrapper.constructor=SMDOptimWrapperConstructor: {by} has dealt '
+                'the parameters out already, and they cannot be put into other '
+                'groups; leave constructor out, SMDHook finds the weights itself'
+            )
         entries = find_layers(model)
         chosen = choose_layers(entries, self._include, self._exclude)
         wrapper.scale_invariance = _as_chosen(entries, chosen)

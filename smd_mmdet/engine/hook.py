@@ -24,18 +24,24 @@ from . import lock
 from .clipping import clipping_of, follow_clipping
 from .faults import survive, survive_or_refuse
 from .groups import join_checkpoint, other_decay, split_checkpoint
-from .layers import filterwise, layers_to_measure
+from .layers import filterwise, layers_to_measure, parameters_of
 from .parallel import (
     all_processes,
     computed_in_main,
-    ddp_group,
-    refuse_sharded,
+    measuring_group,
+    refuse_parts,
     together,
     wrapped_parts,
 )
 from .recording import Recording, begin_recording
 from .reporting import check_report, report_now
-from .runs import model_of, optimizer_of, refuse_second, scale_invariance_of
+from .runs import (
+    model_of,
+    optimizer_of,
+    refuse_second,
+    scale_invariance_of,
+    whole_shapes,
+)
 from .verify import proved
 
 if TYPE_CHECKING:  # MMEngine's runner imports its hooks, and with them this file
@@ -53,8 +59,8 @@ class SMDHook(Hook):
     Records go to ``WORK_DIR/smd/*.parquet``, window means to the Visualizer as
     ``smd/<quantity>/<layer>``, and one line per logging interval to the log. The
     weights trained are the same to the bit as without the hook. Under DDP each process
-    reads its share of the layers, and the first one keeps the records; with
-    ``granularity='filter'`` that one reads them all.
+    reads its share of the layers, and where training is sharded the parts that it
+    holds; the first one keeps the records.
 
     A fault of the hook's own warns and ends the measuring; training goes on.
 
@@ -79,7 +85,8 @@ class SMDHook(Hook):
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
             if nothing is scale-invariant, there are several optimizers or several
-            SMDHooks, training is sharded, or somebody else writes records to the same
+            SMDHooks, training is sharded in a way that hides the weights (DeepSpeed),
+            or somebody else writes records to the same
             ``work_dir``. An optimizer without theory is measured all the same.
 
     Example:
@@ -170,8 +177,7 @@ class SMDHook(Hook):
         optimizer, entries = together(lambda: self._look_at(runner), all_processes())
         # What was found and proved may differ by chance between processes.
         entries = computed_in_main(lambda: self._proved(runner, entries))
-        if self.granularity == 'layer':
-            self._group = ddp_group(runner.model)
+        self._group = measuring_group(runner.model, optimizer)
         if self._group is not None or is_main_process():
             self._in_all(lambda: self._begin(runner, optimizer, entries))
 
@@ -278,7 +284,7 @@ class SMDHook(Hook):
     def _look_at(self, runner: Runner) -> tuple[Optimizer, list[ScaleInvariance]]:
         """The optimizer and the weights to measure; refuses what cannot be."""
         refuse_second(runner, SMDHook)
-        refuse_sharded(runner, 'SMDHook')
+        refuse_parts(runner, 'SMDHook', self.granularity)
         optimizer = optimizer_of(runner, 'SMDHook')
         entries = layers_to_measure(
             model_of(runner),
@@ -310,7 +316,7 @@ class SMDHook(Hook):
     ) -> None:
         """Attach the monitor; in the first process, open the records as well."""
         model = model_of(runner)
-        parameters = dict(model.named_parameters())
+        parameters = parameters_of(model)
         self._share = SphericalMotionMonitor(
             optimizer,
             {entry.name: parameters[entry.name] for entry in entries},
@@ -318,6 +324,7 @@ class SMDHook(Hook):
             self.granularity,
             by_filter=filterwise(model, entries),
             process_group=self._group,
+            shapes=whole_shapes(runner),
         )
         self._leave_clipping = follow_clipping(runner.optim_wrapper, self._share)
         if is_main_process():

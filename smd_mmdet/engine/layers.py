@@ -21,6 +21,7 @@ __all__ = [
     'find_layers',
     'layers_to_measure',
     'nothing_found',
+    'parameters_of',
 ]
 
 FROZEN_ADVICE = """\
@@ -34,6 +35,14 @@ To measure weights all the same, without theory, name them: \
 SMDHook(include=['backbone']); so are those that another hook unfreezes later."""
 
 _UNOBSERVED = 'the forward pass could not be observed'
+
+
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model, by the names that they have in one that is whole."""
+    wrapped = '_fsdp_wrapped_module.'
+    return {
+        name.replace(wrapped, ''): param for name, param in model.named_parameters()
+    }
 
 
 def find_layers(model: nn.Module) -> list[ScaleInvariance]:
@@ -109,7 +118,7 @@ def layers_to_measure(
         SettingError: If a pattern matches no parameter, or nothing is to be measured.
         RuntimeError: If nothing is, and the model could not be looked at.
     """
-    parameters = dict(model.named_parameters())
+    parameters = parameters_of(model)
     asked_for = _matching('include', include, [entry.name for entry in entries])
     chosen = choose_layers(entries, include, exclude)
     present = [entry for entry in chosen if entry.name in parameters]

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smd_mmdet.config.errors import SettingError
-from smd_mmdet.monitor.sharing import sharded
+from smd_mmdet.monitor.shards import holds_several, is_flattened, sharded
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     'all_processes',
     'computed_in_main',
-    'ddp_group',
     'from_main',
+    'measuring_group',
+    'refuse_parts',
     'refuse_sharded',
     'together',
     'wrapped_parts',
@@ -42,6 +43,8 @@ T = TypeVar('T')
 _Told = tuple[bool, str]
 
 SHARDING_STRATEGIES = ('DeepSpeedStrategy', 'FSDPStrategy', 'ColossalAIStrategy')
+# How torch's FullyShardedDataParallel may hold each weight once.
+ONCE = ('FULL_SHARD', 'SHARD_GRAD_OP')
 
 
 def refuse_sharded(runner: Runner, who: str) -> None:
@@ -58,16 +61,97 @@ def refuse_sharded(runner: Runner, who: str) -> None:
         return
     setting, fix = found
     raise SettingError(
-        f'{who}: {setting}: sharded training is not supported, each process has a '
-        f'part of the weights or of their momentum; {fix}'
+        f'{who}: {setting}: each process has a part of the weights or of their '
+        f'momentum, and here they are needed whole; {fix}'
     )
 
 
-def _sharding_setting(runner: Runner) -> tuple[str, str] | None:
-    strategy = getattr(runner, 'strategy', None)
-    for kind in type(strategy).__mro__:
+def refuse_parts(runner: Runner, who: str, granularity: str = 'layer') -> None:
+    """Refuse a run whose weights cannot be measured part by part.
+
+    Args:
+        runner: The run, with its model wrapped and its optimizer built.
+        who: Name of the hook that measures.
+        granularity: Whether it measures 'layer' or 'filter'.
+
+    Raises:
+        SettingError: It names the setting, and says why and what would work.
+    """
+    if (found := _unmeasurable(runner, granularity)) is not None:
+        setting, why, fix = found
+        raise SettingError(f'{who}: {setting}: {why}; {fix}')
+
+
+def _unmeasurable(runner: Runner, granularity: str) -> tuple[str, str, str] | None:
+    """A setting, what is wrong with it, and what would work."""
+    strategy = _strategy(runner)
+    if strategy in ('DeepSpeedStrategy', 'ColossalAIStrategy'):
+        return (
+            f'strategy.type={strategy}',
+            'it steps on flat copies of its own of the weights, and no parameter has '
+            'its gradient then',
+            'set strategy.type=FSDPStrategy, or leave strategy out',
+        )
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    if getattr(optimizer, '_overlap_with_ddp', False):
+        return (
+            'optim_wrapper.optimizer.overlap_with_ddp=True',
+            'the optimizer makes no step of its own',
+            'leave it out',
+        )
+    if not isinstance(runner.model, nn.Module):
+        return None
+    if sharded(runner.model.modules()) is None:
+        return None
+    if strategy is None:
+        return (
+            f'model_wrapper_cfg.type={type(runner.model).__name__}',
+            "MMEngine's Runner does not train it in several processes: it sends the "
+            'parts of the first one to all',
+            'train by FlexibleRunner with strategy.type=FSDPStrategy, or set '
+            'model_wrapper_cfg.type=MMDistributedDataParallel',
+        )
+    return _unmeasurable_fsdp(runner.model, granularity)
+
+
+def _unmeasurable_fsdp(
+    model: nn.Module, granularity: str
+) -> tuple[str, str, str] | None:
+    here = 'strategy.model_wrapper'
+    for module in model.modules():
+        how = getattr(getattr(module, 'sharding_strategy', None), 'name', None)
+        if how is not None and how not in ONCE and get_world_size() > 1:
+            return (
+                f'{here}.sharding_strategy={how}',
+                'several processes hold the same part of a weight',
+                f'set {here}.sharding_strategy=FULL_SHARD',
+            )
+    if any(map(holds_several, model.parameters())):
+        return (
+            f'{here}.use_orig_params=False',
+            'a flat parameter holds several weights in one',
+            f'set {here}.use_orig_params=True',
+        )
+    if granularity == 'filter' and any(map(is_flattened, model.parameters())):
+        return (
+            'granularity=filter',
+            'FullyShardedDataParallel cuts filters at any element',
+            'set granularity=layer',
+        )
+    return None
+
+
+def _strategy(runner: Runner) -> str | None:
+    """The name of the strategy that shards a run of FlexibleRunner."""
+    for kind in type(getattr(runner, 'strategy', None)).__mro__:
         if kind.__name__ in SHARDING_STRATEGIES:
-            return f'strategy.type={kind.__name__}', 'leave strategy out'
+            return kind.__name__
+    return None
+
+
+def _sharding_setting(runner: Runner) -> tuple[str, str] | None:
+    if (strategy := _strategy(runner)) is not None:
+        return f'strategy.type={strategy}', 'leave strategy out'
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
     if sharded([optimizer]):
         return (
@@ -91,13 +175,19 @@ def _sharding_setting(runner: Runner) -> tuple[str, str] | None:
     return None
 
 
-def ddp_group(model: nn.Module) -> dist.ProcessGroup | None:
+def measuring_group(model: nn.Module, optimizer: object) -> dist.ProcessGroup | None:
     """The processes that can measure together; all of them must call this.
+
+    Args:
+        model: The run's model, with what wraps it.
+        optimizer: What trains it.
 
     Returns:
         A process group, or None where this process has no others or no weights in
         common with them.
     """
+    if sharded([optimizer, *model.parameters()]) is not None:
+        return _one_like(dist.group.WORLD)
     if not isinstance(model, DistributedDataParallel):
         return None
     # MMSeparateDistributedDataParallel wraps the parts of a model and has no group.
@@ -105,13 +195,23 @@ def ddp_group(model: nn.Module) -> dist.ProcessGroup | None:
     world = dist.get_world_size()
     if group is None or world == 1 or dist.get_world_size(group) != world:
         return None
+    return _one_like(group)
+
+
+def _one_like(group: Any) -> dist.ProcessGroup:
+    """A group of all processes whose exchanges get in nobody's way.
+
+    Args:
+        group: The group that training uses.
+    """
     if dist.get_backend(group) == 'gloo':
         # Any, because torch 2.14 says that it may be no group; one of all ranks is one.
         everyone: Any = dist.new_group()
         return everyone
     # Two NCCL groups must not work at the same time, and each takes memory of the
-    # GPU. In DDP's own the exchange comes after a step's gradients, on all ranks.
-    return group
+    # GPU. In training's own the exchange comes after a step's gradients, on all ranks.
+    training: dist.ProcessGroup = group
+    return training
 
 
 def wrapped_parts(model: nn.Module) -> list[str]:

@@ -47,7 +47,9 @@ def _first_rate(runner: Runner) -> float:
     ``eta_min``, say): so their rates are not the config's by a factor.
     """
     lr = float(optimizer_settings(runner.cfg)['lr'])
-    scaling = runner.auto_scale_lr or {}
+    # MMEngine's FlexibleRunner leaves it to its strategy.
+    scaling = getattr(runner, 'auto_scale_lr', None) or runner.cfg.get('auto_scale_lr')
+    scaling = scaling or {}
     if not scaling.get('enable', False):
         return lr
     images = runner.world_size * runner.train_dataloader.batch_size

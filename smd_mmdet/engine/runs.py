@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import MODELS
 from torch import nn
 from torch.optim import Optimizer
 
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.types import type_name
 from smd_mmdet.invariance import ScaleInvariance
+from smd_mmdet.invariance.undisturbed import kept_rng
+from smd_mmdet.monitor.shards import is_flattened, sharded
 
 from .layers import find_layers
 
@@ -26,6 +30,8 @@ __all__ = [
     'optimizer_of',
     'refuse_second',
     'scale_invariance_of',
+    'whole_model',
+    'whole_shapes',
 ]
 
 
@@ -108,6 +114,40 @@ def model_of(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+def whole_model(runner: Runner) -> nn.Module:
+    """The model of a run, or one like it where that is in parts.
+
+    One process alone cannot run a model that is sharded. So another one is built from
+    the config, on the host, without the weights that it is to begin with.
+
+    Args:
+        runner: The run, whose random numbers stay as they are.
+
+    Raises:
+        SettingError: If the config does not tell of a model in parts how it is built.
+    """
+    model = model_of(runner)
+    if sharded([*model.modules(), *model.parameters()]) is None:
+        return model
+    config = runner.cfg.get('model')
+    if not isinstance(config, Mapping):
+        raise SettingError(
+            'model: it is sharded, and which weights are scale-invariant is found on '
+            'one that is whole; give model as a dict, of which one can be built'
+        )
+    with kept_rng():
+        whole: nn.Module = MODELS.build(copy.deepcopy(config))
+    return whole
+
+
+def whole_shapes(runner: Runner) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of a run's weights, where its parameters do not tell them."""
+    if not any(map(is_flattened, model_of(runner).parameters())):
+        return None
+    whole = whole_model(runner).named_parameters()
+    return {name: tuple(param.shape) for name, param in whole}
+
+
 def scale_invariance_of(runner: Runner) -> list[ScaleInvariance]:
     """What is known of each parameter of a run's model.
 
@@ -115,4 +155,4 @@ def scale_invariance_of(runner: Runner) -> list[ScaleInvariance]:
     its settings; in a run without it the model is looked at now.
     """
     known = getattr(runner.optim_wrapper, 'scale_invariance', None)
-    return find_layers(model_of(runner)) if known is None else known
+    return find_layers(whole_model(runner)) if known is None else known

@@ -31,7 +31,7 @@ from smd_mmdet.invariance.sample_inputs import (
 )
 from smd_mmdet.invariance.undisturbed import TouchedWarning, kept_data
 
-from .runs import model_of
+from .runs import whole_model
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -53,7 +53,7 @@ def proved(runner: Runner, entries: list[ScaleInvariance]) -> list[ScaleInvarian
     """
     try:
         with _logged(runner.logger):
-            entries, faults = _compared(runner, model_of(runner), entries)
+            entries, faults = _compared(runner, whole_model(runner), entries)
     except Exception as fault:
         faults = [f'scale invariance is not proved by numbers: {fault}']
     for text in faults:

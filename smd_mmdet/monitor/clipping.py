@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .shards import whole_of
+
 __all__ = [
     'COLUMNS',
     'UNCLIPPED',
@@ -62,7 +64,8 @@ def note(
 
     Args:
         total_norm: Norm of all gradients before they were clipped: a number, or a
-            tensor of one element.
+            tensor of one element. For a DTensor whose sum is not taken yet all ranks
+            have to call this.
         max_norm: The largest norm that they may have.
         norm_type: Which norm that is.
 
@@ -78,6 +81,8 @@ def note(
         (0.2499999375..., 0.99999975...)
     """
     if isinstance(total_norm, Tensor):
+        # Of sharded gradients it may be a sum that is not taken yet.
+        total_norm = whole_of(total_norm)
         if total_norm.numel() != 1:
             shape = tuple(total_norm.shape)
             raise ValueError(f'total_norm must be one number, got shape {shape}')

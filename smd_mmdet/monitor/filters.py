@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .kernels import filter_gram
+from .kernels import Columns, filter_gram
 from .quantities import QUANTITIES, measure
 from .readers import MOMENT, ROW, StepFormula
 from .transfers import Download, HostCopy
 
-__all__ = ['COLUMNS', 'QUANTILES', 'FilterMeans', 'filter_counts']
+__all__ = ['COLUMNS', 'QUANTILES', 'FilterMeans', 'FilterRows', 'filter_counts']
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS = tuple(
@@ -26,13 +26,13 @@ COLUMNS = tuple(
 
 
 def filter_counts(
-    named_params: Iterable[tuple[str, nn.Parameter]],
+    named_shapes: Iterable[tuple[str, Sequence[int]]],
     by_filter: Iterable[str] | None = None,
 ) -> list[int]:
     """How many filters of each layer are measured.
 
     Args:
-        named_params: Name and parameter of each layer.
+        named_shapes: Name and shape of each layer.
         by_filter: Names of the layers whose filters are measured; None takes all.
 
     Returns:
@@ -40,15 +40,80 @@ def filter_counts(
         and for those of one dimension, which have no filters.
 
     Example:
-        >>> conv, bias = (nn.Parameter(torch.ones(8, *k)) for k in ((3, 3), ()))
-        >>> filter_counts([('conv', conv), ('bias', bias)])
+        >>> filter_counts([('conv', (8, 3, 3)), ('bias', (8,))])
         [8, 0]
     """
     chosen = None if by_filter is None else set(by_filter)
     return [
-        param.shape[0] if param.ndim > 1 and (chosen is None or name in chosen) else 0
-        for name, param in named_params
+        shape[0] if len(shape) > 1 and (chosen is None or name in chosen) else 0
+        for name, shape in named_shapes
     ]
+
+
+class FilterRows:
+    """Reads the filters that a process holds of the layers that it reads.
+
+    Args:
+        filters: Number of filters of each measured layer; 0 leaves a layer out.
+        layers: Positions of the layers that are read, in order.
+        spans: Of each measured layer, which filters this process holds something of:
+            the first one, and how many.
+
+    Attributes:
+        positions: Positions of its filters among those of all measured layers.
+
+    Example:
+        >>> reading = FilterRows([2, 3], layers=[1], spans=[(0, 2), (1, 2)])
+        >>> reading.positions
+        [3, 4]
+        >>> u, rows = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.zeros(2, 7).double()
+        >>> reading.read(([u], [u], [u]), [None], rows)
+        >>> rows[:, 0].tolist()
+        [25.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int],
+        layers: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+    ) -> None:
+        begins = np.cumsum([0, *filters]).tolist()
+        self.positions: list[int] = []
+        # Which of the layers that are read have filters, and how many are held.
+        self._chosen: list[tuple[int, int]] = []
+        for number, layer in enumerate(layers):
+            if filters[layer]:
+                first, held = spans[layer]
+                begin = begins[layer] + first
+                self.positions += range(begin, begin + held)
+                self._chosen.append((number, held))
+
+    def read(
+        self, columns: Columns, moments: Sequence[Tensor | None], rows: Tensor
+    ) -> None:
+        """Write a row for each filter.
+
+        Args:
+            columns: The three tensors that the reader gives, each of all layers that
+                are read.
+            moments: The optimizer's first moment of every such layer, or None; empty
+                where it is not needed.
+            rows: Shape (filters held, 7), float64, overwritten but for the squared
+                norm of a moment that there is not.
+        """
+        if not self._chosen:
+            return
+        layers = list(zip(*columns, strict=True))
+        filter_gram([layers[i] for i, _ in self._chosen], rows[:, :MOMENT])
+        begin = 0
+        for i, held in self._chosen:
+            end = begin + held
+            moment = moments[i] if moments else None
+            if moment is not None:
+                flat = moment.reshape(held, -1).float()
+                rows[begin:end, MOMENT] = torch.linalg.vecdot(flat, flat)
+            begin = end
 
 
 class FilterMeans:
@@ -60,12 +125,17 @@ class FilterMeans:
         filters: Number of filters of each measured layer; 0 leaves a layer out.
         device: Device of the weights.
 
+    Attributes:
+        rows: Rows of the step that waits, which :class:`FilterRows` writes; shape
+            (filters of all layers, 7), float64.
+
     Example:
         >>> from smd_mmdet.monitor.readers import SGDReader
         >>> means = FilterMeans([2], torch.device('cpu'))
         >>> u, g = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.zeros(2, 2)
-        >>> settings, valid = torch.zeros(1, 3).double(), torch.tensor([True])
-        >>> means.read([(u, g, g)], [None], settings, valid, SGDReader.step)
+        >>> reading = FilterRows([2], layers=[0], spans=[(0, 2)])
+        >>> reading.read(([u], [g], [g]), [None], means.rows)
+        >>> means.take(torch.zeros(1, 3).double(), torch.tensor([True]))
         >>> means.merge(SGDReader.step)
         >>> columns = means.columns([means.close()])
         >>> float(columns['weight_norm_filter_q50'][0])
@@ -78,7 +148,7 @@ class FilterMeans:
             torch.arange(len(self.filters)), torch.tensor(self.filters)
         ).to(device)
         total, double = sum(self.filters), torch.float64
-        self._rows = torch.full((total, ROW), torch.nan, dtype=double, device=device)
+        self.rows = torch.full((total, ROW), torch.nan, dtype=double, device=device)
         self._settings = torch.zeros(total, 3, dtype=double, device=device)
         self._valid = torch.zeros(total, dtype=torch.bool, device=device)
         self._waiting = False
@@ -86,35 +156,13 @@ class FilterMeans:
         self._count = torch.zeros(total, dtype=double, device=device)
         self._download = Download(self._sum.shape, device)
 
-    def read(
-        self,
-        layers: Sequence[tuple[Tensor, Tensor, Tensor]],
-        moments: Sequence[Tensor | None],
-        settings: Tensor,
-        valid: Tensor | None,
-        step: StepFormula,
-    ) -> None:
-        """Read a step; the one before it is counted.
+    def take(self, settings: Tensor, valid: Tensor | None) -> None:
+        """Note how the step was made whose rows are written, or on their way.
 
         Args:
-            layers: The three tensors that the reader gives of every layer.
-            moments: The optimizer's first moment of every layer, or None; empty where
-                it is not needed.
             settings: Learning rate, weight decay and momentum; shape (layers, 3).
             valid: Whether the step of a layer counts; shape (layers,). None if all do.
-            step: The reader's ``step``.
         """
-        self.merge(step)
-        chosen = [i for i, filters in enumerate(self.filters) if filters]
-        filter_gram([layers[i] for i in chosen], self._rows[:, :MOMENT])
-        begin = 0
-        for i in chosen:
-            end = begin + self.filters[i]
-            moment = moments[i] if moments else None
-            if moment is not None:
-                flat = moment.reshape(self.filters[i], -1).float()
-                self._rows[begin:end, MOMENT] = torch.linalg.vecdot(flat, flat)
-            begin = end
         self._settings = settings[self._of_layer]
         if valid is None:
             self._valid.fill_(True)
@@ -126,7 +174,7 @@ class FilterMeans:
         """Count the step that waits, if any, as one of the window under way."""
         if not self._waiting:
             return
-        values = measure(step(self._rows, *self._settings.unbind(-1)))
+        values = measure(step(self.rows, *self._settings.unbind(-1)))
         self._sum += torch.where(self._valid, values, 0.0)
         self._count += self._valid
         self._waiting = False
@@ -175,7 +223,7 @@ class FilterMeans:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
-            'rows': self._rows,
+            'rows': self.rows,
             'settings': self._settings,
             'valid': self._valid,
             'sum': self._sum,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,23 @@ from smd_mmdet._arguments import one_of, whole_number
 from smd_mmdet.stages import Change, StageTracker
 
 from .clipping import UNCLIPPED, UNKNOWN, Clipped, note
-from .filters import FilterMeans, filter_counts
+from .filters import FilterMeans, FilterRows, filter_counts
 from .hooks import keep_step_hooks
+from .kernels import Columns
 from .moments import WindowMoments
 from .readers import ROW, Reader, reader_for
 from .rows import columns_of
+from .shards import (
+    Shapes,
+    check_whole,
+    filter_span,
+    layers_read,
+    local_of,
+    stepping,
+)
 from .sharing import Share
 from .state import fits, load_window, save_window
+from .transfers import to_device
 from .weights import MeasuredWeights, NamedParams
 from .windows import Block, ClosedWindow, Window
 
@@ -58,12 +68,16 @@ class SphericalMotionMonitor:
         by_filter: With ``granularity='filter'``, the names of the weights whose
             filters are measured, those that batch norm follows; None takes all.
             The quantiles of the others are NaN.
-        process_group: The group of data-parallel training, whose ranks hold the same
-            weights, gradients and optimizer state: the layers are shared out among
-            them. Every rank makes a monitor of the same weights, and detaches it
-            after the same step. Rank 0 of the group has the windows, to the bit
-            those it would have measured alone; the others collect nothing. None
-            shares nothing.
+        process_group: The ranks that measure together. Where they hold the same
+            weights, gradients and optimizer state, as in data-parallel training, the
+            layers are shared out among them, and the windows are to the bit those
+            that one rank would have measured alone. Where weights or state are
+            sharded (``fully_shard``, ``ZeroRedundancyOptimizer``), each rank reads
+            the parts that it holds, and they add up. Every rank makes a monitor of
+            the same weights, and detaches it after the same step. Rank 0 of the group
+            has the windows; the others collect nothing. None shares nothing.
+        shapes: Shape by name of each weight that ``FullyShardedDataParallel`` has
+            flattened (with ``use_orig_params=True``), as it was before.
 
     Attributes:
         optimizer: The optimizer whose steps are measured.
@@ -78,7 +92,7 @@ class SphericalMotionMonitor:
 
     Raises:
         ValueError: On an empty or unknown set of parameters, a bad setting, or
-            parameters or optimizer state that are sharded.
+            parts of weights that do not add up among the ranks.
 
     Example:
         A weight of norm 1 whose gradient, of norm 1 too, is orthogonal to it turns
@@ -107,12 +121,11 @@ class SphericalMotionMonitor:
         granularity: str = 'layer',
         by_filter: Iterable[str] | None = None,
         process_group: dist.ProcessGroup | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.window = whole_number(window, 'window')
         one_of(granularity, 'granularity', ('layer', 'filter'))
-        if granularity == 'filter' and process_group is not None:
-            raise ValueError("granularity='filter' is not shared among processes")
-        self._weights = MeasuredWeights(optimizer, named_params)
+        self._weights = MeasuredWeights(optimizer, named_params, process_group, shapes)
         self.optimizer = optimizer
         self.names = self._weights.names
         self.iteration = 0
@@ -125,12 +138,13 @@ class SphericalMotionMonitor:
         device, steps = params[0].device, min(window, BLOCK)
         # Of the step to come; None if nobody has told.
         self._noted: Clipped | None = None
-        # The layers that this process reads: all, or its share of them.
-        self._own, self._share = list(range(layers)), None
-        if process_group is not None:
-            sizes = [param.numel() for param in params]
-            self._share = Share(process_group, sizes, ROW, steps, device)
-            self._own = self._share.layers
+        # The number of filters of each layer, where these are measured.
+        self._filter_counts: list[int] | None = None
+        if granularity == 'filter':
+            whole = zip(self.names, self._weights.shapes, strict=True)
+            self._filter_counts = filter_counts(whole, by_filter)
+        self._group = process_group
+        self._share_out(optimizer)
         self._reader = self._new_reader()
 
         self._stages = StageTracker()
@@ -138,9 +152,8 @@ class SphericalMotionMonitor:
         self._block = Block(steps, layers, ROW, device)
         self._moments = self._new_moments()
         self._filters: FilterMeans | None = None
-        if granularity == 'filter':
-            counts = filter_counts(zip(self.names, params, strict=True), by_filter)
-            self._filters = FilterMeans(counts, device)
+        if self._filter_counts is not None and self._keeps:
+            self._filters = FilterMeans(self._filter_counts, device)
         self._closed: deque[ClosedWindow] = deque()
 
         self._measuring = True
@@ -180,8 +193,8 @@ class SphericalMotionMonitor:
         untraced = torch.compiler.disable
         hook = untraced(self._guard(self._measure))
         self._handles = [self.optimizer.register_step_post_hook(hook)]
-        if self._share is not None:
-            hook = untraced(self._sender(self._share))
+        if self._shares:
+            hook = untraced(self._sender())
             self._handles.append(self.optimizer.register_step_post_hook(hook))
         if self._reader.before_step is not None:
             hook = untraced(self._guard(self._reader.before_step))
@@ -192,8 +205,8 @@ class SphericalMotionMonitor:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._share is not None:
-            self._share.finish()
+        for share in self._shares:
+            share.finish()
 
     def withdraw(self) -> None:
         """Measure no more on this rank.
@@ -215,14 +228,15 @@ class SphericalMotionMonitor:
             optimizer: An optimizer of the same parameters.
 
         Raises:
-            ValueError: If a measured weight is not among its parameters, or they are
-                sharded; the monitor is unchanged then.
+            ValueError: If a measured weight is not among its parameters, or parts of
+                them do not add up; the monitor is unchanged then.
         """
         self._weights.follow(optimizer)
         measuring = self._measuring
         self.detach()
         self.end_window()
         self.optimizer = optimizer
+        self._share_out(optimizer)
         self._reader = self._new_reader()
         self._moments = self._new_moments()
         self.attach()
@@ -290,10 +304,42 @@ class SphericalMotionMonitor:
             noted = UNCLIPPED if self.unclipped else UNKNOWN
         return noted
 
+    @property
+    def _keeps(self) -> bool:
+        """Whether this process has the windows."""
+        return self._share is None or self._share.rank == 0
+
+    @property
+    def _shares(self) -> list[Share]:
+        """What is exchanged at every step, in order."""
+        return [s for s in (self._share, self._filter_share) if s is not None]
+
+    def _share_out(self, optimizer: Optimizer) -> None:
+        """Find what this process reads, and what it exchanges with others."""
+        weights, group = self._weights, self._group
+        layers, counts = len(weights), self._filter_counts
+        device = weights.params[0].device
+        self._own = list(range(layers))
+        self._share: Share | None = None
+        self._filter_share: Share | None = None
+        if group is not None:
+            self._own = layers_read(optimizer, weights.params, group)
+            check_whole(weights.params, weights.shapes, self._own, group)
+            steps = min(self.window, BLOCK)
+            self._share = Share(group, self._own, layers, ROW, steps, device)
+        if counts is not None:
+            spans = list(map(filter_span, self.names, weights.params))
+            self._filter_rows = FilterRows(counts, self._own, spans)
+            if group is not None:
+                # Those of a step are there when the next one is read.
+                own, total = self._filter_rows.positions, sum(counts)
+                self._filter_share = Share(group, own, total, ROW, 1, device)
+
     def _new_reader(self) -> Reader:
         params, groups = self._weights.params, self._weights.groups
-        return reader_for(self.optimizer)(
-            self.optimizer,
+        optimizer = stepping(self.optimizer)
+        return reader_for(optimizer)(
+            optimizer,
             [params[layer] for layer in self._own],
             [groups[layer] for layer in self._own],
         )
@@ -315,12 +361,13 @@ class SphericalMotionMonitor:
 
         return hook
 
-    def _sender(self, share: Share) -> Callable[..., None]:
+    def _sender(self) -> Callable[..., None]:
         """A hook that takes part in the exchange, whatever came of measuring."""
 
         def hook(optimizer: Optimizer, args: object, kwargs: object) -> None:
             try:
-                share.send(failed=not self._measuring)
+                for share in self._shares:
+                    share.send(failed=not self._measuring)
             except Exception as fault:
                 self.detach()
                 self._give_up(fault)
@@ -349,10 +396,12 @@ class SphericalMotionMonitor:
         if weights.find_groups(self.optimizer):
             self._reader.groups = [weights.groups[layer] for layer in self._own]
         grads, takes_part = weights.gradients()
-        if share is None or share.rank == 0:
+        if self._keeps:
             self._turn_window()
             # A fused optimizer under AMP decides on the device whether it steps.
             found_inf = getattr(self.optimizer, 'found_inf', None)
+            if found_inf is not None:
+                [found_inf] = local_of([found_inf])
             block.add(
                 self.iteration,
                 weights.settings,
@@ -366,16 +415,34 @@ class SphericalMotionMonitor:
         if share is not None:
             grads = [grads[layer] for layer in self._own]
         columns, moments = self._reader.read(rows, grads)
-        if self._filters is not None:
-            [settings] = block.sent_settings(last, last + 1)
-            valid = block.valid(last, last + 1)
-            self._filters.read(
-                list(zip(*columns, strict=True)),
-                moments,
-                settings,
-                None if valid is None else valid[0],
-                self._reader.step,
-            )
+        if weights.cut_up and takes_part is not None:
+            # Rank 0 may have nothing of a layer, and not know that it counts not.
+            lacking = to_device(~takes_part[self._own], rows.device)
+            rows.masked_fill_(lacking.unsqueeze(1), torch.nan)
+        if self._filter_counts is not None:
+            self._read_filters(columns, moments, last)
+
+    def _read_filters(
+        self, columns: Columns, moments: Sequence[torch.Tensor | None], last: int
+    ) -> None:
+        """Read the filters of a step, the last one in the block."""
+        filters, share = self._filters, self._filter_share
+        if filters is not None:
+            self._merge_filters()
+            [settings] = self._block.sent_settings(last, last + 1)
+            valid = self._block.valid(last, last + 1)
+            filters.take(settings, None if valid is None else valid[0])
+        if share is not None:
+            self._filter_rows.read(columns, moments, share.rows)
+        elif filters is not None:
+            self._filter_rows.read(columns, moments, filters.rows)
+
+    def _merge_filters(self) -> None:
+        """Count the filters' last step, which others have had time to send."""
+        if self._filters is None:
+            return
+        self._receive_filters()
+        self._filters.merge(self._reader.step)
 
     def _turn_window(self) -> None:
         """Before a step is added: decide what becomes of those before it."""
@@ -408,6 +475,12 @@ class SphericalMotionMonitor:
         if self._share is not None and self._measuring:
             self._share.receive(self._block.rows[: len(self._block)])
 
+    def _receive_filters(self) -> None:
+        """Complete the filters of the last step with what other ranks have read."""
+        share, filters = self._filter_share, self._filters
+        if share is not None and filters is not None and self._measuring:
+            share.receive(filters.rows.unsqueeze(0))
+
     # ------------------------------------------------------- closing a window
 
     def end_window(self) -> None:
@@ -427,7 +500,7 @@ class SphericalMotionMonitor:
             closed = ClosedWindow(window, stage, quantities, *self._moments.send())
             if self._filters is not None:
                 if not kept:
-                    self._filters.merge(self._reader.step)
+                    self._merge_filters()
                 closed.filter_means = self._filters.close()
             if self._share is not None:
                 closed.failures = self._share.count_failures()
@@ -476,6 +549,7 @@ class SphericalMotionMonitor:
             RuntimeError: If measuring has stopped, here or on another rank.
         """
         self._receive()
+        self._receive_filters()
         if self._share is not None and self._share.failures.item():
             self._give_up(_failure_elsewhere())
         if not self._measuring:

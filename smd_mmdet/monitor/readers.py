@@ -23,6 +23,7 @@ from smd_mmdet import theory
 
 from .kernels import GG, GV, VV, WG, WV, WW, Columns, RepeatedGram
 from .quantities import QUANTITIES, Step
+from .shards import is_part, local_of
 
 __all__ = [
     'MOMENT',
@@ -65,6 +66,7 @@ class Reader:
         groups: Index of each one's parameter group.
 
     Attributes:
+        params: The parameters, by which the optimizer's state is looked up.
         theory: Whose equilibrium applies: a name in :data:`.THEORIES`, or 'none'.
         unknown: Quantities that it cannot tell, which are NaN at every step.
         before_step: What has to be done before a step; None if nothing has.
@@ -82,6 +84,7 @@ class Reader:
         self.optimizer = optimizer
         self.params = params
         self.groups = groups
+        self._in_parts = any(map(is_part, params))
         # Stands for the moments of layers that have none, beside others that have.
         device = params[0].device if params else None
         self._no_moment = torch.full((), torch.nan, device=device)
@@ -102,12 +105,16 @@ class Reader:
         Returns:
             The three tensors, each of all layers, and the first moment of each layer.
         """
-        columns, moments = self.tensors(grads), self.moments()
+        columns, moments = self.tensors(self.held(grads)), self.held(self.moments())
         self._gram.write(columns, rows[:, :MOMENT])
         if any(moment is not None for moment in moments):
             present = [self._no_moment if m is None else m for m in moments]
             self._norms.squared_norms(present, rows[:, MOMENT])
         return columns, moments
+
+    def held(self, tensors: Sequence[Any]) -> Sequence[Any]:
+        """What this rank holds of each tensor, where weights are sharded."""
+        return local_of(tensors) if self._in_parts else tensors
 
     def moments(self) -> Sequence[Tensor | None]:
         """The optimizer's first moment of every layer, None where it is not needed."""
@@ -222,11 +229,12 @@ class SGDReader(Reader):
             else buffer
             for grad, state in zip(grads, states, strict=True)
         ]
+        held = self.held(v)
         groups = self.optimizer.param_groups
         if any(_is_scaled(groups[index]) for index in set(self.groups)):
             of_layers = [groups[index] for index in self.groups]
-            grads, v = _unscaled(grads, v, of_layers)
-        return params, grads, v
+            grads, held = _unscaled(grads, held, of_layers)
+        return self.held(params), grads, held
 
     @staticmethod
     def step(rows: Tensor, lr: Tensor, weight_decay: Tensor, momentum: Tensor) -> Step:
@@ -341,18 +349,18 @@ class DisplacementReader(Reader):
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], groups: list[int]
     ) -> None:
         super().__init__(optimizer, params, groups)
-        self._before = [torch.empty_like(param) for param in params]
+        self._before = [torch.empty_like(param) for param in self.held(params)]
 
     @torch.no_grad()
     def before_step(self) -> None:
         """Copy the weights."""
         if self._before:  # a rank that shares few layers with many may have none
-            torch._foreach_copy_(self._before, list(self.params))
+            torch._foreach_copy_(self._before, list(self.held(self.params)))
 
     @torch.no_grad()
     def tensors(self, grads: Sequence[Tensor]) -> Columns:
         """u, g and w − u of every layer after the step."""
-        params = self.params
+        params = self.held(self.params)
         kinds = {
             tensor.dtype for tensors in (params, self._before) for tensor in tensors
         }

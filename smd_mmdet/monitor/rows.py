@@ -65,7 +65,7 @@ def columns_of(
     settings = np.array([_mean_settings(window) for window in windows])
     lr, decay, momentum = settings.reshape(-1, 3).T
     shapes = np.empty(layers, dtype=object)
-    shapes[:] = [tuple(param.shape) for param in weights.params]
+    shapes[:] = weights.shapes
 
     def per_window(values: list[Any]) -> np.ndarray:
         return np.repeat(np.array(values, dtype=np.int64), layers)

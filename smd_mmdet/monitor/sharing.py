@@ -1,17 +1,17 @@
-"""Measuring shared out among the processes of data-parallel training.
+"""Measuring shared out among the processes of a run.
 
-There every rank holds the same weights, gradients and optimizer state, and the pass
-over them is what measuring costs. So each rank reads its share of the layers into a
-tensor of zeros, and the sum of these over the ranks is what one rank alone would have
-read, to the bit: the others add 0.
+Each rank reads its share into a table of zeros, and the sum of these tables over the
+ranks is what one rank alone would have read of the whole weights. In data-parallel
+training every rank holds the same, and the pass over it is what measuring costs; so a
+share is some of the layers, and the sum is the same to the bit: the others add 0. Where
+weights are sharded a share are parts of the layers, whose inner products add up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import distributed as dist
 
 from .transfers import Download, HostCopy
 
-__all__ = ['PER_LAYER', 'Share', 'sharded', 'share_out']
+__all__ = ['PER_LAYER', 'Share', 'share_out']
 
 # To read a layer costs something whatever its size: as much as so many elements.
 PER_LAYER = 65536
@@ -52,7 +52,7 @@ def share_out(sizes: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 class Share:
-    """A rank's share of the layers, and its part in bringing a step's rows together.
+    """A rank's share of a table's rows, and its part in bringing a step's together.
 
     An exchange is begun in a step and received in a later one, so that no rank waits
     for another. A rank that could not measure sends a failure in place of its rows:
@@ -60,25 +60,25 @@ class Share:
 
     Args:
         group: The ranks that take part.
-        sizes: Number of elements of each layer.
+        own: Positions of the rows that this rank adds to, in order.
+        count: Number of rows: of layers, or of filters.
         columns: Number of values in a row.
         steps: How many exchanges can be under way at a time.
         device: Device of the weights.
 
     Attributes:
         rank: Number of this rank in the group.
-        layers: Positions of the layers that this rank reads.
-        rows: Where it writes what it reads; shape (its layers, columns), float64.
+        rows: Where it writes what it reads; shape (its rows, columns), float64.
         failures: Number of failed readings received so far, on the device.
 
     Example:
-        In a group of one process, which has all layers:
+        In a group of one process, which has all rows:
 
         >>> dist.init_process_group(
         ...     'gloo', store=dist.HashStore(), rank=0, world_size=1
         ... )
         >>> cpu = torch.device('cpu')
-        >>> share = Share(dist.group.WORLD, [10, 20], columns=7, steps=4, device=cpu)
+        >>> share = Share(dist.group.WORLD, [0, 1], 2, columns=7, steps=4, device=cpu)
         >>> share.rows.fill_(5.0).shape
         torch.Size([2, 7])
         >>> share.send(failed=False)
@@ -92,20 +92,20 @@ class Share:
     def __init__(
         self,
         group: dist.ProcessGroup,
-        sizes: Sequence[int],
+        own: Sequence[int],
+        count: int,
         columns: int,
         steps: int,
         device: torch.device,
     ) -> None:
         self.rank = dist.get_rank(group)
-        self.layers = share_out(sizes, dist.get_world_size(group))[self.rank]
         kind: Any = {'dtype': torch.float64, 'device': device}
-        self.rows = torch.full((len(self.layers), columns), torch.nan, **kind)
+        self.rows = torch.full((len(own), columns), torch.nan, **kind)
         self.failures = torch.zeros((), **kind)
         self._failures_download = Download((), device)
         self._group = group
-        self._index = torch.tensor(self.layers, dtype=torch.int64, device=device)
-        self._slots = torch.zeros(steps, len(sizes) + 1, columns, **kind)
+        self._index = torch.tensor(own, dtype=torch.int64, device=device)
+        self._slots = torch.zeros(steps, count + 1, columns, **kind)
         self._under_way: deque[tuple[dist.Work, Tensor]] = deque()
         self._sent = 0
 
@@ -113,7 +113,7 @@ class Share:
         """Begin the exchange of ``rows``, or of a failure in their place.
 
         Args:
-            failed: Whether this rank could not read its layers in this step.
+            failed: Whether this rank could not read its share in this step.
         """
         if len(self._under_way) == len(self._slots):
             self._next()  # a rank other than the first receives nothing itself
@@ -134,7 +134,7 @@ class Share:
 
         Args:
             rows: Rows of steps, of which the last are under way; shape (steps,
-                layers, columns).
+                count, columns).
         """
         for out in rows[len(rows) - len(self._under_way) :]:
             slot = self._next()
@@ -155,55 +155,3 @@ class Share:
         work, slot = self._under_way.popleft()
         work.wait()
         return slot
-
-
-# Module, class, and what it is called. Nothing can be of a class whose module was
-# never imported, so none of them is imported here.
-_SHARDING = (
-    *(
-        (module, 'DTensor', 'fully_shard (DTensor parameters)')
-        for module in ('torch.distributed.tensor', 'torch.distributed._tensor')
-    ),
-    ('torch.distributed.fsdp', 'FullyShardedDataParallel', 'FullyShardedDataParallel'),
-    *(
-        (module, 'FlatParameter', 'FullyShardedDataParallel')
-        for module in (
-            'torch.distributed.fsdp._flat_param',
-            'torch.distributed.fsdp.flat_param',  # torch 2.1
-        )
-    ),
-    (
-        'torch.distributed.optim.zero_redundancy_optimizer',
-        'ZeroRedundancyOptimizer',
-        'ZeroRedundancyOptimizer',
-    ),
-    ('deepspeed', 'DeepSpeedEngine', 'DeepSpeed'),
-)
-
-
-def sharded(things: Iterable[object]) -> str | None:
-    """What shards parameters, modules or optimizers, if anything does.
-
-    Then a rank has a part of each weight, or of its state, and the inner products of
-    that part are not those of the weight.
-
-    Args:
-        things: Parameters, modules and optimizers.
-
-    Returns:
-        A name of what shards the first that is sharded; None if none is.
-
-    Example:
-        >>> sharded([torch.nn.Linear(2, 3)]) is None
-        True
-    """
-    kinds = [
-        (getattr(sys.modules[module], name), words)
-        for module, name, words in _SHARDING
-        if hasattr(sys.modules.get(module), name)
-    ]
-    for thing in things:
-        for kind, words in kinds:
-            if isinstance(thing, kind):
-                return words
-    return None

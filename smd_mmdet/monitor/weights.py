@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.optim import Optimizer
 
 from .readers import groups_of, settings_of
-from .sharing import sharded
+from .shards import Shapes, check_parts, is_flattened
 
 __all__ = ['MeasuredWeights', 'NamedParams']
 
@@ -31,19 +32,24 @@ class MeasuredWeights:
     Args:
         optimizer: The optimizer that trains the weights.
         named_params: The weights: a dict or an iterable of (name, parameter).
+        process_group: The ranks whose parts add up to the weights, where these or
+            their state are sharded.
+        shapes: Shape of each whole weight, where its parameter does not tell it.
 
     Attributes:
         names: Name of each layer.
         params: Parameter of each layer.
+        shapes: Shape of each layer where it is whole.
         groups: Index of each layer's parameter group in the optimizer.
         listed: Whether the optimizer still trains each layer; shape (layers,), bool,
             on the host. A layer that has left its group keeps the index 0.
+        cut_up: Whether FullyShardedDataParallel has cut weights up anywhere.
         settings: Learning rate, weight decay and momentum of each layer; shape
             (layers, 3), float64, on the host; another tensor where they change.
 
     Raises:
         ValueError: If there is no weight, if one is not among the optimizer's
-            parameters, or if parameters or optimizer state are sharded.
+            parameters, or if parts of them do not add up.
 
     Example:
         >>> weight = nn.Parameter(torch.ones(2, 3))
@@ -55,12 +61,25 @@ class MeasuredWeights:
         tensor([[0.5000, 0.0000, 0.2500]], dtype=torch.float64)
     """
 
-    def __init__(self, optimizer: Optimizer, named_params: NamedParams) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        named_params: NamedParams,
+        process_group: dist.ProcessGroup | None = None,
+        shapes: Shapes | None = None,
+    ) -> None:
         named_params = dict(named_params)
         if not named_params:
             raise ValueError('named_params is empty: there is nothing to measure')
         self.names = tuple(named_params)
         self.params = tuple(named_params.values())
+        self._process_group, self._given = process_group, shapes or {}
+        self.shapes = [
+            tuple(self._given.get(name, param.shape))
+            for name, param in named_params.items()
+        ]
+        # Of a weight that FullyShardedDataParallel has cut up, a rank may hold nothing.
+        self.cut_up = any(map(is_flattened, self.params))
         self.groups: list[int] = []
         self.listed = torch.ones(len(self.names), dtype=torch.bool)
         self.settings = torch.zeros(len(self.names), 3, dtype=torch.float64)
@@ -84,14 +103,11 @@ class MeasuredWeights:
             optimizer: An optimizer of all the weights.
 
         Raises:
-            ValueError: If a weight is not among its parameters, or they are sharded;
-                nothing has changed then.
+            ValueError: If a weight is not among its parameters, or parts of them do
+                not add up; nothing has changed then.
         """
-        if shard := sharded([optimizer, *self.params]):
-            raise ValueError(
-                f'{shard}: each process has a part of the weights or of their state, '
-                'and the inner products of a part are not those of the weight'
-            )
+        named_params = dict(zip(self.names, self.params, strict=True))
+        check_parts(optimizer, named_params, self._process_group, self._given)
         found = groups_of(optimizer, self.params)
         pairs = zip(self.names, found, strict=True)
         if unknown := [name for name, group in pairs if group is None]:
@@ -142,6 +158,9 @@ class MeasuredWeights:
         """
         grads: list[Any] = [param.grad for param in self.params]
         lacking = [grad is None for grad in grads]
+        if self.cut_up:  # where others have all of a weight, they tell of its gradient
+            pairs = zip(lacking, self.params, strict=True)
+            lacking = [none and param.numel() > 0 for none, param in pairs]
         if lacking != self._lacking:
             self._lacking = lacking
             takes_part = ~torch.tensor(lacking) & self.listed

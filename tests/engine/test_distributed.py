@@ -97,7 +97,7 @@ def test_weights_are_to_the_bit_those_without_the_hook(runs):
         same_weights(runs / 'whole', runs / 'plain', rank)
 
 
-def test_filters_are_measured_by_the_first_process(runs):
+def test_filters_are_measured_together(runs):
     assert rows_of(runs / 'alone_filters')['angular_update_filter_q50'].notna().all()
 
 

@@ -41,7 +41,7 @@ MEASURING = {
     'choosing': (smd_hook, 'layers_to_measure', 'monitoring stopped at iteration 1,'),
     'the lock': (smd_hook.lock, 'hold', 'monitoring stopped at iteration 1,'),
     'the proof': (smd_hook, 'proved', 'monitoring stopped at iteration 1,'),
-    'the group': (smd_hook, 'ddp_group', 'monitoring stopped at iteration 1,'),
+    'the group': (smd_hook, 'measuring_group', 'monitoring stopped at iteration 1,'),
     'the monitor': (
         smd_hook, 'SphericalMotionMonitor', 'monitoring stopped at iteration 1,'
     ),

@@ -9,9 +9,14 @@ import torch
 from torch import distributed as dist
 from versions import needs_torch
 
-from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.engine import SettingError
-from smd_mmdet.engine.parallel import computed_in_main, refuse_sharded, together
+from smd_mmdet.engine.parallel import (
+    computed_in_main,
+    refuse_parts,
+    refuse_sharded,
+    together,
+)
+from smd_mmdet.engine.runs import whole_model
 
 
 @pytest.fixture
@@ -23,12 +28,6 @@ def one_process(monkeypatch):
     dist.destroy_process_group()
 
 
-def with_zero(net):
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-
-    return ZeroRedundancyOptimizer(net.parameters(), torch.optim.SGD, lr=0.1)
-
-
 def with_fully_shard(net):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -37,63 +36,42 @@ def with_fully_shard(net):
     return torch.optim.SGD(net.parameters(), lr=0.1)
 
 
-def with_flat_parameters(net):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    net = FullyShardedDataParallel(net, device_id=torch.device('cpu'))
-    return torch.optim.SGD(net.parameters(), lr=0.1)
-
-
 needs_fully_shard = needs_torch(2, 6, 'public fully_shard')
-
-
-@pytest.mark.parametrize(
-    'make',
-    [
-        with_zero,
-        pytest.param(with_fully_shard, marks=needs_fully_shard),
-        with_flat_parameters,
-    ],
-)
-def test_the_monitor_refuses_shards(one_process, make):
-    net = torch.nn.Linear(4, 4)
-    optimizer = make(net)
-    [weight, *_] = optimizer.param_groups[0]['params']
-    with pytest.raises(ValueError, match='each process has a part'):
-        SphericalMotionMonitor(optimizer, {'weight': weight})
-
-
-SHARDED = {
-    'FSDP': (
-        {
-            'model_wrapper_cfg': dict(
-                type='MMFullyShardedDataParallel', device_id=torch.device('cpu')
-            )
-        },
-        r'model_wrapper_cfg.type=MMFullySharded.*set model_wrapper_cfg.type=MMDistrib',
+ZERO = {
+    'optim_wrapper.optimizer': dict(
+        type='ZeroRedundancyOptimizer', optimizer_type='SGD', lr=0.1, _delete_=True
+    )
+}
+FSDP = {
+    'model_wrapper_cfg': dict(
+        type='MMFullyShardedDataParallel', device_id=torch.device('cpu')
+    )
+}
+CONSTRUCTOR = 'constructor=SMDOptimWrapperConstructor'
+REFUSED = {
+    'FSDP without a strategy': (
+        FSDP,
+        'SMDHook',
+        r'SMDHook: model_wrapper_cfg.type=MMFullySharded.*train by FlexibleRunner',
     ),
-    'ZeRO': (
-        {
-            'optim_wrapper.optimizer': dict(
-                type='ZeroRedundancyOptimizer',
-                optimizer_type='SGD',
-                lr=0.1,
-                _delete_=True,
-            )
-        },
-        r'optim_wrapper.optimizer.type=ZeroRedund.*optim_wrapper.optimizer.type=SGD',
+    'FSDP and our constructor': (FSDP, CONSTRUCTOR, f'{CONSTRUCTOR}: FullySharded'),
+    'ZeRO and our constructor': (ZERO, CONSTRUCTOR, f'{CONSTRUCTOR}: ZeroRedund'),
+    'ZeRO and rescaling': (
+        ZERO,
+        'SMDRescaleHook',
+        r'SMDRescaleHook: optim_wrapper.optimizer.type=ZeroRedund.*: each process has '
+        r'.*optim_wrapper.optimizer.type=SGD',
     ),
 }
 
 
-@pytest.mark.parametrize('kind', SHARDED)
-@pytest.mark.parametrize('constructor', ['SMDOptimWrapperConstructor', None])
-def test_the_hook_refuses_sharded_runs(
-    one_process, tmp_path, monkeypatch, kind, constructor
+@pytest.mark.parametrize('kind', REFUSED)
+def test_what_a_sharded_run_cannot_have_is_refused(
+    one_process, tmp_path, monkeypatch, kind
 ):
-    if kind == 'FSDP' and torch.cuda.is_available():
+    changes, who, message = REFUSED[kind]
+    if changes is FSDP and torch.cuda.is_available():
         pytest.skip('torch makes no FSDP of the CPU where there is a GPU')
-    changes, message = SHARDED[kind]
 
     def trained(*args, **kwargs):
         raise AssertionError('an iteration was run')
@@ -101,9 +79,10 @@ def test_the_hook_refuses_sharded_runs(
     monkeypatch.setattr(tiny.TinyNet, 'forward', trained)
     config = ranks.parallel_config(tmp_path, **changes)
     config.launcher = 'pytorch'
-    if constructor is None:
+    if who != CONSTRUCTOR:
         config.optim_wrapper.pop('constructor')
-    with pytest.raises(SettingError, match=f'SMDHook: {message}'):
+        config.custom_hooks[0] = dict(type=who)
+    with pytest.raises(SettingError, match=message):
         ranks.train(config)
 
 
@@ -118,11 +97,21 @@ def test_fully_shard_and_strategies_are_refused_by_name(one_process):
     )
     with pytest.raises(SettingError, match=r'Some: 0.weight is sharded by fully_shard'):
         refuse_sharded(runner, 'Some')
+    runner.cfg = {}
+    with pytest.raises(SettingError, match='give model as a dict'):
+        whole_model(runner)
     runner.strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
     with pytest.raises(
         SettingError, match=r'strategy\.type=DeepSpeedStrategy.*leave strategy out'
     ):
         refuse_sharded(runner, 'Some')
+    with pytest.raises(
+        SettingError, match=r'DeepSpeedStrategy: it steps on flat copies.*FSDPStrategy'
+    ):
+        refuse_parts(runner, 'SMDHook')
+    runner.strategy, optimizer._overlap_with_ddp = None, True
+    with pytest.raises(SettingError, match=r'overlap_with_ddp=True: .*leave it out'):
+        refuse_parts(runner, 'SMDHook')
 
 
 # ---------------------------------------------------------------- consensus

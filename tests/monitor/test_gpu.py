@@ -5,13 +5,17 @@ import copy
 import numpy as np
 import pytest
 import torch
+from processes import assert_equal_but_for_rounding
+from torch import distributed as dist
 from torch import nn
-from truth import Truth, assert_window_equals, small_net, weights_of
+from truth import OF_SGD, Truth, assert_window_equals, batch, small_net, weights_of
+from versions import needs_torch
 
 from smd_mmdet import SphericalMotionMonitor
 from smd_mmdet.monitor.kernels import gpu, gram
 from smd_mmdet.monitor.transfers import Download, Upload
 
+DEVICE = 'cuda'
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='there is no GPU that torch sees'
 )
@@ -196,3 +200,42 @@ def test_buffers_of_downloads_are_used_again(no_synchronization):
         assert all(c.arrived for c in copies)
         assert [c.numpy()[0] for c in copies] == [i, -i]
     assert len(download._free) == 2
+
+
+@needs_torch(2, 6, 'public fully_shard')
+def test_what_is_sharded_is_measured_through_nccl():
+    """One process, whose shard is the whole: its rows go the way of shards."""
+    dist.init_process_group(
+        'nccl' if DEVICE == 'cuda' else 'gloo',
+        store=dist.HashStore(), rank=0, world_size=1,
+    )  # fmt: skip
+    try:
+        rows = [measured_sharded(sharded) for sharded in (True, False)]
+    finally:
+        dist.destroy_process_group()
+    assert len(rows[0]['iter']) == 2 * 3
+    # cuDNN need not add up in the same order twice.
+    assert_equal_but_for_rounding(*rows, OF_SGD)
+
+
+def measured_sharded(sharded):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    net = small_net().to(DEVICE)
+    if sharded:
+        fully_shard(net, mesh=init_device_mesh(DEVICE, (1,)))
+    optimizer = MAKE['SGD'](net.parameters())
+    group = dist.group.WORLD if sharded else None
+    monitor = SphericalMotionMonitor(
+        optimizer, weights_of(net), window=4, process_group=group
+    )
+    for step in range(12):
+        images, labels = (tensor.to(DEVICE) for tensor in batch(step))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    monitor.end_window()
+    rows = monitor.collect()
+    monitor.detach()
+    return rows
