@@ -19,6 +19,7 @@ MODULES = [
 # what the packages name in their __init__.
 FRONT_DOORS = (
     *('theory', 'forecast', 'rescale', 'records', 'invariance', 'monitor', 'checks'),
+    'control',
     *('report', 'plan', 'audit', 'engine', 'datasets'),
 )
 # Constants, and errors that are raised for the user, need no example.

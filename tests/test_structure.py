@@ -21,6 +21,7 @@ ROOMS = {
     'monitor': ('theory', 'stages'),
     'rescale': ('invariance',),
     'checks': ('theory', 'stages', 'records', 'recipes'),
+    'control': (*('theory', 'invariance', 'monitor', 'rescale', 'records', 'checks'),),
     'report': ('theory', 'stages', 'records', 'recipes', 'checks'),
     'config': ('theory', 'stages', 'monitor'),
     'plan': ('theory', 'stages', 'forecast', 'records', 'recipes', 'config'),
@@ -28,7 +29,7 @@ ROOMS = {
     'launch': ('config',),
     'engine': (
         *('theory', 'stages', 'invariance', 'monitor', 'rescale', 'records'),
-        *('checks', 'report', 'config'),
+        *('checks', 'report', 'config', 'control'),
     ),
     'cli': None,
 }
@@ -37,7 +38,7 @@ CELLAR = {'__init__', '_arguments', '_text'}
 # What works in a plain torch loop, without MMEngine and MMDetection.
 WITHOUT_MMENGINE = (
     *('theory', 'stages', 'forecast', 'recipes', 'records', 'invariance', 'monitor'),
-    *('rescale', 'checks', 'report'),
+    *('rescale', 'checks', 'report', 'control'),
 )
 WITHOUT_TORCH = (
     *('theory', 'stages', 'forecast', 'recipes', 'records', 'checks', 'report'),
