@@ -17,12 +17,14 @@ __all__ = ['DriveEstimate', 'relative_variance']
 # A layer that took fewer steps tells nothing.
 FEWEST_STEPS = 5
 # Variance of the relative change of the drive from one estimate to the next, before
-# anything is known of it, and at least.
-_CHANGE, _LEAST_CHANGE = 0.01, 1e-5
+# anything is known of it, and at least: a young network's changes by a third of itself,
+# and no network's holds still.
+_CHANGE, _LEAST_CHANGE = 0.1, 0.02
 # Share of the newest estimate in what is known of that variance.
 _NEWEST = 0.2
-# An estimate counts as no further away than so many standard deviations.
-_FURTHEST = 3.0
+# What noise explains is no further away than so many standard deviations. What is
+# further away is a change.
+_FURTHEST = 2.0
 
 
 def relative_variance(
@@ -104,8 +106,9 @@ class DriveEstimate:
         before = np.where(later, self.value, 1.0)
         spread = np.where(later, self._variance, 0.0)
         noise = np.where(later, variance, 1.0)
-        furthest = _FURTHEST * np.sqrt(spread + noise)
-        apart = np.where(later, measured / before - 1, 0.0).clip(-furthest, furthest)
+        apart = np.where(later, measured / before - 1, 0.0)
+        changed = apart**2 > _FURTHEST**2 * (spread + noise)
+        spread = np.where(changed, np.maximum(spread, apart**2 - noise), spread)
         gain = spread / (spread + noise)
         # A drive is positive, however far below an estimate may be.
         move = np.maximum(gain * apart, -0.9)
