@@ -18,7 +18,7 @@ from smd_mmdet.theory import Theory
 from .estimate import FEWEST_STEPS, DriveEstimate, relative_variance
 from .factors import Factors, bounded, factors_to_angle
 from .measuring import Phase, mean_square
-from .prediction import course_of
+from .prediction import Course, course_of
 from .response import ClippedSteps, Response
 
 __all__ = ['MAX_FACTOR', 'TOLERANCE', 'Regulator']
@@ -67,7 +67,13 @@ class Regulator:
         self._handle = optimizer.register_step_post_hook(hook)
         # The norms at the last decision, once its factors were applied, and p.
         self._norms = np.full(len(self._weights), np.nan)
+        self._course: Course | None = None
         self._power = np.zeros(len(self._weights))
+        # Δ² of each step since the last decision as it was foreseen, and the sum of it
+        # over the steps before, since the last measurement.
+        self._decided = done
+        self._foreseen = np.full((0, len(self._weights)), np.nan)
+        self._sum, self._steps = np.full(len(self._weights), np.nan), 0
         # Why a layer cannot follow, as the last measurement has shown it.
         self._why: dict[str, str] = {}
 
@@ -97,12 +103,13 @@ class Regulator:
         """
         norms = self._present_norms()
         self._follow_norms(norms)
+        self._count_foreseen(done)
         if done - self._phase.started >= self._every:
             self._measure(norms, done)
         response = self._response()
         self._power = self._power_of(response)
         drive = self._drive.value
-        course = course_of(ahead, self._law, self._power)
+        self._course = course = course_of(ahead, self._law, self._power)
         multiplier = course.multiplier(drive, (wanted**2).mean(0))
         ratios, left_alone = {}, dict(self._why)
         for i, name in enumerate(self._weights):
@@ -132,6 +139,8 @@ class Regulator:
         kappa = np.array([change.get(name, 1.0) for name in self._weights])
         self._drive.scale(c**-self._law.exponent * kappa**2)
         self._norms = self._norms * c
+        if self._course is not None:
+            self._foreseen = self._course.angles_sq(self._drive.value)
         self.clipped.rescaled(factors)
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,6 +152,10 @@ class Regulator:
             'settings': settings,
             'drive': self._drive.state_dict(),
             'norms': self._norms.tolist(),
+            'decided': self._decided,
+            'foreseen': self._foreseen.tolist(),
+            'sum': self._sum.tolist(),
+            'steps': self._steps,
             'power': self._power.tolist(),
             'why': dict(self._why),
             'clipped': self.clipped.state_dict(),
@@ -163,6 +176,9 @@ class Regulator:
         self._drive.load_state_dict(state['drive'])
         self._norms, self._power = np.array(state['norms']), np.array(state['power'])
         self._why = dict(state['why'])
+        foreseen = np.array(state['foreseen']).reshape(-1, len(self._weights))
+        self._decided, self._foreseen = state['decided'], foreseen
+        self._sum, self._steps = np.array(state['sum']), state['steps']
         self.clipped.load_state_dict(state['clipped'])
 
     def _note_settings(self, optimizer: Optimizer, *_: object) -> None:
@@ -184,6 +200,14 @@ class Regulator:
         self._drive.scale(grown ** (self._power - self._law.exponent))
         self._norms = norms
 
+    def _count_foreseen(self, done: int) -> None:
+        """Add up what was foreseen of the steps since the last decision."""
+        steps = self._foreseen[: done - self._decided]
+        self._decided = done
+        if len(steps):
+            self._sum = self._sum + steps.sum(0)
+            self._steps += len(steps)
+
     def _measure(self, norms: np.ndarray, done: int) -> None:
         """Take in what the steps since the last time have shown; begin anew."""
         windows = self._phase.windows()
@@ -191,18 +215,34 @@ class Regulator:
         self._phase.detach()
         self._phase = Phase(self._optimizer, self._weights, self._every, done)
         self._why = {}
-        if not windows:
-            return
+        if windows:
+            self._take_in(windows, settings, norms)
+            self._find_why(windows)
+        self._sum, self._steps = np.zeros(len(self._weights)), 0
+
+    def _take_in(
+        self,
+        windows: Mapping[str, np.ndarray],
+        settings: list[Tensor],
+        norms: np.ndarray,
+    ) -> None:
+        """Learn how far the weights turn: more than was foreseen, or less.
+
+        What the forecast has wrong is made good with it. Before there is one, the norms
+        and rates of the measured steps tell what that means at the norm of now.
+        """
         count = windows['count'].sum(0)
         angle_sq = mean_square(windows, 'angular_update')
-        pace = self._pace(windows, settings, norms)
+        drive, pace = self._drive.value, self._pace(windows, settings, norms)
+        known = np.isfinite(drive) & (self._sum > 0) & np.isfinite(self._sum)
         mean, momentum = _mean_angle(windows), settings[-1][:, 2].numpy()
         spread = np.maximum(angle_sq - mean**2, 0.0)
         with np.errstate(divide='ignore', invalid='ignore'):
-            measured = np.where(count >= FEWEST_STEPS, angle_sq / pace, np.nan)
+            shown = angle_sq / (self._sum / max(self._steps, 1))
+            measured = np.where(known, drive * shown, angle_sq / pace)
+        measured = np.where(count >= FEWEST_STEPS, measured, np.nan)
         noise = relative_variance(mean, spread, count, momentum)
         self._drive.update(measured, noise)
-        self._find_why(windows)
 
     def _pace(
         self,
