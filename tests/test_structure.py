@@ -26,6 +26,7 @@ ROOMS = {
     'config': ('theory', 'stages', 'monitor'),
     'plan': ('theory', 'stages', 'forecast', 'records', 'recipes', 'config'),
     'audit': ('invariance', 'config'),
+    'transfer': ('theory', 'records', 'config', 'control', 'audit'),
     'launch': ('config',),
     'engine': (
         *('theory', 'stages', 'invariance', 'monitor', 'rescale', 'records'),
