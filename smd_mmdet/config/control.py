@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from smd_mmdet._arguments import angles_of_steps, true_or_false
+from smd_mmdet.control import Replay, read_replay
+from smd_mmdet.records import RecordsError
 
 from .errors import SettingError
 from .schedulers import drive
@@ -144,6 +146,34 @@ class ControlSettings:
                 'learning rate, which here change Δ'
             )
         return angles_of_steps(rates[0], f'{_KEY}.param_scheduler', SettingError)
+
+    def replay(self, iterations: int, steps: int) -> Replay:
+        """The run that is repeated, fitted to a training.
+
+        Args:
+            iterations: Iterations of the whole training.
+            steps: Steps of its optimizer.
+
+        Returns:
+            Its recorded Δ by step of the training.
+
+        Raises:
+            SettingError: If it has no records, or too few.
+        """
+        folder = self.run or ''
+        try:
+            found = read_replay(folder)
+        except RecordsError as fault:
+            raise SettingError(f'{_KEY}={folder!r}: {fault}') from fault
+        if self.scale_time:
+            return found.over(steps)
+        if found.length < iterations:
+            raise SettingError(
+                f'{_KEY}={folder!r}: it has records of {found.length:,} iterations, '
+                f'and this training has {iterations:,}; train no longer, or stretch '
+                f'it: angular_update=dict(run={folder!r}, scale_time=True)'
+            )
+        return found.at_pace(iterations / steps)
 
 
 def _angle(value: Any, key: str) -> float:

@@ -10,14 +10,12 @@ import numpy as np
 from mmengine.dist import is_main_process
 
 from smd_mmdet.config.control import EQUILIBRIUM, ControlSettings
-from smd_mmdet.config.errors import SettingError
-from smd_mmdet.control import Replay, read_replay
+from smd_mmdet.control import Replay
 from smd_mmdet.control.factors import Factors, above_epsilon
 from smd_mmdet.control.regulator import Regulator
 from smd_mmdet.control.response import ClippedSteps, Response
 from smd_mmdet.control.timetable import Ahead, Timetable
 from smd_mmdet.control.wanted import Wanted
-from smd_mmdet.records import RecordsError
 from smd_mmdet.theory import Theory
 
 from .columns import ControlColumns
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 __all__ = ['Control', 'source_of']
-
-_KEY = 'SMDRescaleHook: angular_update'
 
 # What :class:`.Wanted` takes.
 Source = str | np.ndarray | Replay
@@ -54,7 +50,7 @@ def source_of(runner: Runner, settings: ControlSettings) -> Source:
     every, iterations = accumulated(runner), runner.max_iters
     steps = -(-iterations // every)
     if settings.run is not None:
-        return _replay(settings, iterations, steps)
+        return settings.replay(iterations, steps)
     from mmengine.runner import EpochBasedTrainLoop
 
     angles = settings.per_iteration(
@@ -66,23 +62,6 @@ def source_of(runner: Runner, settings: ControlSettings) -> Source:
     # A step is made at the last of its iterations.
     last = np.minimum(np.arange(1, steps + 1) * every, iterations) - 1
     return angles[last]
-
-
-def _replay(settings: ControlSettings, iterations: int, steps: int) -> Replay:
-    folder = settings.run or ''
-    try:
-        found = read_replay(folder)
-    except RecordsError as fault:
-        raise SettingError(f'{_KEY}={folder!r}: {fault}') from fault
-    if settings.scale_time:
-        return found.over(steps)
-    if found.length < iterations:
-        raise SettingError(
-            f'{_KEY}={folder!r}: it has records of {found.length:,} iterations, and '
-            f'this training has {iterations:,}; train no longer, or stretch it: '
-            f'angular_update=dict(run={folder!r}, scale_time=True)'
-        )
-    return found.at_pace(iterations / steps)
 
 
 class Control:

@@ -34,6 +34,9 @@ from .writing import NewConfig, check_output, compose, write
 
 __all__ = ['transfer']
 
+# Steps from one measurement of Δ to the next.
+EVERY = 20
+
 
 @dataclass(frozen=True)
 class _Transfer:
@@ -121,7 +124,8 @@ def transfer(
         run=folder,
         scale_time=replay.length != training.length.iterations,
         exclude=exclude,
-        every=20,
+        every=EVERY,
+        window=metadata.get('window'),
     )
     composed = compose(new, found, target)
     write(target, composed.text, new)
@@ -158,7 +162,5 @@ def _refuse_unknown_law(optimizer: Optimizer) -> None:
 def _excluded(config: Config, hooks: Any) -> tuple[str, ...]:
     """What the config's own SMDRescaleHook leaves alone."""
     if len(hooks) > 1:
-        raise SettingError(
-            'custom_hooks: SMDRescaleHook is there twice; leave one out'
-        )
+        raise SettingError('custom_hooks: SMDRescaleHook is there twice; leave one out')
     return tuple(hooks[0].exclude) if hooks else ()

@@ -59,10 +59,9 @@ def common_layers(
     left = {p['name'] for p in invariant if _matches(p['name'], exclude)}
     controlled = [p for p in invariant if p['name'] not in left]
     if not controlled:
-        why = f'exclude leaves none of {len(invariant)}' if invariant else (
-            f'its model has none that is trained (smd audit {name} tells why, and what '
-            'would change it)'
-        )
+        why = f'smd audit {name} tells why, and what would change it'
+        if invariant:
+            why = f'exclude leaves none of {len(invariant)}'
         raise SettingError(f'{name}: no scale-invariant weight to control: {why}')
     names = [p['name'] for p in controlled]
     return CommonLayers(

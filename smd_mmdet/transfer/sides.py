@@ -69,6 +69,7 @@ def side_of_config(config: Config, training: Training) -> Side:
         training: The same, as it is read for a plan.
     """
     optimizer, length = training.optimizer, training.length
+    epochs = _whole(config.get('train_cfg'), 'max_epochs')
     return replace(
         _of_settings(config),
         lr=float(training.schedule.lr.max()),
@@ -78,7 +79,7 @@ def side_of_config(config: Config, training: Training) -> Side:
         processes=length.processes,
         optimizer=optimizer.name,
         iterations=length.iterations,
-        epochs=_whole(config.get('train_cfg'), 'max_epochs') if length.by_epoch else None,
+        epochs=epochs if length.by_epoch else None,
     )
 
 

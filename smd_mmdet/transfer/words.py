@@ -45,7 +45,10 @@ def rows(run: Side, config: Side, layers: CommonLayers) -> list[tuple[str, str, 
         row('weight decay', lambda side: _figure(side.weight_decay)),
         row('momentum, β₁', lambda side: _figure(side.momentum)),
         row('batch × accumulation × processes', _batch),
-        row('clipping', lambda side: UNKNOWN if side.clips is None else side.clips or 'none'),
+        row(
+            'clipping',
+            lambda side: UNKNOWN if side.clips is None else side.clips or 'none',
+        ),
         row('iterations', lambda side: _count(side.iterations)),
         row('epochs', lambda side: _count(side.epochs)),
         row('steps of the optimizer', lambda side: _count(side.steps)),
@@ -137,7 +140,7 @@ def not_guaranteed(
 def _of_weights(layers: CommonLayers) -> Iterator[str]:
     rest = 1 - layers.controlled_share
     yield (
-        f'heads, biases and the norms’ own parameters are not controlled ({rest:.0%} '
+        f"heads, biases and the norms' own parameters are not controlled ({rest:.0%} "
         'of all trained numbers): they move as the rate of the config has it'
     )
     if layers.median:

@@ -35,6 +35,7 @@ class NewConfig:
         scale_time: Whether the run is stretched or shortened.
         exclude: Names or patterns of weights that are left alone.
         every: Steps from one measurement of Δ to the next.
+        window: Steps in a window of the run's records; None if not known.
     """
 
     config: str
@@ -42,6 +43,12 @@ class NewConfig:
     scale_time: bool
     exclude: tuple[str, ...]
     every: int
+    window: int | None = None
+
+    @property
+    def monitor(self) -> dict[str, Any]:
+        """SMDHook, with windows as long as the run's, so that they can be compared."""
+        return dict(type=_MONITOR) | (dict(window=self.window) if self.window else {})
 
     @property
     def hook(self) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def compose(new: NewConfig, base: Config, target: Path) -> Composed:
         settings['optim_wrapper'] = dict(constructor=_CONSTRUCTOR)
     if changes.work_dir:
         settings['work_dir'] = changes.work_dir
-    added = [dict(type=_MONITOR)] * changes.monitor + [new.hook]
+    added = [new.monitor] * changes.monitor + [new.hook]
     if changes.copied:
         return Composed(_copied(new, base, settings, added), changes)
     lines = [_head(new), f'_base_ = {[_base_name(new.config, target)]!r}']
@@ -170,7 +177,11 @@ def write(target: Path, text: str, new: NewConfig) -> None:
         except SettingError as fault:
             why = one_line(fault).replace(str(temporary), str(target))
             raise SettingError(f'{new.config} cannot be inherited: {why}') from fault
-        if len(hooks) != 1 or hooks[0].control is None or hooks[0].control.run != new.run:
+        if (
+            len(hooks) != 1
+            or hooks[0].control is None
+            or hooks[0].control.run != new.run
+        ):
             raise SettingError(
                 f'{new.config} cannot be inherited: its custom_hooks are not as they '
                 'were when the new config reads them'
