@@ -15,7 +15,7 @@ from smd_mmdet.monitor.readers import groups_of
 from smd_mmdet.monitor.weights import MeasuredWeights
 from smd_mmdet.theory import Theory
 
-from .estimate import FEWEST_STEPS, DriveEstimate, relative_variance
+from .estimate import FEWEST_STEPS, DriveEstimate, persistence, relative_variance
 from .factors import Factors, bounded, factors_to_angle
 from .measuring import Phase, mean_square
 from .prediction import Course, course_of
@@ -23,9 +23,10 @@ from .response import ClippedSteps, Response
 
 __all__ = ['MAX_FACTOR', 'TOLERANCE', 'Regulator']
 
-# Bound of a factor, and how far from 1 it is not worth while: one per cent of the
+# Bound of a factor, for what so many steps have shown, and how far from 1 it is not worth while: one per cent of the
 # norm is two of the angle.
 MAX_FACTOR, TOLERANCE = 4.0, 0.01
+_STEPS = 20
 # A change of all norms so small that the response to it is in proportion.
 _SMALL = 1e-3
 
@@ -240,9 +241,11 @@ class Regulator:
         with np.errstate(divide='ignore', invalid='ignore'):
             shown = angle_sq / (self._sum / max(self._steps, 1))
             measured = np.where(known, drive * shown, angle_sq / pace)
-        measured = np.where(count >= FEWEST_STEPS, measured, np.nan)
+        fewest = min(FEWEST_STEPS, self._every)
+        measured = np.where(count >= fewest, measured, np.nan)
         noise = relative_variance(mean, spread, count, momentum)
-        self._drive.update(measured, noise)
+        largest = MAX_FACTOR ** (self._law.exponent * min(1.0, self._every / _STEPS))
+        self._drive.update(measured, noise, persistence(count, momentum), largest)
 
     def _pace(
         self,

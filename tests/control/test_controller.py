@@ -285,7 +285,7 @@ def build(angular_update=5e-3, names=None, optimizer=None, **settings):
         (dict(angular_update=lambda t: 0.0), r'angular_update\(0\) must be above 0'),
         (dict(angular_update='nowhere'), "'nowhere' is no folder"),
         (dict(angular_update={}), 'angular_update must be a number or an array'),
-        (dict(every=4), 'every must be an integer >= 5, got 4'),
+        (dict(every=0), 'every must be an integer >= 1, got 0'),
         (dict(names=[]), 'names: there is no scale-invariant weight'),
         (dict(names=['0.weights']), "no parameter '0.weights'; did you mean"),
         (dict(names=['1.weight']), 'names: 1.weight cannot be rescaled'),
