@@ -114,7 +114,7 @@ def test_outputs_stay_and_averages_follow(tmp_path):
             change = (evaluated(new) - evaluated(old)).abs().max()
             assert change / evaluated(old).abs().max() < 1e-2  # the ε of the norms
         ratios = [
-            float((new.get_parameter(name).norm() / old.get_parameter(name).norm()))
+            float(new.get_parameter(name).norm() / old.get_parameter(name).norm())
             for old, new in zip(early.before[t], late.before[t], strict=True)
             for name in SCALE_INVARIANT[:1]
         ]
