@@ -19,13 +19,11 @@ from .schedulers import drive
 from .settings import unknown_setting, whole
 from .types import type_name
 
-__all__ = ['EQUILIBRIUM', 'FEWEST_STEPS', 'ControlSettings']
+__all__ = ['EQUILIBRIUM', 'ControlSettings']
 
 _KEY = 'SMDRescaleHook: angular_update'
 _FORMS = "'equilibrium', a number, the folder of a run, or a dict of settings"
 EQUILIBRIUM = 'equilibrium'
-# Fewer steps tell nothing of an angle but its noise.
-FEWEST_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class ControlSettings:
         Raises:
             SettingError: If a setting is unknown, or its value cannot be.
         """
-        steps = whole(every, 'SMDRescaleHook: every', FEWEST_STEPS)
+        steps = whole(every, 'SMDRescaleHook: every')
         if setting is None or setting is False:
             return None
         if isinstance(setting, (str, os.PathLike)):

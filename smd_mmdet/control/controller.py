@@ -20,7 +20,6 @@ from smd_mmdet.monitor.readers import groups_of
 from smd_mmdet.rescale import apply, unwrapped
 
 from .applying import plan_what_fits
-from .estimate import FEWEST_STEPS
 from .factors import Factors, above_epsilon, law_of
 from .regulator import Regulator
 from .response import Response
@@ -63,7 +62,8 @@ class AngularUpdateController:
             0; 'equilibrium' for Δ* of the rate and decay of each step; or the folder of
             a run with records, whose Δ is repeated step by step. After the last value
             it stays.
-        every: Steps from one measurement to the next, ≥ 5.
+        every: Steps from one measurement to the next. The fewer, the closer Δ comes to
+            what is wanted, and the more often the device is waited for.
         inputs: Positional arguments of one forward pass to observe; see
             :func:`~smd_mmdet.invariance.find_dependents`.
 
@@ -110,7 +110,7 @@ class AngularUpdateController:
         every: int = 20,
         inputs: Sequence | Tensor | None = None,
     ) -> None:
-        whole_number(every, 'every', FEWEST_STEPS)
+        whole_number(every, 'every')
         law = law_of(optimizer)
         self._model, self._optimizer = unwrapped(model), optimizer
         weights = _weights(self._model, optimizer, names)

@@ -3,7 +3,9 @@
 What a few steps show of a layer is an estimate. Its error is known from how the steps
 differ, and with momentum they differ less than their number tells, since each has most
 of the one before in it. A Kalman filter weighs it against what was believed before; by
-how much that changes by itself is learned from how far the estimates are apart.
+how much that changes by itself is learned from how far the estimates are apart. And
+what momentum has gathered is no noise for the next few steps: a part of what is seen,
+the larger the fewer steps there are, goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ['DriveEstimate', 'relative_variance']
+__all__ = ['DriveEstimate', 'persistence', 'relative_variance']
 
 # A layer that took fewer steps tells nothing.
 FEWEST_STEPS = 5
@@ -50,6 +52,28 @@ def relative_variance(
     squared = np.asarray(momentum) ** 2
     with np.errstate(divide='ignore', invalid='ignore'):
         return 4 * variance / mean**2 * (1 + squared) / (1 - squared) / count
+
+
+def persistence(count: np.ndarray, momentum: np.ndarray) -> np.ndarray:
+    """How much of what some steps have above the mean the same number after them has.
+
+    It is the correlation between the means of two windows in a row, if from one step to
+    the next it is ρ = α²: ρ(1−ρⁿ)² / (n(1−ρ²) − 2ρ(1−ρⁿ)).
+
+    Args:
+        count: Number n of steps of a window.
+        momentum: Momentum α, or β₁.
+
+    Returns:
+        From 0 to 1.
+
+    Example:
+        >>> [float(persistence(np.array(n), 0.9).round(2)) for n in (1, 5, 20, 100)]
+        [0.81, 0.52, 0.15, 0.02]
+    """
+    one, n = np.asarray(momentum, float) ** 2, np.maximum(count, 1)
+    gone = 1 - one**n
+    return one * gone**2 / (n * (1 - one**2) - 2 * one * gone)
 
 
 class DriveEstimate:
@@ -91,12 +115,20 @@ class DriveEstimate:
         """
         self.value = self.value * factors
 
-    def update(self, measured: np.ndarray, variance: np.ndarray) -> None:
+    def update(
+        self,
+        measured: np.ndarray,
+        variance: np.ndarray,
+        persistence: np.ndarray | float = 0.0,
+        largest: float = np.inf,
+    ) -> None:
         """Take in what some steps have shown.
 
         Args:
             measured: Δ²/η² at the norm of now; NaN where it is not known.
             variance: Its relative variance.
+            persistence: The share of that which goes on in the steps to come.
+            largest: By what factor an estimate changes at most, but for the first.
         """
         known = np.isfinite(measured) & (measured > 0) & np.isfinite(variance)
         first = known & ~np.isfinite(self.value)
@@ -110,8 +142,9 @@ class DriveEstimate:
         changed = apart**2 > _FURTHEST**2 * (spread + noise)
         spread = np.where(changed, np.maximum(spread, apart**2 - noise), spread)
         gain = spread / (spread + noise)
+        move = (gain + (1 - gain) * persistence) * apart
         # A drive is positive, however far below an estimate may be.
-        move = np.maximum(gain * apart, -0.9)
+        move = np.clip(move, max(1 / largest - 1, -0.9), largest - 1)
         self.value = np.where(later, before * (1 + move), self.value)
         self._variance = np.where(later, (1 - gain) * spread, self._variance)
         learned = (1 - _NEWEST) * self._change + _NEWEST * move**2

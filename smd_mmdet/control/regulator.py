@@ -15,17 +15,22 @@ from smd_mmdet.monitor.readers import groups_of
 from smd_mmdet.monitor.weights import MeasuredWeights
 from smd_mmdet.theory import Theory
 
-from .estimate import FEWEST_STEPS, DriveEstimate, relative_variance
+from .estimate import FEWEST_STEPS, DriveEstimate, persistence, relative_variance
 from .factors import Factors, bounded, factors_to_angle
 from .measuring import Phase, mean_square
 from .prediction import Course, course_of
 from .response import ClippedSteps, Response
 
-__all__ = ['MAX_FACTOR', 'TOLERANCE', 'Regulator']
+__all__ = ['MAX_FACTOR', 'MAX_SHRINK', 'TOLERANCE', 'Regulator']
 
-# Bound of a factor, and how far from 1 it is not worth while: one per cent of the
-# norm is two of the angle.
+# Bound of a factor, and how far from 1 it is not worth while: one per cent of the norm
+# is two of the angle.
 MAX_FACTOR, TOLERANCE = 4.0, 0.01
+# By how much a weight is shrunk at most for what so many steps have shown. A layer
+# that turns too far may forget what it has learned, and its gradient may be about to
+# grow: behind a norm whose weight begins with 0 it does.
+MAX_SHRINK, STEPS = 2.0, 20
+_FEWEST = 5
 # A change of all norms so small that the response to it is in proportion.
 _SMALL = 1e-3
 
@@ -68,6 +73,8 @@ class Regulator:
         # The norms at the last decision, once its factors were applied, and p.
         self._norms = np.full(len(self._weights), np.nan)
         self._course: Course | None = None
+        # Δ_wanted/η at the last decision.
+        self._aim = np.full(len(self._weights), np.nan)
         self._power = np.zeros(len(self._weights))
         # Δ² of each step since the last decision as it was foreseen, and the sum of it
         # over the steps before, since the last measurement.
@@ -104,7 +111,8 @@ class Regulator:
         norms = self._present_norms()
         self._follow_norms(norms)
         self._count_foreseen(done)
-        if done - self._phase.started >= self._every:
+        measured = done - self._phase.started >= self._every
+        if measured:
             self._measure(norms, done)
         response = self._response()
         self._power = self._power_of(response)
@@ -122,6 +130,8 @@ class Regulator:
             elif np.isfinite(multiplier[i]):
                 ratios[name] = float(multiplier[i] ** -0.5)
         found = factors_to_angle(ratios, self._law, response)
+        known = self._known_change(wanted, ahead)
+        found = self._held(found, known, self._share() if measured else 0.0)
         found = bounded(found, MAX_FACTOR, TOLERANCE)
         return Factors(found, left_alone), response
 
@@ -152,6 +162,7 @@ class Regulator:
             'settings': settings,
             'drive': self._drive.state_dict(),
             'norms': self._norms.tolist(),
+            'aim': self._aim.tolist(),
             'decided': self._decided,
             'foreseen': self._foreseen.tolist(),
             'sum': self._sum.tolist(),
@@ -175,7 +186,7 @@ class Regulator:
             self._settings = [] if settings is None else list(settings.unbind())
         self._drive.load_state_dict(state['drive'])
         self._norms, self._power = np.array(state['norms']), np.array(state['power'])
-        self._why = dict(state['why'])
+        self._why, self._aim = dict(state['why']), np.array(state['aim'])
         foreseen = np.array(state['foreseen']).reshape(-1, len(self._weights))
         self._decided, self._foreseen = state['decided'], foreseen
         self._sum, self._steps = np.array(state['sum']), state['steps']
@@ -240,9 +251,11 @@ class Regulator:
         with np.errstate(divide='ignore', invalid='ignore'):
             shown = angle_sq / (self._sum / max(self._steps, 1))
             measured = np.where(known, drive * shown, angle_sq / pace)
-        measured = np.where(count >= FEWEST_STEPS, measured, np.nan)
+        fewest = min(FEWEST_STEPS, self._every)
+        measured = np.where(count >= fewest, measured, np.nan)
         noise = relative_variance(mean, spread, count, momentum)
-        self._drive.update(measured, noise)
+        largest = MAX_FACTOR ** (self._law.exponent * self._share())
+        self._drive.update(measured, noise, persistence(count, momentum), largest)
 
     def _pace(
         self,
@@ -268,6 +281,32 @@ class Regulator:
                 of_window = rates * (norms / mean) ** s * bend
             total += np.where(count > 0, count * of_window, 0.0)
         return total / np.maximum(windows['count'].sum(0), 1)
+
+    def _share(self) -> float:
+        """Share of the bounds that hold for STEPS steps."""
+        return min(1.0, max(self._every, _FEWEST) / STEPS)
+
+    def _known_change(self, wanted: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+        """The factors that other rates and wanted angles ask for by themselves."""
+        with np.errstate(divide='ignore', invalid='ignore'):
+            aim = wanted[0] / ahead[0, :, 0]
+            change = (self._aim / aim) ** (2 / self._law.exponent)
+        self._aim = aim
+        return np.nan_to_num(change, nan=1.0, posinf=1.0)
+
+    def _held(
+        self, factors: Mapping[str, float], known: np.ndarray, share: float
+    ) -> dict[str, float]:
+        """Factors that shrink no weight too much at once, for what was measured.
+
+        Args:
+            factors: The factors that are wanted, by name.
+            known: What rates and wanted angles ask for, which is not held back.
+            share: Share of the bound that holds.
+        """
+        lowest = np.minimum(known, 1.0) * MAX_SHRINK**-share
+        of_name = dict(zip(self._weights, lowest.tolist(), strict=True))
+        return {name: max(c, of_name[name]) for name, c in factors.items()}
 
     def _find_why(self, windows: Mapping[str, np.ndarray]) -> None:
         cosine_sq = mean_square(windows, 'cosine')

@@ -106,7 +106,7 @@ class SMDRescaleHook(Hook):
             the folder of a run whose recorded Δ is repeated, layer by layer
             (``dict(run=..., scale_time=True)`` stretches it to this training). Drops
             and the start need nothing else then.
-        every: Steps of the optimizer from one measurement of Δ to the next, ≥ 5.
+        every: Steps of the optimizer from one measurement of Δ to the next.
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also

@@ -194,12 +194,20 @@ def test_a_layer_with_gradients_half_of_the_time_is_not_chased(length):
     assert np.median(others) == pytest.approx(wanted, rel=0.03)
 
 
-def test_no_factor_is_beyond_its_bound():
-    model = network()
+@pytest.mark.parametrize(('every', 'bound'), [(20, 0.5), (5, 0.5**0.25)])
+def test_no_weight_is_shrunk_too_much_for_what_was_measured(every, bound):
+    model = network(layers=2)
     walk = Walk(model, 'sgd', **SGD)
-    _, done = controlled(walk, model, 1.0, 45)
+    _, done = controlled(walk, model, 1.0, 45, every=every)
     factors = [c for one in done for c in one.values()]
-    assert min(factors) == pytest.approx(0.25)
+    assert min(factors) == pytest.approx(bound)
+
+
+def test_no_weight_grows_beyond_the_bound():
+    model = network(layers=2, norm=0.1)
+    walk = Walk(model, 'sgd', **SGD)
+    _, done = controlled(walk, model, 1e-6, 45)
+    assert max(c for one in done for c in one.values()) == pytest.approx(4)
 
 
 def test_weights_are_not_shrunk_into_the_epsilon():
@@ -208,9 +216,9 @@ def test_weights_are_not_shrunk_into_the_epsilon():
     norm.eps = 1e-5
     norm.running_var.fill_(200 * norm.eps)
     walk = Walk(model, 'sgd', **SGD)
-    controller, done = controlled(walk, model, 0.3, 20)
+    controller, done = controlled(walk, model, 1.0, 20)
     assert done[-1]['0.weight'] == pytest.approx(0.5**0.5)
-    assert done[-1]['2.weight'] < 0.5
+    assert done[-1]['2.weight'] == pytest.approx(0.5)
     assert controller.left_alone == {'0.weight': 'held back, 1 is near its ε'}
 
 
@@ -285,7 +293,7 @@ def build(angular_update=5e-3, names=None, optimizer=None, **settings):
         (dict(angular_update=lambda t: 0.0), r'angular_update\(0\) must be above 0'),
         (dict(angular_update='nowhere'), "'nowhere' is no folder"),
         (dict(angular_update={}), 'angular_update must be a number or an array'),
-        (dict(every=4), 'every must be an integer >= 5, got 4'),
+        (dict(every=0), 'every must be an integer >= 1, got 0'),
         (dict(names=[]), 'names: there is no scale-invariant weight'),
         (dict(names=['0.weights']), "no parameter '0.weights'; did you mean"),
         (dict(names=['1.weight']), 'names: 1.weight cannot be rescaled'),

@@ -18,8 +18,7 @@ from rescaled import (
 )
 from tiny import SCALE_INVARIANT, log_of, rows_of, tiny_config
 
-from smd_mmdet.config.control import FEWEST_STEPS, ControlSettings
-from smd_mmdet.control import estimate
+from smd_mmdet.config.control import ControlSettings
 from smd_mmdet.engine import SettingError
 from smd_mmdet.records import read_records
 
@@ -93,12 +92,15 @@ def test_records_tell_what_was_wanted_and_what_was_done(tmp_path):
     }
 
 
-def test_the_measured_angle_is_the_wanted_one(tmp_path):
-    train(controlled(tmp_path, window=20))
+@pytest.mark.parametrize('every', [1, 5])
+def test_the_measured_angle_is_the_wanted_one(tmp_path, every):
+    """Of a network that learns its few images, whose gradients change all the time."""
+    train(controlled(tmp_path, window=20, every=every))
     rows = rows_of(tmp_path)
-    rows = rows[rows['iter'] > 30]
+    rows = rows[(rows['iter'] > 30) & (rows['count'] > 15)]
     root = np.sqrt(rows['angular_update_mean'] ** 2 + rows['angular_update_var'])
-    assert np.median(root / rows['angular_update_wanted']) == pytest.approx(1, abs=0.12)
+    apart = np.abs(root / rows['angular_update_wanted'] - 1)
+    assert apart.median() < (0.05 if every == 1 else 0.15)
 
 
 def test_outputs_stay_and_averages_follow(tmp_path):
@@ -112,7 +114,7 @@ def test_outputs_stay_and_averages_follow(tmp_path):
             change = (evaluated(new) - evaluated(old)).abs().max()
             assert change / evaluated(old).abs().max() < 1e-2  # the ε of the norms
         ratios = [
-            float((new.get_parameter(name).norm() / old.get_parameter(name).norm()))
+            float(new.get_parameter(name).norm() / old.get_parameter(name).norm())
             for old, new in zip(early.before[t], late.before[t], strict=True)
             for name in SCALE_INVARIANT[:1]
         ]
@@ -126,7 +128,7 @@ def test_outputs_stay_and_averages_follow(tmp_path):
     [
         (25, {}),
         (50, {}),  # right at a control
-        (25, {'optim_wrapper.accumulative_counts': 2}),
+        (24, {'optim_wrapper.accumulative_counts': 2}),
         (50, {'optim_wrapper.clip_grad': dict(max_norm=0.5)}),
     ],
 )
@@ -225,7 +227,7 @@ def test_a_fault_ends_the_control_and_not_the_training(tmp_path, monkeypatch):
         (dict(angular_update={}), 'angular_update needs value=..., or run=...'),
         (
             dict(angular_update=dict(value=1e-3, schedulers=[])),
-            "has no setting 'schedulers'; it has value, param_scheduler",
+            "has no setting 'schedulers'; did you mean 'param_scheduler'",
         ),
         (
             dict(angular_update=dict(value=1e-3, param_scheduler=3)),
@@ -240,7 +242,7 @@ def test_a_fault_ends_the_control_and_not_the_training(tmp_path, monkeypatch):
             'angular_update.scale_time must be True or False',
         ),
         (dict(angular_update=dict(run='')), 'angular_update.run must be the folder'),
-        (dict(angular_update=1e-3, every=4), 'every must be an integer >= 5'),
+        (dict(angular_update=1e-3, every=0), 'every must be an integer >= 1'),
         (
             dict(angular_update=1e-3, start_at_equilibrium=True),
             'start_at_equilibrium and angular_update are two ways',
@@ -256,17 +258,13 @@ def test_wrong_settings_are_refused(settings, message):
         HOOKS.build(dict(type='SMDRescaleHook', **settings))
 
 
-def test_the_hook_and_the_controller_agree_on_the_fewest_steps():
-    assert FEWEST_STEPS == estimate.FEWEST_STEPS
-
-
 @pytest.mark.parametrize(
     ('scheduler', 'message'),
     [
         (COSINE | dict(eta_min=2.0), 'param_scheduler must be above 0 and at most π/2'),
         (
             dict(type='LinearLR', start_factor=1.0, end_factor=0.0, end=5),
-            'is 0 at number 6 of 120; let a schedule end above 0',
+            'is 0 at number 5 of 120; let a schedule end above 0',
         ),
         (dict(type='CosineLR'), "angular_update.param_scheduler 'CosineLR'"),
         (
@@ -283,12 +281,12 @@ def test_schedules_that_no_step_can_follow_are_refused(tmp_path, scheduler, mess
 
 
 def test_runs_that_cannot_be_repeated_are_refused(tmp_path):
-    with pytest.raises(SettingError, match="angular_update='.*nowhere': .*no such"):
+    with pytest.raises(SettingError, match=r"angular_update='.*nowhere': .*no such"):
         train(controlled(tmp_path / 'a', str(tmp_path / 'nowhere')))
     train(tiny_config(tmp_path / 'short', max_iters=60, hook=dict(window=10)))
     with pytest.raises(SettingError, match='of 60 iterations, and this training has'):
         train(controlled(tmp_path / 'b', str(tmp_path / 'short')))
-    with pytest.raises(SettingError, match='no weight to rescale'):
+    with pytest.raises(SettingError, match='no weight to measure'):
         train(controlled(tmp_path / 'c', changes={'model.norm': 'none'}))
     optimizer = dict(_delete_=True, type='Adam', lr=1e-3, weight_decay=0.1)
     changes = {'optim_wrapper.optimizer': optimizer}
