@@ -20,7 +20,7 @@ MODULES = [
 FRONT_DOORS = (
     *('theory', 'forecast', 'rescale', 'records', 'invariance', 'monitor', 'checks'),
     'control',
-    *('report', 'plan', 'audit', 'engine', 'datasets'),
+    *('report', 'plan', 'audit', 'transfer', 'engine', 'datasets'),
 )
 # Constants, and errors that are raised for the user, need no example.
 NO_EXAMPLE = (int, float, str, tuple, dict, BaseException)

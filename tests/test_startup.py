@@ -28,7 +28,9 @@ def imported(program):
         CLI.format(['--help']),
         *(
             CLI.format([command, '--help'])
-            for command in ('audit', 'plan', 'check', 'report', 'compare', 'shapes')
+            for command in (
+                *('audit', 'plan', 'transfer', 'check', 'report', 'compare', 'shapes'),
+            )
         ),
         CLI.format(['no-such-command']),
         'from smd_mmdet import theory\ntheory.angular_update(0.1, 1e-4, 0.9)',

@@ -18,7 +18,8 @@ from smd_mmdet._text import scientific
 from smd_mmdet.config.control import ControlSettings
 from smd_mmdet.config.optimizer import Optimizer
 from smd_mmdet.config.training import Training
-from smd_mmdet.control.regulator import MAX_FACTOR
+from smd_mmdet.control.estimate import FEWEST_STEPS
+from smd_mmdet.control.regulator import MAX_FACTOR, MAX_SHRINK, STEPS
 from smd_mmdet.recipes import Context, in_context
 
 from .course import Course
@@ -48,8 +49,9 @@ class StageControl:
         factor: What norms are multiplied by where the stage begins, at gradients that
             stay as they are: in the first stage from the usual start, in later ones
             from what they have at the end of the one before. None if not known.
-        controls: How many controls that takes, none of which multiplies by more than
-            4, or divides by it; None if not known.
+        controls: How many controls that takes; None if not known. None of them
+            multiplies or divides by more than 4. Where a layer begins is not known
+            before it is measured, and then none divides by more than 2.
     """
 
     start: float
@@ -170,6 +172,7 @@ def with_control(
     """
     found: list[StagePlan] = []
     before: float | None = _usual_drive(course, usual)
+    every = control.settings.every
     for stage, span in zip(stages, course.spans, strict=True):
         first, last = span.start, span.end - 1
         start, end = control.angles[first], control.angles[last]
@@ -182,7 +185,9 @@ def with_control(
                 start_ratio=_over(start, course.angle(first)),
                 end_ratio=_over(end, course.angle(last)),
                 factor=factor,
-                controls=None if factor is None else _controls(factor),
+                controls=(
+                    None if factor is None else _controls(factor, every, not found)
+                ),
             )
             before = _drive(course, last, end)
         found.append(
@@ -226,10 +231,20 @@ def _factor(before: float | None, course: Course, t: int, angle: float) -> float
     return float((after / before) ** (2 / course.exponent))
 
 
-def _controls(factor: float) -> int:
-    """How many factors of at most :data:`MAX_FACTOR` make up one."""
-    folds = abs(math.log(factor)) / math.log(MAX_FACTOR)
-    return max(1, math.ceil(folds - 1e-9))
+def _controls(factor: float, every: int, measured: bool) -> int:
+    """How many controls make up a factor.
+
+    Args:
+        factor: The factor.
+        every: Steps from one control to the next.
+        measured: Whether it follows from what is measured, and not from a change of the
+            rate or of the wanted Δ that is known ahead.
+    """
+    bound, share = MAX_FACTOR, 1.0
+    if measured:
+        bound = MAX_FACTOR if factor > 1 else MAX_SHRINK
+        share = min(1.0, max(every, FEWEST_STEPS) / STEPS)
+    return max(1, math.ceil(abs(math.log(factor)) / (share * math.log(bound)) - 1e-9))
 
 
 def _over(angle: float, target: float | None) -> float | None:

@@ -149,7 +149,7 @@ def compose(new: NewConfig, base: Config, target: Path) -> Composed:
     lines = [_head(new), f'_base_ = {[_base_name(new.config, target)]!r}']
     lines += [f'{name} = {_code(value)}' for name, value in settings.items()]
     lines += ['custom_hooks = [', *(f'    {one},' for one in _kept(hooks))]
-    lines += [f'    {_code(hook)},' for hook in added]
+    lines += [f'    {_in_lines(hook)},' for hook in added]
     return Composed('\n'.join([*lines, ']', '']), changes)
 
 
@@ -274,6 +274,14 @@ def _copied(
         'as modules\n# and cannot be a `_base_`.\n'
         f'{whole.pretty_text}'
     )
+
+
+def _in_lines(hook: Mapping[str, Any]) -> str:
+    """Code of a hook, a line for each setting if there are several."""
+    if len(hook) < 3:
+        return _code(hook)
+    settings = ''.join(f'        {k}={_code(v)},\n' for k, v in hook.items())
+    return f'dict(\n{settings}    )'
 
 
 def _code(value: Any) -> str:

@@ -88,7 +88,7 @@ def shown(report):
 
 def test_tables_and_advice_speak_of_control_and_not_of_equilibrium(run):
     text = shown(run.report)
-    assert 'near wanted Δ' in text and '100%' in text
+    assert 'near wanted Δ' in text and '100 %' in text
     assert 'Not in equilibrium' not in text
     assert advice(run.report) == []
     [step] = next_steps(run.report)
