@@ -165,7 +165,8 @@ def _plan(
     if control is not None:
         stages = with_control(stages, course, control, _usual(course))
     measured = Measured([], [])
-    if work_dir and records is not None:
+    # Where Δ is set, what layers would do by themselves is not what they will do.
+    if work_dir and records is not None and control is None:
         measured = plan_layers(course, records, work_dir, stages)
     context = _context(course) if control is None else control.context
     waits = training.waits_for_scores
@@ -197,7 +198,7 @@ def _plan(
                 training.norms_frozen,
                 waits,
                 stages,
-                [] if control else measured.layers,
+                measured.layers,
                 rescaling.kind,
                 controlled=control is not None and not refused,
             ),
