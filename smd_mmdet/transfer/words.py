@@ -130,8 +130,8 @@ def not_guaranteed(
         *_of_length(run, config, replay),
         *_of_optimizer(run, config, optimizer),
         f'the first {new.every} steps have the Δ that the config gives them, and from '
-        "then on the warm-up follows the run's; a control multiplies a norm by 4 at "
-        'most, and halves it at most for what it has measured',
+        "then on the warm-up follows the run's; for what is measured a norm is halved "
+        'at most in 20 steps, so that an initialization that is far off takes longer',
         f'{one_line(new.run)} is read when training begins, from the folder where that '
         'is started: keep its records',
     ]
