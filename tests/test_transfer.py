@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
-from tiny import SCALE_INVARIANT, rows_of, tiny_config, train
+from tiny import SCALE_INVARIANT, log_of, rows_of, tiny_config, train
 
 from smd_mmdet.cli import main
 from smd_mmdet.config.load import load_config
@@ -62,8 +62,7 @@ def trained(path, work_dir):
     config = load_config(str(path))
     config.work_dir = str(work_dir)
     config.experiment_name = f'transfer-{work_dir.name}'
-    train(config)
-    return rows_of(work_dir)
+    return train(config)
 
 
 def angles(rows, layer):
@@ -79,8 +78,10 @@ def test_the_written_config_trains_and_turns_as_the_run_did(
     assert main(['transfer', str(followed), str(base), '-o', str(new)]) == 0
     told = capsys.readouterr().out
     assert 'not controlled' in told and '32 × 1 × 1 = 32' in told
-    rows = trained(new, tmp_path / 'new')
-    plain = trained(with_monitor(base), tmp_path / 'plain')
+    log = log_of(trained(new, tmp_path / 'new'))
+    assert 'of 2 layers within 10 % of the wanted angular update; median Δ/wanted' in log
+    trained(with_monitor(base), tmp_path / 'plain')
+    rows, plain = rows_of(tmp_path / 'new'), rows_of(tmp_path / 'plain')
     theirs = rows_of(followed)
     for layer in SCALE_INVARIANT:
         wanted = angles(theirs, layer)
