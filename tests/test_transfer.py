@@ -79,7 +79,7 @@ def test_the_written_config_trains_and_turns_as_the_run_did(
     told = capsys.readouterr().out
     assert 'not controlled' in told and '32 × 1 × 1 = 32' in told
     log = log_of(trained(new, tmp_path / 'new'))
-    assert 'of 2 layers within 10 % of the wanted angular update; median Δ/wanted' in log
+    assert 'of 2 layers within 10 % of the wanted angular update; median' in log
     trained(with_monitor(base), tmp_path / 'plain')
     rows, plain = rows_of(tmp_path / 'new'), rows_of(tmp_path / 'plain')
     theirs = rows_of(followed)
