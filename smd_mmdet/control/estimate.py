@@ -94,14 +94,14 @@ class DriveEstimate:
         >>> drive.update(np.array([4.0, 4.0]), np.array([0.01, 1.0]))
         >>> drive.update(np.array([5.0, 5.0]), np.array([0.01, 1.0]))
         >>> drive.value.round(2).tolist()
-        [4.67, 4.5]
+        [4.92, 4.52]
 
         A weight of half the norm turns four times as far under SGD, sixteen times in
         the square:
 
         >>> drive.scale(np.array([16.0, 1.0]))
         >>> drive.value.round(1).tolist()
-        [74.7, 4.5]
+        [78.7, 4.5]
     """
 
     def __init__(self, layers: int) -> None:
