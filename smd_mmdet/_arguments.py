@@ -1,7 +1,7 @@
 """Checks of arguments: each returns the value, or raises an error that names it.
 
 The error is a ``ValueError``, or the subclass of it that the caller asks for. The last
-four checks are for numbers and arrays of numbers, and return float64.
+five checks are for numbers and arrays of numbers, and return float64.
 """
 
 from __future__ import annotations
@@ -115,3 +115,27 @@ def fraction(value: ArrayLike, name: str) -> np.ndarray:
     if ((array < 0) | (array >= 1)).any():
         raise ValueError(f'{name} must be in [0, 1), got {value!r}')
     return array
+
+
+def angles_of_steps(
+    value: Any, name: str, error: type[ValueError] = ValueError
+) -> np.ndarray:
+    """Angles in radians that a step can turn a weight through: above 0, up to π/2."""
+    try:
+        angles = finite(value, name)
+    except ValueError as fault:
+        raise error(f'{str(fault)!s:.200}') from None
+    if not angles.size:
+        raise error(f'{name} must not be empty')
+    wrong = ~((angles > 0) & (angles <= math.pi / 2))
+    if not wrong.any():
+        return angles
+    bounds = f'{name} must be above 0 and at most π/2 rad per step'
+    if not angles.ndim:
+        raise error(f'{bounds}, got {value!r:.80}')
+    first = int(np.argmax(wrong.reshape(len(angles), -1).any(axis=1)))
+    found = float(angles[first][wrong[first]].flat[0])
+    hint = '; let a schedule end above 0 (eta_min, end_factor)' * (found == 0)
+    raise error(
+        f'{bounds}, but is {found:g} at number {first + 1} of {len(angles)}{hint}'
+    )

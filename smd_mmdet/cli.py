@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_audit(commands)
     _add_plan(commands)
+    _add_transfer(commands)
     _add_check(commands)
     _add_report(commands)
     _add_compare(commands)
@@ -192,6 +193,54 @@ def _plan(args: argparse.Namespace) -> int:
     )
     _print(result, args.json, render_plan)
     return result['exit_code']
+
+
+def _add_transfer(commands: Any) -> None:
+    parser = commands.add_parser(
+        'transfer', help='a config that follows the angular updates of a run'
+    )
+    parser.add_argument(
+        'run_dir',
+        type=path_argument,
+        metavar='RUN',
+        help='folder of a run trained with SMDHook',
+    )
+    parser.add_argument('config', type=path_argument, help=CONFIG_HELP)
+    parser.add_argument(
+        *('-o', '--out'),
+        type=path_argument,
+        metavar='NEW.py',
+        required=True,
+        help='the config to write',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='write over a file that is there'
+    )
+    parser.add_argument(
+        '--iters-per-epoch',
+        type=int,
+        metavar='N',
+        help='where the data of the config are not at hand',
+    )
+    parser.add_argument('--gpus', type=int, metavar='N', help='training processes')
+    parser.add_argument('--json', action='store_true', help='print one JSON document')
+    parser.set_defaults(run=_transfer)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from smd_mmdet.report.transferring import render_transfer
+    from smd_mmdet.transfer import transfer
+
+    found = transfer(
+        args.run_dir,
+        args.config,
+        args.out,
+        force=args.force,
+        iters_per_epoch=args.iters_per_epoch,
+        gpus=args.gpus,
+    )
+    _print(found, args.json, render_transfer)
+    return 0
 
 
 def _add_check(commands: Any) -> None:

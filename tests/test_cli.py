@@ -32,6 +32,7 @@ def refused(capsys, *words):
         ('audit', ''),
         ('plan', ''),
         ('plan', 'config.py', '--work-dir', ''),
+        ('transfer', 'run', 'config.py', '-o', ''),
         ('check', ''),
         ('check', ' '),
         ('report', 'run', '-o', ''),

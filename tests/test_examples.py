@@ -19,7 +19,8 @@ MODULES = [
 # what the packages name in their __init__.
 FRONT_DOORS = (
     *('theory', 'forecast', 'rescale', 'records', 'invariance', 'monitor', 'checks'),
-    *('report', 'plan', 'audit', 'engine', 'datasets'),
+    'control',
+    *('report', 'plan', 'audit', 'transfer', 'engine', 'datasets'),
 )
 # Constants, and errors that are raised for the user, need no example.
 NO_EXAMPLE = (int, float, str, tuple, dict, BaseException)

@@ -203,7 +203,7 @@ def test_any_settings_of_a_hook_are_taken_or_refused_by_name(data):
 
 # ---------------------------------------------------------------- commands
 
-COMMANDS = ('audit', 'plan', 'check', 'report', 'compare', 'shapes')
+COMMANDS = ('audit', 'plan', 'transfer', 'check', 'report', 'compare', 'shapes')
 OPTIONS = (
     *('--json', '--verify', '--verbose', '--svg', '--help', '-o', '--layer', '--gpus'),
     *('--work-dir', '--iters-per-epoch', '--train', '--val', '--size', '--seed'),

@@ -29,7 +29,16 @@ def imported(program):
         *(
             CLI.format([command, '--help'])
             for command in (
-                *('audit', 'plan', 'check', 'report', 'compare', 'shapes', 'env'),
+                *(
+                    'audit',
+                    'plan',
+                    'transfer',
+                    'check',
+                    'report',
+                    'compare',
+                    'shapes',
+                    'env',
+                ),
             )
         ),
         CLI.format(['no-such-command']),

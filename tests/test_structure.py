@@ -21,15 +21,19 @@ ROOMS = {
     'monitor': ('theory', 'stages'),
     'rescale': ('invariance',),
     'checks': ('theory', 'stages', 'records', 'recipes'),
+    'control': (*('theory', 'invariance', 'monitor', 'rescale', 'records', 'checks'),),
     'report': ('theory', 'stages', 'records', 'recipes', 'checks'),
-    'config': ('theory', 'stages', 'monitor'),
-    'plan': ('theory', 'stages', 'forecast', 'records', 'recipes', 'config'),
+    'config': ('theory', 'stages', 'monitor', 'records', 'control'),
+    'plan': (
+        *('theory', 'stages', 'forecast', 'records', 'recipes', 'config', 'control'),
+    ),
     'audit': ('invariance', 'config'),
+    'transfer': ('theory', 'records', 'config', 'control', 'audit'),
     'launch': ('config',),
     'environment': ('monitor', 'launch'),
     'engine': (
         *('theory', 'stages', 'invariance', 'monitor', 'rescale', 'records'),
-        *('checks', 'report', 'config'),
+        *('checks', 'report', 'config', 'control'),
     ),
     'cli': None,
 }
@@ -38,7 +42,7 @@ CELLAR = {'__init__', '_arguments', '_text'}
 # What works in a plain torch loop, without MMEngine and MMDetection.
 WITHOUT_MMENGINE = (
     *('theory', 'stages', 'forecast', 'recipes', 'records', 'invariance', 'monitor'),
-    *('rescale', 'checks', 'report'),
+    *('rescale', 'checks', 'report', 'control'),
 )
 WITHOUT_TORCH = (
     *('theory', 'stages', 'forecast', 'recipes', 'records', 'checks', 'report'),
@@ -290,9 +294,10 @@ def test_a_new_optimizer_is_a_reader_and_what_is_known_of_it(tmp_path, monkeypat
 def test_every_check_and_figure_has_its_words():
     from smd_mmdet.checks.assumptions import assumptions_of
     from smd_mmdet.checks.stage import CONCLUSIONS
+    from smd_mmdet.checks.wanted import WANTED
     from smd_mmdet.report import figures, words
     from smd_mmdet.theory import THEORIES
 
     assumptions = set().union(*map(assumptions_of, THEORIES.values()))
-    assert words.CHECKS.keys() == assumptions | CONCLUSIONS.keys()
+    assert words.CHECKS.keys() == assumptions | CONCLUSIONS.keys() | {WANTED}
     assert words.FIGURES.keys() == figures.FIGURES.keys()

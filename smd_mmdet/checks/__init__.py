@@ -18,6 +18,9 @@ arXiv 2006.08419) is held against what was measured. What the verdicts mean:
 * ``undecided``: neither of both; the reason says what is missing.
 * ``not applicable``: the theory says nothing here; the reason says why.
 
+Where SMDRescaleHook(angular_update=...) sets Δ, equilibrium is not judged, and
+:mod:`wanted` tells how near Δ comes to what was wanted.
+
 A check is a function in :mod:`assumptions`, :mod:`motion` or :mod:`equilibrium`, an
 entry in the table at that module's end, and its words in ``report/words.py``.
 """
@@ -36,6 +39,7 @@ from .series import COLUMNS, MIN_ITERATIONS, READ, Series, Windows
 from .stage import check_stage, diagnose, settle_state
 from .summary import correct_for_multiplicity, summarize
 from .verdicts import (
+    CONTROLLED,
     DIVERGED,
     FAILS,
     FROM_ABOVE,
@@ -62,9 +66,11 @@ from .verdicts import (
     StageReport,
     StageSummary,
 )
+from .wanted import SHARE_WANTED, WANTED, first_controlled
 
 __all__ = [
     'ANGLE_TOLERANCE',
+    'CONTROLLED',
     'COSINE_LEFT',
     'COSINE_ROUNDING',
     'DIVERGED',
@@ -86,10 +92,12 @@ __all__ = [
     'NO_THEORY',
     'OFF',
     'READ',
+    'SHARE_WANTED',
     'TOO_SHORT',
     'UNCLEAR',
     'UNDECIDED',
     'UNREACHABLE',
+    'WANTED',
     'Check',
     'LayerReport',
     'Report',
@@ -141,6 +149,7 @@ def check(records: Records) -> Report:
     facts = records.metadata.get('layers') or {}
     clipping = records.metadata.get('clipping')
     shapes = records.shapes()
+    controlled_from = first_controlled(records.metadata, windows.iterations_per_step)
     layers = []
     for name, columns in records.by_layer():
         layer = LayerReport(name, list(shapes.get(name, ())))
@@ -151,7 +160,12 @@ def check(records: Records) -> Report:
             series = Series(rows, windows, THEORIES.get(theory_name))
             layer.stages.append(
                 check_stage(
-                    series, previous, theory_name, facts.get(name) or {}, clipping
+                    series,
+                    previous,
+                    theory_name,
+                    facts.get(name) or {},
+                    clipping,
+                    controlled_from,
                 )
             )
             previous = series

@@ -10,6 +10,7 @@ from smd_mmdet.theory import THEORIES, Theory
 from .case import ANGLE_TOLERANCE, COSINE_STEADY_ROUNDING
 from .motion import COSINE_LEFT
 from .verdicts import (
+    CONTROLLED,
     FROM_ABOVE,
     FROM_BELOW,
     IN_EQUILIBRIUM,
@@ -26,7 +27,7 @@ __all__ = ['STATES', 'Standing', 'standing']
 # The states that the newest windows can show.
 STATES = (
     *(IN_EQUILIBRIUM, FROM_ABOVE, FROM_BELOW, UNREACHABLE),
-    *(LEFT_REGIME, OFF, NO_GRADIENT, NO_THEORY, UNCLEAR),
+    *(LEFT_REGIME, OFF, NO_GRADIENT, NO_THEORY, UNCLEAR, CONTROLLED),
 )
 # A layer becomes unreachable, or no longer, only beyond so many standard errors of L.
 _SURE = 2.0
@@ -45,6 +46,8 @@ class Standing:
             the present learning rate: 0 in equilibrium, NaN where nothing is expected.
         clipped_share: Share of the steps whose gradients were clipped; NaN where that
             is not known.
+        wanted_ratio: Δ_rms over the wanted one of each layer that a controller sets;
+            NaN of others. None where no layer has a controller.
 
     Example:
         >>> found = Standing(
@@ -64,11 +67,19 @@ class Standing:
     weight_norm_ratio: np.ndarray
     iterations: np.ndarray
     clipped_share: float = math.nan
+    wanted_ratio: np.ndarray | None = None
 
     def counts(self) -> dict[str, int]:
         """How many layers are in each state, for the states that occur."""
         found, number = np.unique(self.state, return_counts=True)
         return dict(zip(found.tolist(), number.tolist(), strict=True))
+
+    @property
+    def near_wanted(self) -> int:
+        """How many layers turn within 10 % of what a controller wants of them."""
+        if self.wanted_ratio is None:
+            return 0
+        return int((np.abs(self.wanted_ratio - 1) <= ANGLE_TOLERANCE).sum())
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,12 @@ def standing(
     state[left] = LEFT_REGIME
     ratio = newest.angle
     iterations = np.where(known & ~left & ~off, newest.iterations, np.nan)
+    wanted = _wanted_ratio(last)
+    if wanted is not None:
+        # A controller holds these, and no equilibrium is waited for.
+        held = np.isfinite(wanted) & ~left
+        state[held] = CONTROLLED
+        iterations[held] = np.nan
     if applicable is not None:
         state[~applicable] = NO_THEORY
         ratio = np.where(applicable, ratio, np.nan)
@@ -177,7 +194,18 @@ def standing(
         ** (1 / _exponent(THEORIES.get(law))),
         iterations=iterations,
         clipped_share=_mean_known(last.get('clipped_share', np.empty(0))),
+        wanted_ratio=wanted,
     )
+
+
+def _wanted_ratio(last: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Δ_rms over the wanted one, of each layer; None where nothing is wanted."""
+    wanted = last.get('angular_update_wanted')
+    if wanted is None or not np.isfinite(wanted).any():
+        return None
+    with np.errstate(all='ignore'):
+        mean, variance = last['angular_update_mean'], last['angular_update_var']
+        return np.where(last['count'] > 0, np.sqrt(mean**2 + variance) / wanted, np.nan)
 
 
 def _newest(

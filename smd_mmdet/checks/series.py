@@ -19,6 +19,8 @@ __all__ = ['COLUMNS', 'MAX_BATCHES', 'MIN_ITERATIONS', 'READ', 'Series', 'Window
 MIN_ITERATIONS = 200
 # A standard error is that of so many batches at most.
 MAX_BATCHES = 16
+# |ln c| of what a controller multiplies a norm by, up to which that does not matter.
+_STILL = 0.05
 
 # The columns of the records without which nothing can be checked.
 COLUMNS = (
@@ -35,6 +37,7 @@ READ = (
     *('grad_norm_mean', 'unit_h_max', 'update_cosine_mean'),
     *('update_sq_mean', 'update_sq_var', 'update_sq_min', 'update_sq_max'),
     *('clipped_share', 'clip_coefficient_mean', 'clipping_power'),
+    *('angular_update_wanted', 'control_factor'),
 )
 
 
@@ -303,11 +306,15 @@ class Series:
 
         In them the learning rate barely moves, angles are small, and the momentum
         buffer has forgotten what was before the stage. If no window is late enough for
-        that, early ones are taken as well.
+        that, early ones are taken as well. Where a controller has moved the norm within
+        a window, its mean belongs to no moment.
         """
         change = np.abs(np.gradient(self.lr)) if len(self) > 1 else np.zeros(len(self))
         fresh = self.end - self.count < 3 * self.memory
         quiet = (change < 0.1 * self.lr) & (self.angle_sq < 0.1)
+        factor = self.columns.get('control_factor', np.full(len(self), np.nan))
+        with np.errstate(divide='ignore', invalid='ignore'):
+            quiet &= ~(np.abs(np.log(factor)) > _STILL)
         return quiet & ~fresh if (quiet & ~fresh).any() else quiet
 
     @cached_property

@@ -13,6 +13,7 @@ from .findings import Finding, not_applicable
 from .motion import MOTION, scale_invariance
 from .series import MIN_ITERATIONS, Series
 from .verdicts import (
+    CONTROLLED,
     DIVERGED,
     FAILS,
     FROM_ABOVE,
@@ -33,6 +34,7 @@ from .verdicts import (
     Check,
     StageReport,
 )
+from .wanted import CONTROLLED_BY, WANTED, Followed, follow
 
 __all__ = ['CONCLUSIONS', 'check_stage', 'diagnose', 'settle_state']
 
@@ -43,6 +45,10 @@ CONCLUSIONS = MOTION | EQUILIBRIUM
 _WITHOUT_UNIT_GRADIENT = ('small_step', 'lemma_1')
 # These are of the gradient that is applied, whatever that is.
 _OF_ANY_GRADIENT = ('transient_law', *ASSUMPTIONS)
+# These are of a norm that is left to itself.
+_OF_FREE_NORM = ('linear_convergence', *EQUILIBRIUM)
+# Where these are the states, a controller may set Δ all the same.
+_WITHOUT_EQUILIBRIUM = (NO_DECAY, NO_THEORY)
 
 
 def check_stage(
@@ -51,6 +57,7 @@ def check_stage(
     theory_name: str,
     facts: dict,
     clipping: dict | None = None,
+    controlled_from: int = 1,
 ) -> StageReport:
     """All checks on a layer in one stage, without regard to other layers.
 
@@ -60,15 +67,21 @@ def check_stage(
         theory_name: Key of the optimizer's theory in :data:`THEORIES`, or 'none'.
         facts: What the records' metadata tell of the layer.
         clipping: What they tell of gradient clipping; None where that is nothing.
+        controlled_from: First iteration after the first control, where a controller
+            sets Δ.
 
     Returns:
         The findings. Their number is not corrected for yet, and the state of a layer
         that may be in equilibrium is still open.
     """
     stage, known = _stage_facts(series), THEORIES.get(theory_name)
+    followed = follow(series, controlled_from)
     if why := _no_theory(series, theory_name, facts):
         stage.state, stage.note = why
         stage.checks = _checks(known, lambda name, examine: not_applicable(stage.note))
+        if followed and stage.state in _WITHOUT_EQUILIBRIUM:
+            _add_control(stage, followed)
+            stage.state = CONTROLLED
         return stage
     case = Case(series, previous, facts, clipping)
     stage.angular_update_ratio = case.angle.value
@@ -89,9 +102,15 @@ def check_stage(
             return not_applicable(case.unpredictable, found.value)
         if state and name not in _WITHOUT_UNIT_GRADIENT:
             return not_applicable(stage.note)
+        if followed and name in _OF_FREE_NORM:
+            return not_applicable(CONTROLLED_BY)
         return examine(case)
 
     stage.checks = _checks(case.known, find)
+    if followed:
+        _add_control(stage, followed)
+        if state is None:
+            stage.state, stage.note = CONTROLLED, ''
     if case.known.indicative:
         _indicate(stage, case.known)
     elif stage.state == UNCLEAR and not stage.note:
@@ -117,6 +136,13 @@ def _checks(
         for kind, checks in kinds.items()
         for name, examine in checks.items()
     ]
+
+
+def _add_control(stage: StageReport, followed: Followed) -> None:
+    """Fill in how near the layer comes to what a controller wants of it."""
+    stage.checks.append(Check(WANTED, 'control', **vars(followed.finding())))
+    stage.angular_update_wanted = followed.wanted
+    stage.wanted_windows, stage.wanted_near = followed.windows, followed.near
 
 
 def _angle_alone(stage: StageReport, case: Case) -> None:

@@ -10,6 +10,7 @@ from smd_mmdet.recipes import in_context
 from smd_mmdet.stages import WARMUP, stage_name
 from smd_mmdet.theory import THEORIES
 
+from .case import ANGLE_TOLERANCE
 from .series import MIN_ITERATIONS
 from .verdicts import (
     FAILS,
@@ -24,6 +25,7 @@ from .verdicts import (
     StageReport,
     StageSummary,
 )
+from .wanted import SHARE_WANTED
 
 __all__ = ['correct_for_multiplicity', 'summarize']
 
@@ -69,7 +71,7 @@ def summarize(
         layers=layers,
         stages=summaries,
         verdict=_sentence(layers, summaries, failing, theory_name),
-        exit_code=int(bool(failing)),
+        exit_code=int(bool(failing) or _strays(summaries)),
         theory=theory_name,
         measured_iterations=measured_iterations,
         context=_context(summaries),
@@ -77,7 +79,12 @@ def summarize(
 
 
 def _context(summaries: list[StageSummary]) -> str:
-    """The largest Δ* of a stage beside those of known recipes; empty without one."""
+    """The largest Δ* of a stage beside those of known recipes; empty without one.
+
+    Where a controller sets Δ, Δ* tells nothing of the run.
+    """
+    if _of_control(summaries):
+        return ''
     angles = [
         stage.median_angular_update_eq
         for stage in summaries
@@ -109,7 +116,30 @@ def _summary(layers: list[LayerReport], number: int) -> StageSummary:
         median_angular_update_eq=_median(s.angular_update_eq for s in stages),
         median_whiteness=_median(s.whiteness for s in stages),
         clipped_share=_median(s.clipped_share for s in stages),
+        wanted_share=_share(stages),
+        wanted_pairs=sum(stage.wanted_windows for stage in stages),
     )
+
+
+def _share(stages: list[StageReport]) -> float | None:
+    """The share of (layer, window) pairs in which Δ is near the wanted one."""
+    pairs = sum(stage.wanted_windows for stage in stages)
+    return sum(stage.wanted_near for stage in stages) / pairs if pairs else None
+
+
+def _of_control(summaries: list[StageSummary]) -> tuple[float, int] | None:
+    """The same over the whole run, and the number of pairs; None without control."""
+    pairs = sum(summary.wanted_pairs for summary in summaries)
+    if not pairs:
+        return None
+    near = sum((s.wanted_share or 0.0) * s.wanted_pairs for s in summaries)
+    return near / pairs, pairs
+
+
+def _strays(summaries: list[StageSummary]) -> bool:
+    """Whether a controller has not brought Δ to where it is wanted."""
+    found = _of_control(summaries)
+    return found is not None and found[0] < SHARE_WANTED
 
 
 def _common_rate(rates: list[float]) -> float:
@@ -136,10 +166,17 @@ def _sentence(
     if theory_name not in THEORIES:
         return 'no theory for this optimizer: nothing to hold the records against'
     last = summaries[-1]
-    parts = [
-        f'{last.in_equilibrium} of {last.layers} layers in equilibrium at the end of '
-        f'{stage_name(last.stage)}'
-    ]
+    parts = []
+    if control := _of_control(summaries):
+        parts.append(
+            f'Δ is within {ANGLE_TOLERANCE:.0%} of the wanted in {control[0]:.1%} of '
+            f'{control[1]:,} (layer, window) pairs after the first control'
+        )
+    if last.in_equilibrium or not control:
+        parts.append(
+            f'{last.in_equilibrium} of {last.layers} layers in equilibrium at the end '
+            f'of {stage_name(last.stage)}'
+        )
     parts += [
         f'{count} {state}'
         for state, count in last.states.items()

@@ -9,6 +9,7 @@ import numpy as np
 from smd_mmdet.stages import WARMUP
 
 __all__ = [
+    'CONTROLLED',
     'DIVERGED',
     'FAILS',
     'FROM_ABOVE',
@@ -59,6 +60,8 @@ TOO_SHORT = 'stage too short'
 MOVING = 'equilibrium moves'
 OFF = 'not at the predicted equilibrium'
 UNCLEAR = 'undecided'
+# Δ is what SMDRescaleHook(angular_update=...) sets, not what equilibrium makes it.
+CONTROLLED = 'controlled'
 
 # Significance level of 'fails', over all tests of a report together.
 LEVEL = 0.05
@@ -70,7 +73,8 @@ class Check:
 
     Args:
         name: Name of the statement.
-        kind: 'assumption' or 'conclusion'; only conclusions set the exit code.
+        kind: 'assumption', 'conclusion' or 'control'; single assumptions do not set the
+            exit code, nor does the control of a single layer.
         value: What was measured; None where nothing can be.
         bound: What the value is held against.
         margin: Distance to the bound as a fraction of it, negative beyond it.
@@ -131,6 +135,11 @@ class StageReport:
             if not known.
         clipped_share: Share of steps whose gradient was clipped; None if not known.
         weight_norm_tolerance: How far ‖w‖/w* may be from 1 in equilibrium.
+        angular_update_wanted: Wanted Δ_rms at the end of the stage, in radians, where a
+            controller sets it; else None.
+        wanted_windows: How many windows there are, after the first control, in which
+            it does.
+        wanted_near: In how many of them Δ_rms is within 10 % of the wanted.
 
     Example:
         >>> stage = StageReport(0, 1, 1000, lr=0.1, weight_decay=1e-4, momentum=0.9)
@@ -161,6 +170,9 @@ class StageReport:
     norm_power: float | None = None
     clipped_share: float | None = None
     weight_norm_tolerance: float = 0.05
+    angular_update_wanted: float | None = None
+    wanted_windows: int = 0
+    wanted_near: int = 0
 
     def verdict_of(self, name: str) -> str | None:
         """The verdict of the check of that name; None if there is no such check."""
@@ -214,6 +226,9 @@ class StageSummary:
             known.
         median_whiteness: Median E[h̃]/E‖g̃‖² of the layers; None if not known.
         clipped_share: Share of steps whose gradient was clipped; None if not known.
+        wanted_share: Share of the (layer, window) pairs in which Δ_rms is within 10 %
+            of the wanted, after the first control; None where nothing is wanted.
+        wanted_pairs: How many such pairs there are.
 
     Example:
         >>> states = {'in equilibrium': 3, 'undecided': 1}
@@ -236,6 +251,8 @@ class StageSummary:
     median_angular_update_eq: float | None = None
     median_whiteness: float | None = None
     clipped_share: float | None = None
+    wanted_share: float | None = None
+    wanted_pairs: int = 0
 
     @property
     def rate_text(self) -> str:

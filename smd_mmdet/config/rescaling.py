@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmengine.config import Config
 
 from smd_mmdet._arguments import real_number, true_or_false
 
+from .control import ControlSettings
 from .errors import SettingError
 from .settings import check_patterns, unknown_setting, whole
 from .types import names_class
@@ -87,12 +89,15 @@ class RescaleSettings:
         start: When and how far layers are put at their equilibrium after the warm-up;
             None if they are not.
         exclude: Names or patterns of weights that are left alone.
+        control: Which angular update is set at every moment; None if none is. With it
+            nothing is left to do at drops or at the start, and both are off.
     """
 
     at_lr_drops: bool
     continuous: bool
     start: StartSettings | None
     exclude: tuple[str, ...]
+    control: ControlSettings | None = None
 
     @classmethod
     def of(
@@ -101,6 +106,8 @@ class RescaleSettings:
         continuous: object = False,
         start_at_equilibrium: object = False,
         exclude: object = None,
+        angular_update: object = None,
+        every: object = 20,
         **unknown: object,
     ) -> RescaleSettings:
         """Read the arguments of the hook.
@@ -110,6 +117,8 @@ class RescaleSettings:
             continuous: Whether to rescale at every other change of a rate as well.
             start_at_equilibrium: True, False or a dict, as :class:`StartSettings` has.
             exclude: Names or patterns of weights to leave alone.
+            angular_update: The Δ to set, as :class:`.ControlSettings` reads it.
+            every: Steps from one measurement of Δ to the next.
             unknown: Any other setting, which is refused.
 
         Returns:
@@ -118,7 +127,7 @@ class RescaleSettings:
         Raises:
             SettingError: If a setting is unknown, or its value cannot be.
         """
-        known = ('at_lr_drops', 'continuous', 'start_at_equilibrium', 'exclude')
+        known = [name for name in inspect.signature(cls.of).parameters][:-1]
         for key in unknown:
             raise SettingError(unknown_setting(_HOOK, key, known))
         settings = cls(
@@ -127,6 +136,8 @@ class RescaleSettings:
             StartSettings.of(start_at_equilibrium),
             tuple(check_patterns(f'{_HOOK}: exclude', exclude)),
         )
+        if (control := ControlSettings.of(angular_update, every)) is not None:
+            return settings._with(control)
         if continuous and not at_lr_drops:
             raise SettingError(f'{_HOOK}: continuous=True needs at_lr_drops=True')
         if not at_lr_drops and settings.start is None:
@@ -135,6 +146,19 @@ class RescaleSettings:
                 'leave nothing to do; set one of them, or leave the hook out'
             )
         return settings
+
+    def _with(self, control: ControlSettings) -> RescaleSettings:
+        """The settings with a control; refuses what it leaves without a meaning."""
+        for key, given in (
+            ('start_at_equilibrium', self.start is not None),
+            ('continuous', self.continuous),
+        ):
+            if given:
+                raise SettingError(
+                    f'{_HOOK}: {key} and angular_update are two ways to set the norms; '
+                    f"leave {key} out (angular_update='equilibrium' does all it does)"
+                )
+        return replace(self, at_lr_drops=False, control=control)
 
 
 def read_rescaling(config: Config) -> tuple[RescaleSettings, ...]:

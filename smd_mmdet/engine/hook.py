@@ -33,7 +33,7 @@ from .parallel import (
     together,
     wrapped_parts,
 )
-from .recording import Recording, begin_recording
+from .recording import Columns, Recording, begin_recording
 from .reporting import check_report, report_now
 from .runs import (
     model_of,
@@ -243,6 +243,17 @@ class SMDHook(Hook):
         """
         if self._recording is not None:
             self._recording.describe(facts)
+
+    @survive
+    def add_columns(self, runner: Runner, more: Columns) -> None:
+        """Have columns added to the records, as :meth:`.Recording.add_columns` does.
+
+        Args:
+            runner: The run.
+            more: What makes the columns of rows.
+        """
+        if self._recording is not None:
+            self._recording.add_columns(more)
 
     def give_up(self, runner: Runner, fault: Exception) -> None:
         """End the measuring in this process, with a warning; training goes on.

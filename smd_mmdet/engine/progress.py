@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.hooks import LoggerHook
 
 from smd_mmdet._text import one_line
-from smd_mmdet.checks.live import IN_EQUILIBRIUM, Standing, standing
+from smd_mmdet.checks import CONTROLLED, IN_EQUILIBRIUM, Standing, standing
 from smd_mmdet.config.schedule import Span
 from smd_mmdet.invariance import ScaleInvariance
 from smd_mmdet.monitor.quantities import QUANTITIES
@@ -124,6 +124,8 @@ def summary(standing: Standing) -> str:
         the present rate the last layer is away from equilibrium, and how often
         gradients were clipped.
     """
+    if standing.wanted_ratio is not None:
+        return _of_control(standing, standing.wanted_ratio)
     counts = standing.counts()
     here = counts.pop(IN_EQUILIBRIUM, 0)
     parts = [f'smd: {here} of {len(standing.layer)} layers in equilibrium']
@@ -140,9 +142,33 @@ def summary(standing: Standing) -> str:
     waiting = standing.iterations[np.isfinite(standing.iterations)]
     if waiting.size and waiting.max() > 0:
         line += f'; the last one needs {waiting.max():,.0f} iterations more'
-    if standing.clipped_share > 0:
-        line += f'; {standing.clipped_share:.0%} of steps clipped'
-    return line
+    return line + _of_clipping(standing)
+
+
+def _of_control(standing: Standing, ratio: np.ndarray) -> str:
+    """One line about how near layers are to what a controller wants of them."""
+    known = np.isfinite(ratio)
+    line = (
+        f'smd: {standing.near_wanted} of {known.sum()} layers within 10 % of the '
+        'wanted angular update'
+    )
+    counts = standing.counts()
+    counts.pop(CONTROLLED, None)
+    line += ''.join(f', {number} {state}' for state, number in sorted(counts.items()))
+    if known.any():
+        with np.errstate(divide='ignore'):
+            furthest = int(np.nanargmax(np.abs(np.log(ratio))))
+        line += (
+            f'; median Δ/wanted {np.median(ratio[known]):.3f}, furthest '
+            f'{ratio[furthest]:.3f} ({one_line(standing.layer[furthest])})'
+        )
+    return line + _of_clipping(standing)
+
+
+def _of_clipping(standing: Standing) -> str:
+    if not standing.clipped_share > 0:
+        return ''
+    return f'; {standing.clipped_share:.0%} of steps clipped'
 
 
 def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]:
@@ -162,6 +188,8 @@ def scalars(rows: dict[str, np.ndarray], standing: Standing) -> dict[str, float]
         'weight_norm_ratio': standing.weight_norm_ratio,
         'iterations_to_equilibrium': standing.iterations,
     }
+    if standing.wanted_ratio is not None:
+        values['angular_update_over_wanted'] = standing.wanted_ratio
     shown = {
         f'smd/{quantity}/{layer}': float(value)
         for quantity, of_layers in values.items()

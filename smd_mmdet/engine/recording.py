@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,12 @@ from .runs import model_of
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
-__all__ = ['UNWRITTEN_WINDOWS', 'Recording', 'begin_recording']
+__all__ = ['UNWRITTEN_WINDOWS', 'Columns', 'Recording', 'begin_recording']
 
 # How many pieces of records are kept in memory while the disk refuses them.
 UNWRITTEN_WINDOWS = 200
+
+Columns = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 class Recording:
@@ -64,6 +66,8 @@ class Recording:
         self._held = held
         self._metadata = run_metadata(runner, self._model, entries, monitor)
         self._unwritten: list[dict[str, np.ndarray]] = []
+        # What adds columns to rows.
+        self._more: Columns | None = None
         # None until the disk has taken the metadata.
         self._writer: RecordWriter | None = None
         self._write()
@@ -83,6 +87,8 @@ class Recording:
         self._check_folder()
         rows = self.monitor.collect(wait)
         if len(rows['iter']):
+            if self._more is not None:
+                rows |= self._more(rows)
             self.progress.look(rows, self.monitor.theory)
             self._unwritten.append(rows)
             self._write()
@@ -105,6 +111,14 @@ class Recording:
         for name, variance in output_variances(self._model, self._entries).items():
             self._metadata['layers'][name]['output_variance'] = variance
         self.describe({})
+
+    def add_columns(self, more: Columns) -> None:
+        """Have columns added to all rows from now on.
+
+        Args:
+            more: Called with rows, window by window, it returns columns by name.
+        """
+        self._more = more
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Keep more facts about the run, as plain values, beside its records."""

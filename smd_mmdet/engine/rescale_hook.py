@@ -14,10 +14,12 @@ from torch.optim import Optimizer
 from smd_mmdet._text import one_line
 from smd_mmdet.config.errors import SettingError
 from smd_mmdet.config.rescaling import RescaleSettings
-from smd_mmdet.monitor.readers import reader_for
-from smd_mmdet.theory import THEORIES, Theory
+from smd_mmdet.control.factors import above_epsilon, factors_to_angle, law_of
+from smd_mmdet.control.response import ClippedSteps, Response
+from smd_mmdet.theory import Theory
 
 from .clipping import follow_clipping, unknown_clipping
+from .controlling import Control, Source, source_of
 from .faults import survive, survive_or_refuse
 from .hook import SMDHook
 from .parallel import (
@@ -31,9 +33,8 @@ from .parallel import (
 from .rates import RateHistory
 from .rescalable import Rescalable, find_groups, find_rescalable
 from .rescaling import listed, rescale_weights
-from .response import ClippedSteps, Response
 from .runs import accumulated, model_of, optimizer_of, refuse_second
-from .start import EquilibriumStart, above_epsilon
+from .start import EquilibriumStart
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -54,6 +55,7 @@ class _Work:
         phases: The phases of the start at equilibrium; None if it is not wanted.
         clipped: The last steps whose gradients were clipped.
         leave_clipping: Ends what tells of them.
+        control: What sets the angular update; None if none is wanted.
     """
 
     law: Theory
@@ -62,6 +64,15 @@ class _Work:
     phases: EquilibriumStart | None
     clipped: ClippedSteps
     leave_clipping: Callable[[], None]
+    control: Control | None = None
+
+    def stop(self) -> None:
+        """End all that is still measured."""
+        self.leave_clipping()
+        if self.phases is not None:
+            self.phases.stop()
+        if self.control is not None:
+            self.control.stop()
 
 
 @HOOKS.register_module()
@@ -88,6 +99,14 @@ class SMDRescaleHook(Hook):
             ``begin``, ``measure``, ``repeats``, ``max_factor`` and ``tolerance``; see
             :class:`~smd_mmdet.config.rescaling.StartSettings`.
         exclude: Names or patterns of weights to leave alone.
+        angular_update: The Δ, root mean square in radians per step, that every layer
+            is given from then on, whatever the rate: a number; a dict of ``value`` and
+            ``param_scheduler``, MMEngine's schedulers, which change Δ as they would
+            change a rate; 'equilibrium', for Δ* of each moment's rate and decay; or
+            the folder of a run whose recorded Δ is repeated, layer by layer
+            (``dict(run=..., scale_time=True)`` stretches it to this training). Drops
+            and the start need nothing else then.
+        every: Steps of the optimizer from one measurement of Δ to the next.
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
@@ -120,10 +139,18 @@ class SMDRescaleHook(Hook):
         continuous: bool = False,
         start_at_equilibrium: bool | Mapping = False,
         exclude: Sequence[str] | str | None = None,
+        angular_update: object = None,
+        every: int = 20,
         **unknown: Any,
     ) -> None:
         self.settings = RescaleSettings.of(
-            at_lr_drops, continuous, start_at_equilibrium, exclude, **unknown
+            at_lr_drops,
+            continuous,
+            start_at_equilibrium,
+            exclude,
+            angular_update,
+            every,
+            **unknown,
         )
         self.history: list[dict] = []
         # What the checkpoint that is resumed has of the hook.
@@ -141,7 +168,10 @@ class SMDRescaleHook(Hook):
         everyone = all_processes()
         optimizer, groups = together(lambda: self._look_at(runner), everyone)
         targets = find_rescalable(runner, optimizer, groups)
-        together(lambda: self._begin(runner, targets), everyone)
+        source = None
+        if (control := self.settings.control) is not None:
+            source = computed_in_main(lambda: source_of(runner, control))
+        together(lambda: self._begin(runner, targets, source), everyone)
 
     @survive
     def before_train_iter(
@@ -158,7 +188,21 @@ class SMDRescaleHook(Hook):
                 self._follow_rates(runner, work, drops)
         if work.phases is not None:
             self._follow_phases(runner, work, work.phases)
+        if work.control is not None:
+            work.control.before_iteration(runner)
         work.rates.advance()
+
+    @survive
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """See whether the iteration has made a step, before a checkpoint is saved."""
+        if self._work is not None and self._work.control is not None:
+            self._work.control.after_iteration(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the rates used, by weight: groups may be others at the resume."""
@@ -177,9 +221,7 @@ class SMDRescaleHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """End what is still measured."""
         if self._work is not None:
-            self._work.leave_clipping()
-            if self._work.phases is not None:
-                self._work.phases.stop()
+            self._work.stop()
 
     def give_up(self, runner: Runner, fault: Exception) -> None:
         """End the rescaling, with a warning; training goes on.
@@ -191,9 +233,7 @@ class SMDRescaleHook(Hook):
         work, self._work = self._work, None
         with contextlib.suppress(Exception):
             if work is not None:
-                work.leave_clipping()
-                if work.phases is not None:
-                    work.phases.stop()
+                work.stop()
         runner.logger.warning(
             f'smd: rescaling stopped at iteration {runner.iter + 1}, training goes '
             f'on: {type(fault).__name__}: {one_line(fault)}'
@@ -217,7 +257,9 @@ class SMDRescaleHook(Hook):
         self._refuse_short_phases(accumulated(runner))
         return optimizer, groups
 
-    def _begin(self, runner: Runner, targets: Rescalable) -> None:
+    def _begin(
+        self, runner: Runner, targets: Rescalable, source: Source | None
+    ) -> None:
         """Be ready for the first iteration, or for the one after a checkpoint's."""
         optimizer = targets.optimizer
         rates = RateHistory(runner, optimizer, targets.groups.values())
@@ -227,10 +269,15 @@ class SMDRescaleHook(Hook):
         clipped = ClippedSteps(targets.weights)
         leave = follow_clipping(runner.optim_wrapper, clipped)
         law = _law_of(optimizer)
-        self._work = _Work(law, targets, rates, phases, clipped, leave)
+        control = None
+        if source is not None and (settings := self.settings.control) is not None:
+            control = Control(runner, targets, law, settings, source, clipped)
+        self._work = _Work(law, targets, rates, phases, clipped, leave, control)
         self._tell_of_unknown_clipping(runner)
         if runner.iter > 0:
             self._resume(runner, self._work, self._saved or {})
+        if control is not None:
+            self._tell_of_control(runner, control)
 
     def _state(self, work: _Work) -> dict:
         """Plain values and tensors, for a checkpoint."""
@@ -240,6 +287,7 @@ class SMDRescaleHook(Hook):
             'start': work.phases and work.phases.state_dict(),
             'history': list(self.history),
             'clipped': work.clipped.state_dict(),
+            'control': work.control and work.control.state_dict(),
         }
 
     def _tell_of_unknown_clipping(self, runner: Runner) -> None:
@@ -248,6 +296,21 @@ class SMDRescaleHook(Hook):
                 f'smd: it is not known by how much gradients are clipped ({why}): '
                 'weights are rescaled as if they were not'
             )
+
+    def _tell_of_control(self, runner: Runner, control: Control) -> None:
+        """Tell the log and the records that the angular update is set."""
+        if (settings := self.settings.control) is None:
+            return
+        runner.logger.info(
+            f'smd: Δ of {len(control.names)} scale-invariant weights is set to '
+            f'{settings}, measured every {settings.every} steps'
+        )
+        for hook in runner.hooks:
+            if isinstance(hook, SMDHook) and hook.keeps_records:
+                control.columns.wanted_by_records = True
+                hook.add_columns(runner, control.columns.of)
+                facts = {'wanted': str(settings), 'every': settings.every}
+                hook.describe(runner, {'controlled': facts})
 
     def _refuse_short_phases(self, iterations: int) -> None:
         start = self.settings.start
@@ -268,10 +331,11 @@ class SMDRescaleHook(Hook):
         self._describe(runner)
         if saved.get('clipped'):
             work.clipped.load_state_dict(saved['clipped'])
-        if work.phases is None or not saved.get('start'):
-            return
         try:
-            work.phases.load_state_dict(saved['start'], runner.iter)
+            if work.phases is not None and saved.get('start'):
+                work.phases.load_state_dict(saved['start'], runner.iter)
+            if work.control is not None and saved.get('control'):
+                work.control.load_state_dict(saved['control'])
         except (ValueError, KeyError) as fault:
             runner.logger.warning(f'smd: measuring begins anew at the resume: {fault}')
 
@@ -280,17 +344,19 @@ class SMDRescaleHook(Hook):
     ) -> None:
         """Where a group's rate is divided by k, w* falls as the law has it."""
         response = self._response(runner, work)
-        power = float(work.law.norm_power())
-        by_group = {group: k**-power for group, k in drops.items()}
-        factors = {
-            name: by_group[group]
-            for name, group in work.targets.groups.items()
-            if group in by_group
-        }
+        # A step turns k times less than before it, and should turn √k times less.
+        ratios_of = {group: k**-0.5 for group, k in drops.items()}
+        factors = factors_to_angle(
+            {
+                name: ratios_of[group]
+                for name, group in work.targets.groups.items()
+                if group in ratios_of
+            },
+            work.law,
+            response,
+        )
         ratios = sorted({float(f'{k:.6g}') for k in drops.values()})
         text = f'learning rate divided by {", ".join(f"{k:g}" for k in ratios)}'
-        if response is not None and work.law.clips:
-            factors = response.settled(factors, work.law.exponent)
         applied = self._rescale(runner, work, response, factors, text)
         self._note(runner, applied, 'learning rate', response, lr_divided_by=ratios)
 
@@ -311,7 +377,8 @@ class SMDRescaleHook(Hook):
         response = self._response(runner, work)
         try:
             verdict = phases.end_phase(response)
-            verdict = above_epsilon(verdict, work.targets)
+            targets = work.targets
+            verdict = above_epsilon(verdict, targets.model, targets.dependents)
         except Exception as fault:
             runner.logger.warning(f'smd: layers are not put at equilibrium: {fault}')
         # Running statistics, and with them what the ε allows, are each process's own.
@@ -398,16 +465,7 @@ class SMDRescaleHook(Hook):
 
 def _law_of(optimizer: Optimizer) -> Theory:
     """What is known of an optimizer's equilibrium."""
-    law = THEORIES.get(reader_for(optimizer).theory)
-    if law is None or not law.norm_law or law.indicative:
-        known = [
-            one.title
-            for one in THEORIES.values()
-            if one.norm_law and not one.indicative
-        ]
-        raise SettingError(
-            'SMDRescaleHook: no equilibrium norm is known under '
-            f'{type(optimizer).__name__} with its settings; take {", ".join(known)}, '
-            'or leave the hook out'
-        )
-    return law
+    try:
+        return law_of(optimizer)
+    except ValueError as fault:
+        raise SettingError(f'SMDRescaleHook: {fault}, or leave the hook out') from fault

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmengine.model import BaseAveragedModel
 from torch import nn
 
 from smd_mmdet._text import one_line
-from smd_mmdet.rescale import ConflictError, Multiplications, apply, plan
+from smd_mmdet.control.applying import plan_what_fits
+from smd_mmdet.control.factors import Factors
+from smd_mmdet.control.response import Response
+from smd_mmdet.rescale import apply
 
 from .parallel import all_processes, together
 from .rescalable import Rescalable
-from .response import Response
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
-__all__ = ['Planned', 'listed', 'rescale_weights']
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A rescaling that can be carried out.
-
-    Args:
-        factors: The factor of each weight that is rescaled, by name.
-        left_alone: Why a weight is left alone or held back, by name.
-        multiplications: Every tensor to multiply, and by what.
-    """
-
-    factors: Mapping[str, float]
-    left_alone: Mapping[str, str]
-    multiplications: Multiplications
+__all__ = ['listed', 'rescale_weights']
 
 
 def rescale_weights(
@@ -44,6 +31,7 @@ def rescale_weights(
     cause: str,
     left_alone: Mapping[str, str] | None = None,
     response: Response | None = None,
+    level: int = logging.INFO,
 ) -> Mapping[str, float]:
     """Rescale weights in all processes, or in none if one of them cannot.
 
@@ -57,13 +45,21 @@ def rescale_weights(
         left_alone: Why a weight is left alone or held back, by name.
         response: How clipping answers, the same in all processes; None where nothing
             is clipped.
+        level: How loud the log is told.
 
     Returns:
         The factors that were applied. Those that do not fit together are not.
     """
     try:
         planned = together(
-            lambda: _plan(runner, targets, factors, left_alone or {}, response),
+            lambda: plan_what_fits(
+                targets.model,
+                targets.optimizer,
+                Factors(factors, left_alone or {}),
+                targets.dependents,
+                _averages(runner),
+                response,
+            ),
             all_processes(),
         )
     except Exception as fault:
@@ -73,10 +69,11 @@ def rescale_weights(
         )
         return {}
     apply(planned.multiplications)
-    runner.logger.info(
+    runner.logger.log(
+        level,
         f'smd: iteration {runner.iter + 1}: {len(planned.factors)} scale-invariant '
         f'weights rescaled by {_range(planned.factors.values())} '
-        f'({cause}){listed(planned.left_alone)}'
+        f'({cause}){listed(planned.left_alone)}',
     )
     return planned.factors
 
@@ -87,35 +84,6 @@ def listed(left_alone: Mapping[str, str]) -> str:
         return ''
     named = ', '.join(f'{name} ({reason})' for name, reason in left_alone.items())
     return f'; left alone or held back: {one_line(named)}'
-
-
-def _plan(
-    runner: Runner,
-    targets: Rescalable,
-    factors: Mapping[str, float],
-    left_alone: Mapping[str, str],
-    response: Response | None,
-) -> Planned:
-    """A plan without the weights whose factors do not fit together."""
-    factors, left_alone = dict(factors), dict(left_alone)
-    copies = _averages(runner)
-    names = [name for name, _ in targets.model.named_parameters()]
-    while True:
-        try:
-            multiplications = plan(
-                targets.model,
-                targets.optimizer,
-                factors,
-                targets.dependents,
-                copies,
-                None if response is None else response.change(factors, names),
-            )
-        except ConflictError as conflict:
-            for name in conflict.names:
-                del factors[name]
-                left_alone[name] = str(conflict)
-        else:
-            return Planned(factors, left_alone, multiplications)
 
 
 def _averages(runner: Runner) -> list[nn.Module]:

@@ -8,44 +8,34 @@ there are several phases of measuring, each followed by a rescaling.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import Optimizer
 
 from smd_mmdet.config.rescaling import StartSettings
+from smd_mmdet.control.factors import Factors, bounded, factors_to_angle
+from smd_mmdet.control.measuring import Measured, Phase, angle_at_norm
+from smd_mmdet.control.response import Response
 from smd_mmdet.monitor.readers import groups_of, settings_of
-from smd_mmdet.rescale import ConflictError, statistics_factors
 from smd_mmdet.theory import THEORIES
 
-from .phase import Measured, Phase, factor_to_equilibrium
-from .rescalable import Rescalable
-from .response import Response
-
-__all__ = ['EquilibriumStart', 'Verdict', 'above_epsilon']
-
-# A layer's output variance is kept this many times above its norm's ε, so that the ε
-# is half a per cent of the output at most.
-ABOVE_EPSILON = 100.0
+__all__ = ['EquilibriumStart', 'Verdict']
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Factors):
     """What a measuring phase has shown.
 
     Args:
-        factors: Factor w*/‖w‖ of each weight that is away from its equilibrium, by
-            name, within the bounds of the settings.
+        factors: Factor of each weight that is away from its equilibrium, by name,
+            within the bounds of the settings.
         left_alone: Why a weight gets no factor, or one nearer to 1, by name.
         settled: Whether all weights are at their equilibrium.
     """
 
-    factors: Mapping[str, float]
-    left_alone: Mapping[str, str]
-    settled: bool
+    settled: bool = False
 
 
 class EquilibriumStart:
@@ -159,7 +149,7 @@ class EquilibriumStart:
     ) -> Verdict:
         if not measured:
             return Verdict({}, {}, settled=False)
-        factors: dict[str, float] = {}
+        ratios: dict[str, float] = {}
         left_alone: dict[str, str] = {}
         groups = groups_of(self._optimizer, self._weights.values())
         for (name, weight), layer, group in zip(
@@ -168,53 +158,13 @@ class EquilibriumStart:
             found: float | str = 'the optimizer does not train it'
             if group is not None:
                 settings = settings_of(self._optimizer.param_groups[group])
-                found = factor_to_equilibrium(weight, layer, settings, law)
+                found = angle_at_norm(weight, layer, settings, law)
             if isinstance(found, str):
                 left_alone[name] = found
             else:
-                factors[name] = found
-        known = THEORIES[law] if factors else None
-        if response is not None and known is not None and known.clips:
-            factors = response.settled(factors, known.exponent)
-        near, limit = self.settings.tolerance, self.settings.max_factor
+                ratios[name] = found
+        factors = factors_to_angle(ratios, THEORIES[law], response) if ratios else {}
+        near = self.settings.tolerance
         settled = bool(factors) and all(abs(c - 1) <= near for c in factors.values())
-        factors = {
-            name: min(max(c, 1 / limit), limit)
-            for name, c in factors.items()
-            if abs(c - 1) > near
-        }
+        factors = bounded(factors, self.settings.max_factor, near)
         return Verdict(factors, left_alone, settled)
-
-
-def above_epsilon(verdict: Verdict, targets: Rescalable) -> Verdict:
-    """Hold factors back that would bring output variances near a norm's ε.
-
-    A norm divides by √(variance + ε), so that scale invariance ends where the variance
-    of what it normalizes comes near ε.
-
-    Args:
-        verdict: The factors that are wanted.
-        targets: The weights, with the running statistics of the norms after them.
-
-    Returns:
-        Factors that leave each variance at 100 ε at least, if it was above.
-    """
-    factors, held = dict(verdict.factors), dict(verdict.left_alone)
-    try:
-        statistics = statistics_factors(targets.dependents, factors)
-    except ConflictError:  # told when the rescaling is planned
-        return verdict
-    for name, scale in statistics.items():
-        norm: Any = targets.model.get_submodule(name)
-        lowest = min(c for _, c in scale)
-        variance = float(norm.running_var.double().median())
-        limit = min(1.0, math.sqrt(ABOVE_EPSILON * norm.eps / max(variance, 1e-300)))
-        if lowest >= limit:
-            continue
-        share = math.log(limit) / math.log(lowest)
-        calls = targets.dependents.statistics[name]
-        for weight in {p for call in calls for p in call if factors.get(p, 1) < 1}:
-            factors[weight] **= share
-            held[weight] = f'held back, {name} is near its ε'
-    factors = {name: c for name, c in factors.items() if c != 1}
-    return replace(verdict, factors=factors, left_alone=held)

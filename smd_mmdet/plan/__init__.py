@@ -5,6 +5,7 @@ A config is read once (:func:`.training.read_training`); then
 - ``rescaling`` finds where SMDRescaleHook will rescale,
 - ``course`` forecasts what the schedule does to a layer,
 - ``stages`` judges every stage by it, relative to equilibrium,
+- ``control`` tells what is wanted of Δ where SMDRescaleHook sets it,
 - ``measured`` does so for the layers of a run, in real units,
 - ``warnings`` says it in words,
 
@@ -27,10 +28,18 @@ from smd_mmdet.config.training import Training, read_training
 from smd_mmdet.recipes import Context, in_context, peak_and_total
 from smd_mmdet.records import Records, read_records
 
+from .control import Control, control_of, refusal, with_control
+from .control import verdict as verdict_of_control
 from .course import Course
 from .measured import READ, LayerPlan, Measured, measured_clipping, plan_layers
 from .rescaling import rescaling_of
-from .stages import StagePlan, plan_stages, start_assumptions, usual_start_text
+from .stages import (
+    StagePlan,
+    plan_stages,
+    start_assumptions,
+    usual_start,
+    usual_start_text,
+)
 from .warnings import verdict, warnings, with_words
 
 __all__ = ['plan']
@@ -139,10 +148,12 @@ def plan(
         found = copy.deepcopy(config)
         found.merge_from_dict(options or {})
     training = read_training(found, iters_per_epoch, gpus)
-    return asdict(_plan(name, training, work_dir))
+    return asdict(_plan(name, training, work_dir, found.get('default_scope')))
 
 
-def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
+def _plan(
+    name: str | None, training: Training, work_dir: str | None, scope: str | None
+) -> Plan:
     optimizer, every = training.optimizer, training.accumulation
     rescaling = rescaling_of(training.rescaling, training.schedule.lr, every)
     records = read_records(work_dir, columns=READ) if work_dir else None
@@ -150,11 +161,16 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
     course = Course(training.schedule.every(every), optimizer, rescaling, power or 0.0)
     _check(course)
     stages = with_words(plan_stages(course, clipping_unknown=power is None), course)
+    control = control_of(training, course, scope)
+    if control is not None:
+        stages = with_control(stages, course, control, _usual(course))
     measured = Measured([], [])
-    if work_dir and records is not None:
+    # Where Δ is set, what layers would do by themselves is not what they will do.
+    if work_dir and records is not None and control is None:
         measured = plan_layers(course, records, work_dir, stages)
-    context = _context(course)
+    context = _context(course) if control is None else control.context
     waits = training.waits_for_scores
+    refused = None if control is None else refusal(optimizer)
     return Plan(
         config=name,
         optimizer=optimizer.name,
@@ -173,7 +189,7 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
         assumptions=[
             *training.assumptions,
             *rescaling.assumptions,
-            *start_assumptions(course),
+            *([] if control else start_assumptions(course)),
             *measured.assumptions,
         ],
         warnings=[
@@ -184,15 +200,22 @@ def _plan(name: str | None, training: Training, work_dir: str | None) -> Plan:
                 stages,
                 measured.layers,
                 rescaling.kind,
+                controlled=control is not None and not refused,
             ),
-            *([context.outside] if context and context.outside else []),
+            *([refused] if refused else []),
+            *([_text(context.outside, control)] if context and context.outside else []),
         ],
         notes=[
-            *([context.text] if context else []),
+            *(control.lines if control else []),
+            *([_text(context.text, control)] if context else []),
             *_of_clipping(optimizer, power),
             *(stage.note for stage in stages if stage.note),
         ],
-        verdict=verdict(stages, optimizer, rescaling, waits),
+        verdict=(
+            verdict(stages, optimizer, rescaling, waits)
+            if control is None or refused
+            else verdict_of_control(stages, control)
+        ),
         exit_code=int(any(stage.reaches is False for stage in stages)),
     )
 
@@ -220,6 +243,19 @@ def _of_clipping(optimizer: Optimizer, power: float | None) -> list[str]:
         'known; it is given for none, and for all of them; --work-dir with a measured '
         'run tells it'
     ]
+
+
+def _usual(course: Course) -> float | None:
+    """‖w‖/w* with which layers usually begin; None where there is no w*."""
+    some = course.first < len(course.spans)
+    return (
+        usual_start(course) if course.optimizer.comes_to_equilibrium and some else None
+    )
+
+
+def _text(said: str, control: Control | None) -> str:
+    """What recipes are set beside: Δ*, or the Δ that is wanted."""
+    return said if control is None else said.replace('Δ*', 'wanted Δ', 1)
 
 
 def _context(course: Course) -> Context | None:

@@ -17,6 +17,7 @@ from smd_mmdet import theory
 from smd_mmdet.config.schedule import Span, followed
 from smd_mmdet.stages import WARMUP
 
+from .control import StageControl
 from .course import KINDS, Course
 
 __all__ = [
@@ -145,6 +146,8 @@ class StagePlan:
             None if it anneals, or if it depends on how often the gradient is clipped.
         warning: What stands in the way of equilibrium, and the remedy.
         note: What else is to be known of the stage.
+        control: The angular update that SMDRescaleHook sets in the stage; None where it
+            sets none.
     """
 
     stage: int
@@ -174,6 +177,7 @@ class StagePlan:
     reaches: bool | None = None
     warning: str | None = None
     note: str | None = None
+    control: StageControl | None = None
 
     def forecast(self, kind: str) -> Ends | None:
         """One of the two forecasts.

@@ -81,6 +81,7 @@ def warnings(
     stages: Sequence[StagePlan],
     layers: Sequence[LayerPlan],
     kind: str,
+    controlled: bool = False,
 ) -> list[str]:
     """What stands in the way of equilibrium, and the remedy.
 
@@ -91,22 +92,30 @@ def warnings(
         stages: The stages, with their warnings.
         layers: The layers that were measured.
         kind: Which of the two forecasts is the config's own.
+        controlled: Whether Δ is set, whatever the equilibrium is.
 
     Returns:
         A sentence each.
     """
-    if optimizer.clipping == 'value':
-        return [_BY_VALUE]
-    if optimizer.known is None:
-        return [f'no equilibrium is derived for {optimizer.name}: nothing to forecast']
-    if not optimizer.weight_decay > 0:
-        return ['weight_decay is 0: without decay there is no equilibrium']
+    if not controlled and (why := _no_equilibrium(optimizer)):
+        return [why]
     return [
         *([_FROZEN_NORMS] if norms_frozen else []),
         *map(_unknown_rate, waits_for_scores),
         *(stage.warning for stage in stages if stage.warning),
         *_of_layers(layers, kind),
     ]
+
+
+def _no_equilibrium(optimizer: Optimizer) -> str:
+    """Why there is none to plan for; '' if there is."""
+    if optimizer.clipping == 'value':
+        return _BY_VALUE
+    if optimizer.known is None:
+        return f'no equilibrium is derived for {optimizer.name}: nothing to forecast'
+    if not optimizer.weight_decay > 0:
+        return 'weight_decay is 0: without decay there is no equilibrium'
+    return ''
 
 
 def _unknown_rate(scheduler: str) -> str:

@@ -53,6 +53,7 @@ def advice(report: Report, clipping: _Clipping = None) -> list[str]:
                     tell = partial(_not_foreseen, unknown)
                 found.append(tell(stage_name(place), layers))
         found += _failures(stage_name(place), by_state)
+        found += _strays(stage_name(place), by_state)
     # Some advice is the same for several stages, and is given once.
     return list(dict.fromkeys(found))
 
@@ -149,6 +150,23 @@ def _moves(name: str, layers: _Layers) -> str:
     return f'In {name}, {layers[0][1].note}; the transient law is what to read there.'
 
 
+def _strays(name: str, by_state: Mapping[str, _Layers]) -> list[str]:
+    """Layers that a controller does not bring to the angle that it wants."""
+    astray = [
+        (layer, stage)
+        for layers in by_state.values()
+        for layer, stage in layers
+        if stage.verdict_of(checks.WANTED) == checks.FAILS
+    ]
+    if not astray:
+        return []
+    return [
+        f'In {name} Δ of {_named(astray)} is not within {ANGLE_TOLERANCE:.0%} of the '
+        "wanted in 90 % of the windows: the run's log names layers that cannot follow "
+        'and why; of noisy ones a window of more iterations tells more.'
+    ]
+
+
 def _undecided(name: str, layers: _Layers) -> str:
     _, stage = layers[0]
     reasons = [check.reason for check in stage.checks if check.name == 'angular_update']
@@ -188,6 +206,8 @@ def next_steps(report: Report, clipping: _Clipping = None) -> list[str]:
     last = _last_stages(report)
     if not last:
         return []
+    if any(stage.angular_update_wanted is not None for stage in last):
+        return [_controlled(report)]
     law = theory.THEORIES[report.theory]
     steps = [_where(report, last)]
     if why := unforeseen(law, clipping, [_share(stage) for stage in last]):
@@ -227,6 +247,21 @@ def _last_stages(report: Report) -> list[StageReport]:
         and stage.state != checks.MOVING
     ]
     return sorted(found, key=lambda stage: stage.lr != summary.lr)
+
+
+def _controlled(report: Report) -> str:
+    """Where a run is whose angular update is set."""
+    last = report.stages[-1]
+    said = f'SMDRescaleHook sets Δ in {stage_name(last.stage)}'
+    if last.wanted_share is not None:
+        said += (
+            f', and it is within {ANGLE_TOLERANCE:.0%} of the wanted in '
+            f'{last.wanted_share:.1%} of {last.wanted_pairs:,} (layer, window) pairs'
+        )
+    return (
+        f'{said}. To turn more or less, change `angular_update`: weight decay does not '
+        'decide on it.'
+    )
 
 
 def _where(report: Report, last: list[StageReport]) -> str:

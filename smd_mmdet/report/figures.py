@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from smd_mmdet.checks import COSINE_LEFT, COSINE_ROUNDING
+from smd_mmdet.checks import ANGLE_TOLERANCE, COSINE_LEFT, COSINE_ROUNDING
 
 from .canvas import (
     COLOURS,
@@ -298,8 +298,31 @@ def clipping(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
     return figure
 
 
+def control(run: Run, chosen: Sequence[Motion] = ()) -> Figure | None:
+    """How near Δ came to what a controller wanted, and what it took."""
+    if not run.controlled:
+        return None
+    figure = new_figure(5.6)
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes, quantity in (
+        (above, lambda layer: layer.wanted_ratio),
+        (below, lambda layer: layer.factor),
+    ):
+        _all_layers(axes, run, [quantity(layer) for layer in run.layers])
+        log_axis(axes, *(span_of(run.pieces(quantity), DIPS) or (0.5, 2.0)))
+        axes.axhline(1, color=INK, lw=0.9, ls='--', zorder=1)
+    near = 1 - ANGLE_TOLERANCE, 1 + ANGLE_TOLERANCE
+    above.axhspan(*near, color='#dcebdc', lw=0, zorder=0)
+    above.set_ylabel('Δ / wanted Δ')
+    below.set_ylabel('factor on ‖w‖ since the start')
+    time_axis(below, run, inches=7)
+    head(figure, 'Wanted angular update, and what control took', part_entries(run))
+    return figure
+
+
 FIGURES: dict[str, Callable[[Run, Sequence[Motion]], Figure | None]] = {
     'angular_update': angular_update,
+    'control': control,
     'equilibrium': equilibrium,
     'weight_norm': weight_norm,
     'unit_gradient': unit_gradient,

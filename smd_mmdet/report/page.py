@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smd_mmdet._text import visible
+from smd_mmdet.checks import CONTROLLED, StageSummary
 from smd_mmdet.theory import THEORIES
 
 from .advice import advice, fine_print, next_steps
@@ -146,9 +147,14 @@ def _mark(run: Run) -> str:
     if report.exit_code:
         return 'fails'
     last = report.stages[-1] if report.stages else None
-    if last is None or last.in_equilibrium < last.layers:
+    if last is None or last.in_equilibrium + _held(last) < last.layers:
         return 'look'
     return 'holds'
+
+
+def _held(stage: StageSummary) -> int:
+    """How many layers a controller holds at what is wanted of them."""
+    return stage.states.get(CONTROLLED, 0)
 
 
 def _facts(run: Run) -> list[str]:

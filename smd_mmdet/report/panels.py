@@ -66,7 +66,19 @@ PANELS = (
     Panel(
         'angle',
         'Δ',
-        (Line('angle', 'Δ', 0), Line('angle_eq', 'Δ*', None, STEPS, dash=True)),
+        (
+            Line('angle', 'Δ', 0),
+            Line('wanted', 'wanted Δ', 1, width=1.4),
+            Line('angle_eq', 'Δ*', None, STEPS, dash=True),
+        ),
+    ),
+    Panel(
+        'control',
+        'control',
+        (
+            Line('wanted_ratio', 'Δ/wanted Δ', 0, width=1.2),
+            Line('factor', 'factor on ‖w‖ since the start', 1, STEPS),
+        ),
     ),
     Panel('norm', '‖w‖', (Line('norm', '‖w‖', 0), Line('norm_eq', 'w*', 1)), log=False),
     Panel(

@@ -25,6 +25,13 @@ _CAPTIONS = {
         'figures are without clipping.'
     ),
 }
+_CONTROLLED = {
+    'Δ wanted': 'Δ wanted in rad a step.',
+    'factor': (
+        'factor: what norms are multiplied by where the stage begins, of the first '
+        'from the usual start, and in how many controls.'
+    ),
+}
 # What is left out first where there is no room.
 _DROPPED = ('1/e', 'lr', 'climb', 'Δ*', 'within 10 %')
 _OUTCOMES = {
@@ -60,6 +67,8 @@ def render_plan(plan: dict[str, Any]) -> RenderableType:
 
 def _stage_table(plan: dict[str, Any]) -> FittedTable:
     shown = _shown(plan['stages'])
+    if any(stage['control'] for stage in plan['stages']):
+        return _controlled_table(shown)
     own = 'rescaled' if plan['rescales'] else 'plain'
     columns = {
         'iterations': [_iterations(a, b) for a, b in shown],
@@ -93,6 +102,41 @@ def _stage_table(plan: dict[str, Any]) -> FittedTable:
     for i, (first, last) in enumerate(shown):
         table.add_row(_name(first, last), *(cells[i] for cells in columns.values()))
     return table
+
+
+def _controlled_table(shown: list[tuple[dict, dict]]) -> FittedTable:
+    """The stages of a schedule whose angular update is set."""
+    table = FittedTable(
+        'Stages',
+        *('stage', 'iterations', 'lr', 'Δ*', 'Δ wanted', 'Δ/Δ*', 'factor'),
+        drop=['lr', 'Δ/Δ*', 'Δ*'],
+        caption=' '.join(_CONTROLLED.values()),
+    )
+    for a, b in shown:
+        first, last = a['control'], b['control']
+        table.add_row(
+            _name(a, b),
+            _iterations(a, b),
+            _pair(f'{a["lr_start"]:.3g}', f'{b["lr_end"]:.3g}'),
+            _pair(_angle(a['angular_update_eq']), _angle(b['angular_update_eq_end'])),
+            _course(first, last, '', _angle),
+            _ratios(first, last),
+            _factor(first),
+        )
+    return table
+
+
+def _ratios(first: dict[str, Any] | None, last: dict[str, Any] | None) -> str:
+    if not first or not last or None in (first['start_ratio'], last['end_ratio']):
+        return UNKNOWN
+    return _pair(number(first['start_ratio']), number(last['end_ratio']))
+
+
+def _factor(control: dict[str, Any] | None) -> str:
+    if control is None or control['factor'] is None:
+        return UNKNOWN
+    times = f' in {control["controls"]}' if control['controls'] > 1 else ''
+    return f'× {control["factor"]:.3g}{times}'
 
 
 def _shown(stages: list[dict[str, Any]]) -> list[tuple[dict, dict]]:

@@ -29,6 +29,7 @@ SHOWN = (
     *('cosine_mean', 'cosine_var', 'unit_grad_sq_mean', 'unit_h_mean'),
     *('unit_h_var', 'unit_h_min', 'update_sq_mean'),
     *('clipped_share', 'clip_coefficient_mean', 'clipping_power'),
+    *('angular_update_wanted', 'control_factor'),
 )
 # Iterations in the moving mean of the unit gradient, as in the paper's figures.
 MEAN_OVER = 200
@@ -167,6 +168,26 @@ class Motion:
         power = np.where(np.isnan(power), 2 * self._column('clipped_share'), power)
         return np.clip(np.nan_to_num(power), 0.0, 2.0)
 
+    @cached_property
+    def wanted(self) -> np.ndarray:
+        """Δ that a controller wanted, root mean square; NaN where none did."""
+        return self._column('angular_update_wanted')
+
+    @cached_property
+    def wanted_ratio(self) -> np.ndarray:
+        """Δ over the wanted one."""
+        with np.errstate(divide='ignore', invalid='ignore'):
+            ratio = self.angle / self.wanted
+        return np.where((ratio > 0) & (self.count > 0), ratio, np.nan)
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """What a controller has multiplied the weight by since the start, in all."""
+        factors = self._column('control_factor')
+        if not np.isfinite(self.wanted).any():
+            return np.full(len(self.iter), np.nan)
+        return np.cumprod(np.where(factors > 0, factors, 1.0))
+
     def _of_clipping(self, name: str) -> np.ndarray:
         ever = np.nansum(self._column('clipped_share')) > 0
         return self._column(name) if ever else np.full(len(self.iter), np.nan)
@@ -296,6 +317,11 @@ class Run:
     def clipped(self) -> bool:
         """Whether it is known that gradients were clipped."""
         return any(np.isfinite(layer.clipped_share).any() for layer in self.layers)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether a controller has set the angular update of a layer."""
+        return any(np.isfinite(layer.wanted).any() for layer in self.layers)
 
     @property
     def last_iter(self) -> int:

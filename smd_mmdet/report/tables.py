@@ -7,7 +7,14 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from smd_mmdet.checks import IN_EQUILIBRIUM, Check, LayerReport, Report, StageReport
+from smd_mmdet.checks import (
+    CONTROLLED,
+    IN_EQUILIBRIUM,
+    Check,
+    LayerReport,
+    Report,
+    StageReport,
+)
 from smd_mmdet.stages import stage_name
 
 from .clipping import percent
@@ -68,6 +75,8 @@ def _stage_table(report: Report) -> FittedTable:
         'Δ*': [number(stage.median_angular_update_eq) for stage in report.stages],
         f'median {law}': [number(s.median_transient_ratio) for s in report.stages],
     }
+    if any(stage.wanted_pairs for stage in report.stages):
+        columns['near wanted Δ'] = [_percent(s.wanted_share) for s in report.stages]
     if any(stage.clipped_share for stage in report.stages):
         columns['clipped'] = [_percent(stage.clipped_share) for stage in report.stages]
     table = FittedTable(
@@ -110,7 +119,7 @@ def _away_table(report: Report, verbose: bool) -> FittedTable | None:
     away = [
         (layer, layer.stages[-1])
         for layer in report.layers
-        if layer.stages and layer.stages[-1].state != IN_EQUILIBRIUM
+        if layer.stages and layer.stages[-1].state not in (IN_EQUILIBRIUM, CONTROLLED)
     ]
     if not away:
         return None

@@ -49,6 +49,22 @@ def test_window_means_reach_the_visualizer(tmp_path):
         assert sum(states) == 2
 
 
+def test_the_summary_of_a_controlled_run_tells_how_near_the_wanted_angle_is():
+    found = Standing(
+        layer=np.array(['a', 'b', 'c', 'd'], dtype=object),
+        state=np.array(['controlled'] * 3 + ['no gradient'], dtype=object),
+        angular_update_ratio=np.array([0.3, 0.3, 0.3, np.nan]),
+        weight_norm_ratio=np.full(4, np.nan),
+        iterations=np.full(4, np.nan),
+        clipped_share=0.25,
+        wanted_ratio=np.array([1.02, 0.97, 0.7, np.nan]),
+    )
+    assert summary(found) == (
+        'smd: 2 of 3 layers within 10 % of the wanted angular update, 1 no gradient; '
+        'median Δ/wanted 0.970, furthest 0.700 (c); 25% of steps clipped'
+    )
+
+
 def test_the_summary_says_where_the_layers_stand():
     standing = Standing(
         layer=np.array(['a', 'b', 'c'], dtype=object),

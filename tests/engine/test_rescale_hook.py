@@ -178,7 +178,7 @@ def test_a_fault_changes_nothing_and_training_goes_on(tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError('no way')
 
-    monkeypatch.setattr('smd_mmdet.engine.rescaling.plan', broken)
+    monkeypatch.setattr('smd_mmdet.engine.rescaling.plan_what_fits', broken)
     runner = train(rescaling(tmp_path / 'broken'))
     assert_equal(plain, everything(runner))
     log = next((tmp_path / 'broken').glob('*/*.log')).read_text()

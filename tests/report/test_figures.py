@@ -11,7 +11,9 @@ from smd_mmdet.report.run import run_of
 
 def test_all_figures_are_drawn(run):
     figures = draw(run)
-    assert list(figures) == [name for name in FIGURES if name != 'clipping']
+    assert list(figures) == [
+        name for name in FIGURES if name not in ('clipping', 'control')
+    ]
     labels = [text.get_text() for text in figures['angular_update'].axes[0].texts]
     assert any(label.startswith('Δ* = ') for label in labels)
     assert figures['weight_norm'].axes[0].get_title(loc='left') == 'backbone.conv1'

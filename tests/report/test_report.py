@@ -14,9 +14,10 @@ def test_report_is_written(tmp_path, capsys):
     assert main(['report', str(work_dir)]) == 0
     printed = capsys.readouterr().out.split()
     assert printed[0].endswith('run/report/report.html')
+    # Nothing was clipped, and no angle was set.
+    drawn = [name for name in FIGURES if name not in ('clipping', 'control')]
     assert sorted(p.name for p in (work_dir / 'report').iterdir()) == sorted(
-        # Nothing was clipped.
-        ['report.html', *(f'{name}.png' for name in FIGURES if name != 'clipping')]
+        ['report.html', *(f'{name}.png' for name in drawn)]
     )
     before = (work_dir / 'report' / 'cosine.png').read_bytes()
     out = tmp_path / 'deep' / 'out'

@@ -74,6 +74,7 @@ def a_plan(name='conv1'):
             always_clipped=course,
             outcomes=dict(usual_start=1.5e-4, suggested_decay=1.75e-3),
             suggested_decay=0.0123,
+            control=None,
         )
         for number in range(4)
     ]

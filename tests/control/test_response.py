@@ -10,7 +10,7 @@ from torch import nn
 from truth import backward, small_net, weights_of
 
 from smd_mmdet import SphericalMotionMonitor
-from smd_mmdet.engine.response import ClippedSteps
+from smd_mmdet.control.response import ClippedSteps
 from smd_mmdet.invariance import Dependents
 from smd_mmdet.monitor.readers import reader_for
 from smd_mmdet.rescale import apply, plan

@@ -14,12 +14,13 @@ from smd_mmdet import theory
 from smd_mmdet.checks import COSINE_LEFT
 from smd_mmdet.monitor.monitor import SphericalMotionMonitor
 
-__all__ = ['Measured', 'Phase', 'factor_to_equilibrium']
+__all__ = ['Measured', 'Phase', 'angle_at_norm', 'mean_square']
 
 # Columns of the records that a phase keeps of its windows.
 _KEPT = (
     *('count', 'unit_h_mean', 'update_sq_mean', 'unit_grad_sq_max'),
-    *('cosine_mean', 'cosine_var'),
+    *('cosine_mean', 'cosine_var', 'angular_update_mean', 'angular_update_var'),
+    *('weight_norm_mean', 'weight_norm_var'),
 )
 
 
@@ -78,11 +79,25 @@ class Phase:
         Raises:
             Exception: The fault of the monitor, if it has one.
         """
+        return _over_windows(self.windows())
+
+    def windows(self) -> dict[str, np.ndarray]:
+        """What was seen in each of the phase's windows, which ends the last of them.
+
+        Returns:
+            Columns of the records by name, each of shape (windows, layers); empty if
+            no window could be measured.
+
+        Raises:
+            Exception: The fault of the monitor, if it has one.
+        """
         if self._monitor.fault is not None:
             raise self._monitor.fault
         self._monitor.end_window()
         self._collect()
-        return _over_windows(self._rows)
+        if not self._rows:  # the gradients overflowed at every step, say
+            return {}
+        return {key: np.array([row[key] for row in self._rows]) for key in _KEPT}
 
     def detach(self) -> None:
         """Measure no more."""
@@ -116,17 +131,16 @@ class Phase:
             self._rows.append({key: columns[key][rows].tolist() for key in _KEPT})
 
 
-def factor_to_equilibrium(
+def angle_at_norm(
     weight: nn.Parameter,
     measured: Measured,
     settings: tuple[float, float, float],
     law: str,
 ) -> float | str:
-    """The factor that puts a weight at its equilibrium, or why there is none.
+    """Δ/Δ* of a weight at the norm it has, or why there is none.
 
-    It is w*/‖w‖ with the w* of what drives the norm at present, L under SGD and U under
-    AdamW. Where gradients are clipped, L changes with the norms: see
-    :meth:`.Response.settled`.
+    It is (w*/‖w‖)^(q/2) with the w* of what drives the norm at present, L under SGD and
+    U under AdamW.
 
     Args:
         weight: The weight.
@@ -135,7 +149,7 @@ def factor_to_equilibrium(
         law: The optimizer's name in :data:`smd_mmdet.theory.THEORIES`.
 
     Returns:
-        The factor, or a few words that say why the weight is left alone.
+        The ratio, or a few words that say why the weight is left alone.
     """
     lr, decay, momentum = settings
     size = float(torch.linalg.vector_norm(weight.detach().double()))
@@ -149,28 +163,46 @@ def factor_to_equilibrium(
     drive = getattr(measured, f'{known.drive}_mean')
     if not drive > 0:
         return 'mean h̃ not positive' if known.drive == 'unit_h' else 'no update'
-    return float(known.equilibrium_norm(lr, decay, drive, momentum)) / size
+    equilibrium = float(known.equilibrium_norm(lr, decay, drive, momentum))
+    return (equilibrium / size) ** (known.exponent / 2)
 
 
-def _over_windows(rows: list[dict[str, list[float]]]) -> list[Measured]:
+def mean_square(windows: Mapping[str, np.ndarray], quantity: str) -> np.ndarray:
+    """Mean square of a quantity over all steps of some windows.
+
+    Args:
+        windows: Columns of shape (windows, layers), as :meth:`Phase.windows` has them.
+        quantity: Name of the quantity.
+
+    Returns:
+        Shape (layers,); 0 for a layer that took no step.
+
+    Example:
+        >>> windows = {'count': np.array([[1], [3]])}
+        >>> windows |= {'cosine_mean': np.array([[0.0], [2.0]])}
+        >>> mean_square(windows | {'cosine_var': np.zeros((2, 1))}, 'cosine')
+        array([3.])
+    """
+    squares = windows[f'{quantity}_mean'] ** 2 + windows[f'{quantity}_var']
+    return _mean(windows['count'], squares)
+
+
+def _mean(count: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean over windows, each of which counts by the number of its steps."""
+    share = count / np.maximum(count.sum(0), 1)
+    return (share * np.where(count > 0, values, 0.0)).sum(0)
+
+
+def _over_windows(windows: Mapping[str, np.ndarray]) -> list[Measured]:
     """Every layer over all windows."""
-    if not rows:  # the gradients overflowed at every step, say
+    if not windows:
         return []
-    windows = {key: np.array([row[key] for row in rows]) for key in _KEPT}
     count = windows['count']
-    weight = count / np.maximum(count.sum(0), 1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return (weight * np.where(count > 0, values, 0.0)).sum(0)
-
-    def square(quantity: str) -> np.ndarray:
-        return mean(windows[f'{quantity}_mean'] ** 2 + windows[f'{quantity}_var'])
-
     columns = (
         count.sum(0),
-        mean(windows['unit_h_mean']),
-        mean(windows['update_sq_mean']),
+        _mean(count, windows['unit_h_mean']),
+        _mean(count, windows['update_sq_mean']),
         np.where(count > 0, windows['unit_grad_sq_max'], 0).max(0),
-        square('cosine'),
+        mean_square(windows, 'cosine'),
     )
     return [Measured(*map(float, layer)) for layer in zip(*columns, strict=True)]
