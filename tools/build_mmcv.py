@@ -505,8 +505,8 @@ def cuda_toolkit(python: Path, facts: dict, log: Path) -> Path:
     """The CUDA toolkit to build with: the one that is there, or nvcc from pip."""
     if facts['cuda'] is None:
         raise NoToolkit(f'torch {facts["torch"]} is built without CUDA')
-    if facts['cuda_home'] and Path(facts['cuda_home'], 'bin', 'nvcc').exists():
-        return Path(facts['cuda_home'])
+    if found := installed_toolkit(facts['cuda_home']):
+        return found
     major = int(facts['cuda'].split('.')[0])
     if major < 13:
         raise NoToolkit(
@@ -532,6 +532,25 @@ def cuda_toolkit(python: Path, facts: dict, log: Path) -> Path:
             (home / 'lib64').symlink_to('lib')
         (folder / 'complete').touch()
     return home
+
+
+def installed_toolkit(home: str | None) -> Path | None:
+    """The toolkit that belongs to an nvcc, if its headers are there.
+
+    Where nvcc on the path is a script that calls another one, torch takes the folder
+    of the script for the toolkit; nvcc itself says where it is at home.
+    """
+    nvcc = Path(home or '/', 'bin', 'nvcc')
+    if not home or not nvcc.exists():
+        return None
+    told = subprocess.run(
+        [nvcc, '--dryrun', '-E', '-x', 'cu', os.devnull], capture_output=True, text=True
+    )
+    top = re.search(r'^#\$ TOP=(.+)$', told.stderr, re.MULTILINE)
+    for folder in (Path(home), Path(top[1].strip()) if top else None):
+        if folder and (folder / 'include' / 'crt' / 'host_defines.h').exists():
+            return folder.resolve()
+    return None
 
 
 # ------------------------------------------------------------------ proof

@@ -4,7 +4,7 @@
 # hold all the same.
 _base_ = ['./_base_/mask-rcnn_bn.py', './_base_/runtime.py', './_base_/fixed.py']
 
-max_iters = 1000
+max_iters = 1200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 custom_hooks = [dict(type='SMDHook', window=20)]
 default_hooks = dict(

@@ -218,6 +218,23 @@ def test_without_a_toolkit_nvcc_comes_from_pip(tmp_path, monkeypatch):
         build_mmcv.cuda_environment({**facts, 'gpus': []}, home)
 
 
+def test_an_nvcc_that_calls_another_one_leads_to_the_toolkit(tmp_path):
+    """Without its headers the C++ files do not compile, an hour later."""
+    toolkit, scripts = tmp_path / 'cuda', tmp_path / 'local'
+    for home in (toolkit, scripts):
+        (home / 'bin').mkdir(parents=True)
+        nvcc = home / 'bin' / 'nvcc'
+        nvcc.write_text(f'#!/bin/sh\necho "#$ TOP={toolkit}/bin/.." >&2\n')
+        nvcc.chmod(0o755)
+    assert build_mmcv.installed_toolkit(str(scripts)) is None
+    (toolkit / 'include' / 'crt').mkdir(parents=True)
+    (toolkit / 'include' / 'crt' / 'host_defines.h').touch()
+    assert build_mmcv.installed_toolkit(str(scripts)) == toolkit
+    assert build_mmcv.installed_toolkit(str(toolkit)) == toolkit
+    assert build_mmcv.installed_toolkit(str(tmp_path)) is None
+    assert build_mmcv.installed_toolkit(None) is None
+
+
 def test_the_proof_passes_here_and_sees_a_wrong_operator(monkeypatch):
     pytest.importorskip('mmcv.ops')
     import check_mmcv
