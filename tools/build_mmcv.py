@@ -135,6 +135,8 @@ REASONS = {
     r'Killed signal terminated program|Cannot allocate memory|out of memory': 'out of '
     'memory: set MAX_JOBS=1',
 }
+# What no other division into units makes good.
+MISSING = (r'fatal error: \S+: No such file', r'cannot find -l')
 
 
 def why(output: str) -> str:
@@ -472,7 +474,7 @@ def build(
             return next(out.glob('*.whl'))
         except Failure as failure:
             output = tail(log, start, size=1 << 24)
-            if any(re.search(pattern, output) for pattern in REASONS):
+            if any(re.search(pattern, output) for pattern in [*REASONS, *MISSING]):
                 raise
             failed = set(re.findall(r'^FAILED:.*/(unit_\w+)\.o', output, re.MULTILINE))
             groups = smaller(groups, failed, units)

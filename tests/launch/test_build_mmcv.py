@@ -135,6 +135,35 @@ def test_a_build_falls_back_to_smaller_units(tmp_path, monkeypatch):
     assert tried[0] == 1 and tried == sorted(set(tried)) and tried[-1] <= 8
 
 
+@pytest.mark.parametrize(
+    'output',
+    [
+        'cuda_runtime_api.h:148:10: fatal error: crt/a.h: No such file or directory',
+        '/usr/bin/ld: cannot find -lcudart: No such file or directory',
+    ],
+)
+def test_what_no_smaller_unit_makes_good_ends_the_build(tmp_path, monkeypatch, output):
+    files = {f'f{i}.cpp': PLAIN.format(f'f{i}', i) for i in range(8)}
+    root = source(tmp_path, files)
+    (root / 'setup.py').write_text('-std=c++17')
+    has_build_tools(tmp_path)
+    tried = []
+
+    def run(what, command, log, env=None, cwd=None):
+        if 'bdist_wheel' in command:
+            tried.append(what)
+            log.write_text(f'FAILED: [code=1] /b/unit_4_f0.o \n{output}\n')
+            raise Failure('building failed')
+
+    monkeypatch.setattr(build_mmcv, 'run', run)
+    with pytest.raises(Failure):
+        build_mmcv.build(
+            *(Path(sys.executable), root, {'torch': '2.13.0+cpu'}, None, 1),
+            *(tmp_path, tmp_path / 'log'),
+        )
+    assert len(tried) == 1
+
+
 def test_a_file_that_does_not_compile_ends_the_build(tmp_path, monkeypatch):
     root = source(tmp_path, {'f.cpp': 'int f(', 'g.cpp': 'int g();'})
     (root / 'setup.py').write_text('')
