@@ -13,7 +13,7 @@ from studies.control.network import Images, read_images
 from studies.control.runs import BASE
 from studies.control.training import Training, read_result, train, train_question
 
-STEPS = 60
+STEPS = 40
 
 
 @pytest.fixture
@@ -86,9 +86,10 @@ def test_a_replay_has_the_angles_of_the_reference(images, short, tmp_path):
     runs = [BASE, replace(BASE, name='far', norms=2.0)]
     runs.append(replace(runs[1], name='near', control='replay'))
     found = [train(run, images, images, 0, tmp_path) for run in runs]
-    reference, far, near = (np.array(each['angles'])[-1] for each in found)
-    # Twice the norm is a quarter of the angle, until it has shrunk.
-    assert np.median(far / reference) < 0.5
+    reference, far, near = (np.array(each['angles'])[1] for each in found)
+    # Twice the norm is a quarter of the angle at first; the control begins with this
+    # second window.
+    assert np.median(far / reference) < 0.6
     assert 0.6 < np.median(near / reference) < 1.6
 
 
