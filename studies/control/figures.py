@@ -19,7 +19,6 @@ from smd_mmdet.report.canvas import (
 
 from .results import SMOOTH, Block
 from .runs import BASE, DECAYS, SETTINGS, VARIANTS, swept
-from .training import WINDOW
 
 __all__ = ['decay_figure', 'replay_figure', 'schedule_figure', 'sweep_figure']
 
@@ -113,8 +112,8 @@ def schedule_figure(block: Block) -> bytes:
             found = block.runs.get(name, {}).values()
             if found:
                 angles = np.median([each['angles'] for each in found], axis=(0, 2))
-                x = WINDOW * (np.arange(len(angles)) + 0.5)
-                upper.plot(x, angles, color=colour, lw=1.2)
+                ends = np.array([0, *next(iter(found))['ends']])
+                upper.stairs(angles, ends, color=colour, lw=1.2, baseline=None)
             _draw_curves(lower, block.curves(name), colour, band=False)
         for axes in (upper, lower):
             axes.set_yscale('log')

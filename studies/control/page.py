@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 
 from smd_mmdet.report import write_files
+from smd_mmdet.report.canvas import STYLE
 
 from ..markdown import table
 from ..reproduction.results import Results, read_results
@@ -103,6 +105,20 @@ def write_page(root: Path, out: Path) -> None:
     blocks = read_blocks(root)
     detectors = read_results(DETECTORS, root)
     images: dict[str, bytes] = {}
+    with mpl.rc_context(STYLE):
+        parts = _parts(blocks, images)
+    where = parts.index(INTRODUCTION) + 1
+    parts.insert(where, what_was_run(blocks, detectors))
+    if (cost := read_cost(root)) is not None:
+        parts += ['## What it costs', COST, cost_table(cost)]
+    if done := [each for each in detectors if each.runs]:
+        parts += ['## A detector', DETECTOR, score_table(done)]
+    write_files(out.parent / IMAGES, images)
+    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+
+
+def _parts(blocks: Sequence[Block], images: dict[str, bytes]) -> list[str]:
+    """What the small runs show; the figures go into ``images``."""
     by_question = {
         question: [b for b in blocks if b.question == question and b.done]
         for question in QUESTIONS
@@ -114,18 +130,16 @@ def write_page(root: Path, out: Path) -> None:
         sweep_claim(sweeps),
         _followed(blocks),
     ]
-    parts = ['# Setting Δ: the evidence', *filter(None, claims)]
-    parts += _decay(by_question['decay'], images)
-    parts += ['## What was run', INTRODUCTION, what_was_run(blocks, detectors)]
-    parts += _replay(by_question['replay'], images)
-    parts += _schedule(by_question['schedule'], images)
-    parts += _sweep(sweeps, images)
-    if (cost := read_cost(root)) is not None:
-        parts += ['## What it costs', COST, cost_table(cost)]
-    if done := [each for each in detectors if each.runs]:
-        parts += ['## A detector', DETECTOR, score_table(done)]
-    write_files(out.parent / IMAGES, images)
-    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+    return [
+        '# Setting Δ: the evidence',
+        *filter(None, claims),
+        *_decay(by_question['decay'], images),
+        '## What was run',
+        INTRODUCTION,
+        *_replay(by_question['replay'], images),
+        *_schedule(by_question['schedule'], images),
+        *_sweep(sweeps, images),
+    ]
 
 
 def what_was_run(blocks: Sequence[Block], detectors: Sequence[Results]) -> str:
@@ -160,8 +174,8 @@ def _followed(blocks: Sequence[Block]) -> str:
     return (
         f'**How well Δ followed.** Over all runs that were told a Δ, the median of the '
         f'measured Δ_rms over the wanted one was {np.median(ratios):.2f}. Of '
-        f'{len(ratios):,} pairs of layer and window of {WINDOW} iterations, from the '
-        f'second window on, it was within 10 % in {near[0]:.0%} and within 20 % in '
+        f'{len(ratios):,} pairs of layer and window of {WINDOW} iterations, the first '
+        f'{WINDOW} left out, it was within 10 % in {near[0]:.0%} and within 20 % in '
         f'{near[1]:.0%}. Gradients of this network are noisy: {WINDOW} iterations with '
         'momentum 0.9 tell Δ no better than to some per cent.'
     )

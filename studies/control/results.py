@@ -103,25 +103,31 @@ def ratios_to_wanted(blocks: Sequence[Block]) -> np.ndarray:
         blocks: Finished runs.
 
     Returns:
-        Of each layer in each window but the first, in which control begins; shape
-        (pairs,).
+        Of each layer in each window that ends after the first 50 iterations, in which
+        control begins; shape (pairs,).
     """
     found = [np.empty(0)]
     for block in blocks:
         for seeds in block.runs.values():
             for seed, result in seeds.items():
-                wanted = _wanted(block, Run(**result['run']), seed)
+                wanted = _wanted(block, result, seed)
                 if wanted is not None:
-                    found.append((np.array(result['angles']) / wanted)[1:].ravel())
+                    later = np.array(result['ends']) > WINDOW
+                    ratio = np.array(result['angles']) / wanted
+                    found.append(ratio[later].ravel())
     return np.concatenate(found)
 
 
-def _wanted(block: Block, run: Run, seed: int) -> np.ndarray | None:
+def _wanted(block: Block, result: Mapping[str, Any], seed: int) -> np.ndarray | None:
     """Wanted Δ_rms; shape (windows, 1) or (windows, layers). None without a control."""
+    run = Run(**result['run'])
     if run.control == 'replay':
         reference = block.runs.get(BASE.name, {}).get(seed)
         return None if reference is None else np.array(reference['angles'])
     if run.control != 'angle':
         return None
-    squares = np.array([(run.angle * run.rate(t)) ** 2 for t in range(STEPS)])
-    return np.sqrt(squares.reshape(-1, WINDOW).mean(1))[:, None]
+    squares = np.square([run.angle * run.rate(t) for t in range(STEPS)])
+    ends = np.array(result['ends'])
+    begins = np.concatenate([[0], ends[:-1]])
+    sums = np.add.reduceat(squares, begins)
+    return np.sqrt(sums / (ends - begins))[:, None]

@@ -73,12 +73,17 @@ class Effect:
         plain: Distance of the changed run from the reference of its seed, over the
             spread between seeds of the reference.
         replayed: The same where the reference's Δ is replayed.
-        closed: Plain minus replayed, seed by seed.
+        gains: Plain minus replayed, by seed.
     """
 
     plain: Interval
     replayed: Interval
-    closed: Interval
+    gains: Mapping[int, float]
+
+    @property
+    def closed(self) -> Interval:
+        """Mean of the gains."""
+        return interval_of(list(self.gains.values()))
 
     @property
     def verdict(self) -> str:
@@ -112,8 +117,8 @@ def effect_of(
     unit = spread if np.isfinite(spread) else 1.0
     far = [distance(plain[s], reference[s]) / unit for s in seeds]
     near = [distance(replayed[s], reference[s]) / unit for s in seeds]
-    closed = list(np.subtract(far, near))
-    return Effect(interval_of(far), interval_of(near), interval_of(closed))
+    gains = dict(zip(seeds, np.subtract(far, near).tolist(), strict=True))
+    return Effect(interval_of(far), interval_of(near), gains)
 
 
 def best_of(peaks: Sequence[float], losses: Sequence[float]) -> tuple[float, bool]:

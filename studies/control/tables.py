@@ -63,6 +63,12 @@ def _effects(block: Block) -> dict:
     return found
 
 
+def _floor(block: Block) -> Interval:
+    """How far the reference is from itself when its own Δ is replayed."""
+    reference = block.curves(BASE.name)
+    return effect_of(reference, reference, block.curves('reference-replay')).replayed
+
+
 def replay_table(block: Block) -> str:
     """How far each change moves the loss, with and without replay."""
     rows = []
@@ -78,12 +84,9 @@ def replay_table(block: Block) -> str:
                 *_ends(block, f'{name}-replay'),
             )
         )
-    reference = block.curves(BASE.name)
-    again = effect_of(reference, reference, block.curves('reference-replay'))
-    if again.replayed.seeds:
+    if (again := _floor(block)).seeds:
         ends = _ends(block, BASE.name), _ends(block, 'reference-replay')
-        text = interval(again.replayed)
-        row = ('nothing', again.replayed.seeds, '0', text, '', '', *ends[0], *ends[1])
+        row = ('nothing', again.seeds, '0', interval(again), '', '', *ends[0], *ends[1])
         rows.insert(0, row)
     head = ('changed', 'seeds', 'plain', 'replayed', 'plain − replayed', 'replay is')
     return table((*head, 'accuracy, %', 'loss', 'replayed: accuracy', 'loss'), rows)
@@ -106,21 +109,32 @@ def replay_claim(blocks: Sequence[Block]) -> str:
     nearer = sum(verdict.startswith('nearer') for verdict in verdicts)
     within = sum(verdict.endswith('within the spread') for verdict in verdicts)
     further = verdicts.count('further')
+    known = [block for block in blocks if _effects(block)]
+    floors = [_floor(block).mean for block in known]
     far = np.mean([effect.plain.mean for effect in found])
     near = np.mean([effect.replayed.mean for effect in found])
     spreads = ', '.join(
         f'{number(spread_of(list(block.curves(BASE.name).values())))} on {block.data}'
-        for block in blocks
-        if _effects(block)
+        for block in known
     )
     return (
         f'**With the Δ of the reference the loss comes nearer to its loss in {nearer} '
         f'of {len(found)} changes, and surely within the spread of its seeds in '
         f'{within}; it goes further away in {further}.** Over all changes the mean '
         f'distance of the loss curves is {far:.2f} spreads without replay and '
-        f'{near:.2f} with it; a spread is the mean distance in ln(loss) between two '
-        f'seeds of the reference ({spreads}).'
+        f'{near:.2f} with it, where the reference with its own Δ replayed is '
+        f'{np.nanmean(floors):.2f} away from itself; a spread is the mean distance in '
+        f'ln(loss) between two seeds of the reference ({spreads}). Plain minus '
+        f'replayed, the mean over changes: {"; ".join(map(_pooled, known))}.'
     )
+
+
+def _pooled(block: Block) -> str:
+    """By how many spreads replay brings the loss nearer, over all changes."""
+    gains = [effect.gains for effect in _effects(block).values()]
+    seeds = set.intersection(*(set(each) for each in gains))
+    means = [float(np.mean([each[s] for each in gains])) for s in sorted(seeds)]
+    return f'{interval(interval_of(means), sign=True)} on {block.data}'
 
 
 # ------------------------------------------------------------------ weight decay

@@ -199,6 +199,7 @@ def train(
         'validations': validations,
         'loss': loss,
         'accuracy': accuracy,
+        'ends': _by_layer(rows, 'iter', training.names)[:, 0].tolist(),
         'angles': _angles(rows, training.names).tolist(),
         'norms': _by_layer(rows, 'weight_norm_mean', training.names).tolist(),
         'seconds': time.process_time() - began,

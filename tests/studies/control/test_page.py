@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import asdict
+from itertools import pairwise
 
 import pytest
 
@@ -13,6 +14,8 @@ from studies.control.results import ratios_to_wanted, read_blocks
 from studies.control.runs import ANGLE, BASE, QUESTIONS, STEPS
 
 SEEDS = 3
+# A window ends with the warm-up.
+ENDS = (20, *range(70, STEPS, 50), STEPS)
 # ln(loss) of the seeds of the reference: the mean distance of two of them is 0.4/3.
 OF_SEED = (0.0, 0.1, 0.2)
 
@@ -28,7 +31,8 @@ def result(run, seed):
     loss = math.exp(OF_SEED[seed] + away)
     angles = [(run.angle or ANGLE) * run.rate(t) for t in range(STEPS)]
     windows = [
-        math.hypot(*angles[t : t + 50]) / math.sqrt(50) for t in range(0, STEPS, 50)
+        math.hypot(*angles[begin:end]) / math.sqrt(end - begin)
+        for begin, end in pairwise([0, *ENDS])
     ]
     accuracy = 0.8
     if not run.control:
@@ -40,6 +44,7 @@ def result(run, seed):
         'validations': [],
         'loss': loss,
         'accuracy': accuracy,
+        'ends': list(ENDS),
         'angles': [[angle] * 4 for angle in windows],
         'norms': [[1.0] * 4 for _ in windows],
         'seconds': 4.0,
@@ -82,10 +87,15 @@ def row(text, *beginning):
 
 
 def test_distances_are_in_units_of_the_spread(page):
-    cells = row(page.read_text('utf-8'), 'AdamW', '3')
+    text = page.read_text('utf-8')
+    cells = row(text, 'AdamW', '3')
     assert cells[2].startswith('3.000') and cells[3].startswith('0.300')
     assert cells[4].startswith('+2.700')
     assert cells[5] == 'nearer, and within the spread'
+    assert row(text, 'nothing')[3].startswith('0.300')
+    # Every change is alike here, so that all of them together are as each is.
+    assert 'nearer to its loss in 7 of 7 changes' in text
+    assert 'the mean over changes: +2.700 (+2.700 to +2.700) on nuclei' in text
 
 
 def test_what_weight_decay_costs_is_told(page):
@@ -123,7 +133,7 @@ def test_the_wanted_angle_is_that_of_the_windows(root):
     ratios = ratios_to_wanted(read_blocks(root))
     runs = [run for name in QUESTIONS for run in QUESTIONS[name]]
     told = sum(run.control in ('angle', 'replay') for run in runs)
-    assert len(ratios) == told * SEEDS * 4 * (STEPS // 50 - 1)
+    assert len(ratios) == told * SEEDS * 4 * (len(ENDS) - 1)
     assert ratios == pytest.approx(1)
 
 

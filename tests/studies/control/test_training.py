@@ -128,6 +128,7 @@ def test_what_is_done_is_not_trained_again(tmp_path, images, short, monkeypatch)
     assert read_result(folder, changed) is None
     result = read_result(folder, other)
     assert len(result['losses']) == 21
+    assert result['ends'] == [20, 21]
     assert result == json.loads((folder / 'other.json').read_text())
     assert not list(folder.glob('.*.json'))
 
