@@ -65,7 +65,8 @@ a decay of 0.05."""
 
 DECAY = """\
 Controlled runs have the same Δ whatever their weight decay: a peak of 1.3e-2 rad with
-the schedule of the rate. Bars reach from the lowest seed to the highest."""
+the schedule of the rate. Bars reach from the lowest seed to the highest. Five values of
+one and the same accuracy would differ too, by the noise of their runs."""
 
 SCHEDULE = """\
 *Constant, then cosine* falls in the last 40 % of the run. In *rate ÷10* the second

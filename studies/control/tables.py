@@ -148,41 +148,57 @@ def decay_table(block: Block) -> str:
         both = name, f'{name}-set'
         if not any(block.runs.get(each) for each in both):
             continue
-        gain = block.difference(both[1], both[0], 'accuracy')
+        gains = [
+            interval(block.difference(both[1], both[0], quantity), scale, sign=True)
+            for quantity, scale in (('accuracy', 100.0), ('loss', 1.0))
+        ]
         seeds = min(len(block.runs.get(each, {})) for each in both)
         cells = [
             interval(block.mean(each, quantity), scale)
             for quantity, scale in (('accuracy', 100.0), ('loss', 1.0))
             for each in both
         ]
-        rows.append((f'×{factor:g}', seeds, *cells, interval(gain, 100.0, sign=True)))
+        rows.append((f'×{factor:g}', seeds, *cells, *gains))
     head = ('weight decay', 'seeds', 'accuracy, %: plain', 'controlled')
-    return table((*head, 'loss: plain', 'controlled', 'gain in accuracy'), rows)
+    return table(
+        (*head, 'loss: plain', 'controlled', 'change of accuracy', 'of loss'), rows
+    )
 
 
 def decay_claim(blocks: Sequence[Block]) -> str:
-    """By how much accuracy depends on weight decay; '' without runs."""
+    """By how much accuracy and loss depend on weight decay; '' without runs."""
     parts = []
     for block in blocks:
-        ranges = [
-            block.over_runs(
-                [f'decay_{factor:g}{end}' for factor in DECAYS], 'accuracy', np.ptp
-            )
-            for end in ('', '-set')
-        ]
-        common = sorted(ranges[0].keys() & ranges[1].keys())
-        if not common:
+        accuracy, loss = _ranges(block, 'accuracy'), _ranges(block, 'loss')
+        if accuracy is None or loss is None:
             continue
-        plain, controlled = (interval_of([r[s] for s in common]) for r in ranges)
-        less = interval_of([ranges[0][s] - ranges[1][s] for s in common])
         parts.append(
             f'{block.data}: from the best to the worst decay accuracy differs by '
-            f'{100 * plain.mean:.1f} points plain and by {100 * controlled.mean:.1f} '
-            f'controlled, {interval(less, 100.0, sign=True)} between them'
+            f'{100 * accuracy[0].mean:.1f} points plain and by '
+            f'{100 * accuracy[1].mean:.1f} controlled, '
+            f'{interval(accuracy[2], 100.0, sign=True)} between them; the loss by '
+            f'{loss[0].mean:.3f} and {loss[1].mean:.3f}, '
+            f'{interval(loss[2], sign=True)}'
         )
     if not parts:
         return ''
-    return f'**Weight decay from ÷16 to ×16.** {"; ".join(parts)}.'
+    return f'**Weight decay from ÷16 to ×16.** {". ".join(parts)}.'
+
+
+def _ranges(block: Block, quantity: str) -> tuple[Interval, Interval, Interval] | None:
+    """Highest minus lowest over all decays: plain, controlled, and the difference."""
+    plain, controlled = (
+        block.over_runs(
+            [f'decay_{factor:g}{end}' for factor in DECAYS], quantity, np.ptp
+        )
+        for end in ('', '-set')
+    )
+    common = sorted(plain.keys() & controlled.keys())
+    if not common:
+        return None
+    pairs = [(plain[s], controlled[s], plain[s] - controlled[s]) for s in common]
+    first, second, less = (interval_of(each) for each in zip(*pairs, strict=True))
+    return first, second, less
 
 
 # ------------------------------------------------------------------ schedules
