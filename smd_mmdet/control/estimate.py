@@ -22,6 +22,8 @@ FEWEST_STEPS = 5
 # anything is known of it, and at least: a young network's changes by a third of itself,
 # and no network's holds still.
 _CHANGE, _LEAST_CHANGE = 0.1, 0.02
+# Squared distance that counts at most for what an estimate's own error is.
+_MOST = 0.5
 # Share of the newest estimate in what is known of that variance.
 _NEWEST = 0.2
 # What noise explains is no further away than so many standard deviations. What is
@@ -92,20 +94,32 @@ class DriveEstimate:
         >>> drive.update(np.array([4.0, 4.0]), np.array([0.01, 1.0]))
         >>> drive.update(np.array([5.0, 5.0]), np.array([0.01, 1.0]))
         >>> drive.value.round(2).tolist()
-        [4.67, 4.5]
+        [4.92, 4.52]
 
         A weight of half the norm turns four times as far under SGD, sixteen times in
         the square:
 
         >>> drive.scale(np.array([16.0, 1.0]))
         >>> drive.value.round(1).tolist()
-        [74.7, 4.5]
+        [78.7, 4.5]
     """
 
     def __init__(self, layers: int) -> None:
         self.value = np.full(layers, np.nan)
         self._variance = np.full(layers, np.inf)
         self._change = np.full(layers, _CHANGE)
+        # Mean square distance of an estimate from what is then seen, and half of the
+        # share of it that is the estimate's own error.
+        self._apart_sq, self._error = np.zeros(layers), np.zeros(layers)
+
+    @property
+    def expected(self) -> np.ndarray:
+        """What is to be expected of the steps to come.
+
+        A mean of values over estimates that are as often too high as too low is above
+        1, by the variance of the estimates.
+        """
+        return self.value * (1 + self._error)
 
     def scale(self, factors: np.ndarray) -> None:
         """Follow a change of the norms.
@@ -142,7 +156,9 @@ class DriveEstimate:
         changed = apart**2 > _FURTHEST**2 * (spread + noise)
         spread = np.where(changed, np.maximum(spread, apart**2 - noise), spread)
         gain = spread / (spread + noise)
-        move = (gain + (1 - gain) * persistence) * apart
+        gain = np.where(later, gain, 0.0)
+        total = gain + (1 - gain) * persistence
+        move = total * apart
         # A drive is positive, however far below an estimate may be.
         move = np.clip(move, max(1 / largest - 1, -0.9), largest - 1)
         self.value = np.where(later, before * (1 + move), self.value)
@@ -150,6 +166,10 @@ class DriveEstimate:
         learned = (1 - _NEWEST) * self._change + _NEWEST * move**2
         learned = np.maximum(learned, _LEAST_CHANGE)
         self._change = np.where(later, learned, self._change)
+        squares = np.minimum(apart**2, _MOST)
+        squares = (1 - _NEWEST) * self._apart_sq + _NEWEST * squares
+        self._apart_sq = np.where(later, squares, self._apart_sq)
+        self._error = np.where(later, total / 2 * self._apart_sq, self._error)
 
     def state_dict(self) -> dict[str, list[float]]:
         """Plain values, for a checkpoint."""

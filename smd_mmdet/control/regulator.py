@@ -116,7 +116,7 @@ class Regulator:
             self._measure(norms, done)
         response = self._response()
         self._power = self._power_of(response)
-        drive = self._drive.value
+        drive = self._drive.expected
         self._course = course = course_of(ahead, self._law, self._power)
         multiplier = course.multiplier(drive, (wanted**2).mean(0))
         ratios, left_alone = {}, dict(self._why)
@@ -150,7 +150,7 @@ class Regulator:
         self._drive.scale(c**-self._law.exponent * kappa**2)
         self._norms = self._norms * c
         if self._course is not None:
-            self._foreseen = self._course.angles_sq(self._drive.value)
+            self._foreseen = self._course.angles_sq(self._drive.expected)
         self.clipped.rescaled(factors)
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class Regulator:
         """
         count = windows['count'].sum(0)
         angle_sq = mean_square(windows, 'angular_update')
-        drive, pace = self._drive.value, self._pace(windows, settings, norms)
+        drive, pace = self._drive.expected, self._pace(windows, settings, norms)
         known = np.isfinite(drive) & (self._sum > 0) & np.isfinite(self._sum)
         mean, momentum = _mean_angle(windows), settings[-1][:, 2].numpy()
         spread = np.maximum(angle_sq - mean**2, 0.0)

@@ -25,7 +25,7 @@ class ControlColumns:
         ...     columns.note_wanted(iteration, np.array([0.003]))
         >>> columns.note_factors(2, {'a': 0.5})
         >>> rows = dict(iter=np.array([2, 2]), layer=np.array(['a', 'b']))
-        >>> for name, values in columns.of(rows, first=1).items():
+        >>> for name, values in columns.of(rows).items():
         ...     print(name, values)
         angular_update_wanted [0.003   nan]
         control_factor [0.5 1. ]
@@ -49,12 +49,12 @@ class ControlColumns:
         if factors:
             self._factors.append((iteration, dict(factors)))
 
-    def of(self, rows: Mapping[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
+    def of(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The columns of some rows, and forget what they are made of.
 
         Args:
-            rows: Rows of the records, window by window.
-            first: First iteration of the first window.
+            rows: Rows of the records, window by window; the first window begins where
+                the last one ended that was asked for.
 
         Returns:
             ``angular_update_wanted``, the root mean square over the window's steps, and
@@ -65,16 +65,15 @@ class ControlColumns:
         where = np.array([self._index.get(name, -1) for name in layers])
         for end in np.unique(ends):
             chosen = np.flatnonzero((ends == end) & (where >= 0))
-            inside = [v for t, v in self._wanted if first <= t <= end]
+            inside = [values for t, values in self._wanted if t <= end]
             if inside:
                 root = np.sqrt(np.mean(np.square(inside), axis=0))
                 wanted[chosen] = root[where[chosen]]
             for t, factors in self._factors:
-                if first <= t <= end:
+                if t <= end:
                     factor[chosen] *= [factors.get(layers[i], 1.0) for i in chosen]
-            first = int(end) + 1
-        self._wanted = [one for one in self._wanted if one[0] >= first]
-        self._factors = [one for one in self._factors if one[0] >= first]
+            self._wanted = [one for one in self._wanted if one[0] > end]
+            self._factors = [one for one in self._factors if one[0] > end]
         return {'angular_update_wanted': wanted, 'control_factor': factor}
 
     def state_dict(self) -> dict[str, Any]:

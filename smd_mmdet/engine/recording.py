@@ -27,7 +27,7 @@ __all__ = ['UNWRITTEN_WINDOWS', 'Columns', 'Recording', 'begin_recording']
 # How many pieces of records are kept in memory while the disk refuses them.
 UNWRITTEN_WINDOWS = 200
 
-Columns = Callable[[Mapping[str, np.ndarray], int], Mapping[str, np.ndarray]]
+Columns = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 class Recording:
@@ -66,9 +66,8 @@ class Recording:
         self._held = held
         self._metadata = run_metadata(runner, self._model, entries, monitor)
         self._unwritten: list[dict[str, np.ndarray]] = []
-        # What adds columns to rows, and the first iteration of the next window.
+        # What adds columns to rows.
         self._more: Columns | None = None
-        self._next = monitor.window_start
         # None until the disk has taken the metadata.
         self._writer: RecordWriter | None = None
         self._write()
@@ -89,8 +88,7 @@ class Recording:
         rows = self.monitor.collect(wait)
         if len(rows['iter']):
             if self._more is not None:
-                rows |= self._more(rows, self._next)
-            self._next = int(rows['iter'][-1]) + 1
+                rows |= self._more(rows)
             self.progress.look(rows, self.monitor.theory)
             self._unwritten.append(rows)
             self._write()
@@ -118,8 +116,7 @@ class Recording:
         """Have columns added to all rows from now on.
 
         Args:
-            more: Called with rows, window by window, and the first iteration of the
-                first window, it returns columns by name.
+            more: Called with rows, window by window, it returns columns by name.
         """
         self._more = more
 

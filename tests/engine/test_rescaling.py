@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from rescaled import DROP, rescaling, starting, the_hook, train
-from tiny import SCALE_INVARIANT
+from tiny import SCALE_INVARIANT, rows_of
 
 from smd_mmdet import theory
 from smd_mmdet.records import read_records
@@ -117,9 +117,14 @@ class Keeper(Hook):
 """
 
 
-def test_processes_stay_equal(tmp_path):
+@pytest.mark.parametrize('angular_update', [None, 5e-3])
+def test_processes_stay_equal(tmp_path, angular_update):
     config = starting(tmp_path / 'run', max_iters=60)
     config.custom_hooks[-1].update(at_lr_drops=True)
+    if angular_update:
+        config.custom_hooks[-1] = dict(
+            type='SMDRescaleHook', angular_update=angular_update, every=10
+        )
     config.param_scheduler.append(
         dict(type='MultiStepLR', by_epoch=False, milestones=[52], gamma=0.1)
     )
@@ -141,8 +146,12 @@ def test_processes_stay_equal(tmp_path):
         json.loads((tmp_path / f'run/rank{i}.json').read_text()) for i in range(2)
     ]
     assert histories[0] == histories[1]
-    causes = [one['cause'] for one in histories[0]]
-    assert 'start at equilibrium' in causes and causes[-1] == 'learning rate'
+    if angular_update:
+        rows = rows_of(tmp_path / 'run')
+        assert (rows['control_factor'] != 1).sum() >= 8
+    else:
+        causes = [one['cause'] for one in histories[0]]
+        assert 'start at equilibrium' in causes and causes[-1] == 'learning rate'
     ranks = [torch.load(tmp_path / f'run/rank{i}.pt') for i in range(2)]
     for name, value in ranks[0].items():
         # Running statistics belong to each process, as on GPUs.
