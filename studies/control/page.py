@@ -23,6 +23,7 @@ from .tables import (
     decay_table,
     replay_claim,
     replay_table,
+    schedule_claim,
     schedule_table,
     sweep_claim,
 )
@@ -128,6 +129,7 @@ def _parts(blocks: Sequence[Block], images: dict[str, bytes]) -> list[str]:
     claims = [
         decay_claim(by_question['decay']),
         replay_claim(by_question['replay']),
+        schedule_claim(by_question['schedule']),
         sweep_claim(sweeps),
         _followed(blocks),
     ]

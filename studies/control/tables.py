@@ -18,6 +18,7 @@ __all__ = [
     'decay_table',
     'replay_claim',
     'replay_table',
+    'schedule_claim',
     'schedule_table',
     'sweep_claim',
 ]
@@ -223,6 +224,26 @@ def schedule_table(block: Block) -> str:
         rows.append((title, len(block.runs[name]), *ends, *gains))
     head = ('schedule', 'seeds', 'accuracy, %', 'loss', 'accuracy over plain')
     return table((*head, 'loss over plain'), rows)
+
+
+def schedule_claim(blocks: Sequence[Block]) -> str:
+    """How often a schedule is better than the plain one; '' without runs."""
+    found = [
+        block.difference(name, against, 'accuracy')
+        for block in blocks
+        for name, (_, against) in SCHEDULES.items()
+        if against
+    ]
+    found = [difference for difference in found if np.isfinite(difference.low)]
+    if not found:
+        return ''
+    higher = sum(difference.low > 0 for difference in found)
+    lower = sum(difference.high < 0 for difference in found)
+    return (
+        f'**Schedules.** Of {len(found)} comparisons with the plain schedule accuracy '
+        f'is surely higher in {higher} and surely lower in {lower}; for the others '
+        'the seeds are too few, or there is no difference.'
+    )
 
 
 # ------------------------------------------------------------------ sweeps

@@ -114,6 +114,12 @@ def test_the_best_angle_is_that_of_the_parabola(page):
     assert 'SGD and AdamW together: the best Δ by ×1' in text
 
 
+def test_a_difference_of_nothing_is_not_called_one(page):
+    text = page.read_text('utf-8')
+    assert 'Of 4 comparisons with the plain schedule accuracy is surely' in text
+    assert row(text, 'rate ÷10, rescaled', '3')[4].startswith('+0.0')
+
+
 def test_cost_and_number_of_runs_are_told(page):
     text = page.read_text('utf-8')
     assert row(text, 'controlled')[1:] == ['4.50', '1.500']
