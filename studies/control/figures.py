@@ -11,6 +11,7 @@ from smd_mmdet.report.canvas import (
     INK,
     entry,
     head,
+    log_axis,
     new_figure,
     panel_grid,
     plain_number,
@@ -104,7 +105,7 @@ def schedule_figure(block: Block) -> bytes:
     }
     colours = (PLAIN, COLOURS[2], CONTROLLED)
     figure = new_figure(5.2)
-    grid = figure.subplots(2, 2, sharex=True)
+    grid = figure.subplots(2, 2, sharex=True, sharey='row')
     for (title, names), (upper, lower) in zip(columns.items(), grid.T, strict=True):
         upper.set_title(title)
         lower.set_xlabel('iteration')
@@ -115,10 +116,8 @@ def schedule_figure(block: Block) -> bytes:
                 ends = np.array([0, *next(iter(found))['ends']])
                 upper.stairs(angles, ends, color=colour, lw=1.2, baseline=None)
             _draw_curves(lower, block.curves(name), colour, band=False)
-        for axes in (upper, lower):
-            axes.set_yscale('log')
-            axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
-            axes.yaxis.set_minor_formatter(FuncFormatter(plain_number))
+        log_axis(upper, 5e-4, 3e-2)
+        log_axis(lower, 0.4, 2.0)
     grid[0, 0].set_ylabel('Δ, rad per iteration')
     grid[1, 0].set_ylabel('loss in training')
     titles = ('plain', 'Δ of equilibrium (left), rescaled (right)')

@@ -191,7 +191,9 @@ def _image(name: str, text: str) -> str:
 def _decay(blocks: Sequence[Block], images: dict[str, bytes]) -> list[str]:
     if not blocks:
         return []
-    images['decay.png'] = decay_figure(blocks)
+    # A line of some of its points tells nothing.
+    whole = [b for b in blocks if len(b.runs) == len(QUESTIONS['decay'])]
+    images['decay.png'] = decay_figure(whole or blocks)
     parts = [
         _image('decay.png', 'Accuracy over weight decay, plain and controlled'),
         '## Over weight decay',
