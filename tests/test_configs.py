@@ -135,7 +135,8 @@ def test_the_hooks_can_be_built(name):
         if settings['type'].startswith('SMD'):
             HOOKS.build(dict(settings))
     assert 'SMDHook' in kinds
-    assert ('rescale' in name or 'start-at' in name) == ('SMDRescaleHook' in kinds)
+    rescaling = ('rescale', 'start-at', 'controlled')
+    assert any(word in name for word in rescaling) == ('SMDRescaleHook' in kinds)
     if name.startswith('rtmdet/'):
         assert {'EMAHook', 'PipelineSwitchHook'} < set(kinds)
 

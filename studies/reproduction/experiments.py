@@ -24,6 +24,8 @@ class Experiment:
         against: Name of the experiment it is compared with, seed by seed; '' for none.
         quick: Whether ``--quick`` trains it, with the first seed.
         figures: Names of the figures of the first seed, as in ``smd report``.
+        module: Module that is run in place of the config, where there is one, with
+            name, seed and folder as its arguments; it goes on where it was ended.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Experiment:
     against: str = ''
     quick: bool = False
     figures: tuple[str, ...] = ('angular_update',)
+    module: str = ''
 
 
 @dataclass(frozen=True)

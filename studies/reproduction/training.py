@@ -53,9 +53,13 @@ class Task:
 
     def command(self) -> list[str]:
         """The command that trains it, from its last checkpoint if there is one."""
+        python = sys.executable, '-W', 'ignore'
+        if self.experiment.module:
+            own = self.experiment.name, str(self.seed), str(self.folder)
+            return [*python, '-m', self.experiment.module, *own]
         options = {'randomness.seed': self.seed} | self.experiment.options
         return [
-            *(sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'train.py')),
+            *(*python, str(ROOT / 'tools' / 'train.py')),
             str(ROOT / self.experiment.config),
             *('--work-dir', str(self.folder), '--resume', *self._checkpoint()),
             '--cfg-options',
