@@ -3,6 +3,7 @@
 
     python3 tools/check_stacks.py FOLDER                  # all of them
     python3 tools/check_stacks.py FOLDER --only oldest newest
+    python3 tools/check_stacks.py FOLDER --mended         # only what failed, once more
     python3 tools/check_stacks.py FOLDER --page           # only write the page again
 
 Each stack gets an environment of its own in FOLDER, with mmcv's operators built by
@@ -162,6 +163,9 @@ print(json.dumps(dict(
 
 # ------------------------------------------------------------------ its tests
 
+# The report of what was run once more.
+MENDED = 'mended.xml'
+
 
 class Results(NamedTuple):
     """What the tests of one stack came to, by name of the test."""
@@ -169,6 +173,24 @@ class Results(NamedTuple):
     passed: list[str]
     failed: dict[str, str]
     skipped: dict[str, str]
+
+
+def results_of(home: Path) -> tuple[Results, int]:
+    """What a stack's tests came to, and how many were run once more after mending."""
+    results = read_results(home / 'results.xml')
+    if not (home / MENDED).exists():
+        return results, 0
+    later = read_results(home / MENDED)
+    known = {*later.passed, *later.failed, *later.skipped}
+    failed = {n: why for n, why in results.failed.items() if n not in known}
+    return (
+        Results(
+            results.passed + later.passed,
+            failed | later.failed,
+            results.skipped | later.skipped,
+        ),
+        len(known),
+    )
 
 
 def read_results(file: Path) -> Results:
@@ -200,6 +222,47 @@ def test(name: str, python: Path, folder: Path, again: bool) -> None:
     if not again and ran and ran['checkout'] == state:
         return
     report.unlink(missing_ok=True)
+    (home / MENDED).unlink(missing_ok=True)
+    run_tests(name, python, home, report, stack_arguments(name))
+    versions = subprocess.run(
+        [python, '-c', VERSIONS], capture_output=True, text=True, check=True, cwd='/'
+    ).stdout
+    about.write_text(
+        json.dumps(
+            {
+                'checkout': state,
+                'versions': json.loads(versions),
+                'date': datetime.date.today().isoformat(),
+                'cores': len(os.sched_getaffinity(0)),
+            }
+        )
+    )
+
+
+def test_mended(name: str, python: Path, folder: Path) -> None:
+    """Run what has failed on a stack once more, after it was mended."""
+    home = folder / name
+    report = home / 'results.xml'
+    if not report.exists():
+        raise Failure(f'{name}: its tests have not run yet')
+    failed = read_results(report).failed
+    chosen = [one for one in failed if not explanation(name, one)]
+    if chosen:
+        (home / MENDED).unlink(missing_ok=True)
+        words = [f'{f.replace(".", "/")}.py::{t}' for f, t in map(split_name, chosen)]
+        run_tests(name, python, home, home / MENDED, words)
+
+
+def split_name(test: str) -> tuple[str, str]:
+    """The module of a test and its name within that."""
+    module, _, name = test.partition('::')
+    return module, name
+
+
+def run_tests(
+    name: str, python: Path, home: Path, report: Path, arguments: list[str]
+) -> None:
+    """Run tests on a stack; what came of them goes to a report."""
     cores = len(os.sched_getaffinity(0))
     env = {
         **os.environ,
@@ -223,26 +286,13 @@ def test(name: str, python: Path, folder: Path, again: bool) -> None:
         # A test that hangs fails, and the others go on.
         *('-o', 'faulthandler_timeout=1200'),
         *('-o', 'faulthandler_exit_on_timeout=true'),
-        *stack_arguments(name),
+        *arguments,
     ]
     try:
         run(f'testing {name}', command, home / 'tests.log', env, ROOT)
     except Failure:
         if not report.exists():
             raise
-    versions = subprocess.run(
-        [python, '-c', VERSIONS], capture_output=True, text=True, check=True, cwd='/'
-    ).stdout
-    about.write_text(
-        json.dumps(
-            {
-                'checkout': state,
-                'versions': json.loads(versions),
-                'date': datetime.date.today().isoformat(),
-                'cores': cores,
-            }
-        )
-    )
 
 
 def stack_arguments(name: str) -> list[str]:
@@ -274,7 +324,7 @@ def write_page(folder: Path, page: Path = PAGE) -> bool:
     found = {
         name: (
             json.loads((folder / name / 'results.json').read_text()),
-            read_results(folder / name / 'results.xml'),
+            *results_of(folder / name),
         )
         for name in stacks()
         if (folder / name / 'results.json').exists()
@@ -293,6 +343,8 @@ def write_page(folder: Path, page: Path = PAGE) -> bool:
     for name in found:
         text, explained = differences(name, found[name][1], usual)
         known &= explained
+        if repeated := found[name][2]:
+            text.append(f'- failed at first, then mended and run again: {repeated}')
         lines += ['', f'## {name}: {stacks()[name].about}', '', *text]
     missing = [name for name in stacks() if name not in found]
     if missing:
@@ -308,7 +360,7 @@ def table(found: dict) -> list[str]:
     columns = list(next(iter(found.values()))[0]['versions'])
     counts = ['passed', 'failed', 'skipped']
     rows = [['stack', *columns, *counts, 'run on'], ['---'] * (len(columns) + 5)]
-    for name, (about, results) in found.items():
+    for name, (about, results, _) in found.items():
         versions = [about['versions'][column] or '–' for column in columns]
         numbers = [f'{len(getattr(results, count)):,}' for count in counts]
         rows.append([name, *versions, *numbers, about['date']])
@@ -326,17 +378,16 @@ def differences(name: str, results: Results, usual: dict) -> tuple[list[str], bo
     for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f'- {count} skipped: {reason}')
     for test, message in sorted(results.failed.items()):
-        why = next(
-            (
-                why
-                for pattern, why in EXPLAINED.get(name, {}).items()
-                if re.search(pattern, test)
-            ),
-            None,
-        )
+        why = explanation(name, test)
         explained &= why is not None
         lines.append(f'- **failed** `{test}`: {why or f"not explained; {message}"}')
     return lines or ['No difference from the pinned stack.'], explained
+
+
+def explanation(stack: str, test: str) -> str | None:
+    """Why a test fails on a stack and nothing is to be done; None for no reason."""
+    known = EXPLAINED.get(stack, {}).items()
+    return next((why for pattern, why in known if re.search(pattern, test)), None)
 
 
 def main() -> None:
@@ -346,6 +397,9 @@ def main() -> None:
     parser.add_argument('folder', type=Path, help='where the environments are made')
     parser.add_argument('--only', nargs='+', choices=list(stacks()), metavar='STACK')
     parser.add_argument('--page', action='store_true', help='only write the page')
+    parser.add_argument(
+        '--mended', action='store_true', help='repeat tests that failed, and no others'
+    )
     parser.add_argument('--again', action='store_true', help='repeat tests that ran')
     args = parser.parse_args()
     with one_line_errors():
@@ -354,7 +408,10 @@ def main() -> None:
             for name, stack in stacks().items():
                 if args.only is None or name in args.only:
                     python = make(name, stack, folder)
-                    test(name, python, folder, args.again)
+                    if args.mended:
+                        test_mended(name, python, folder)
+                    else:
+                        test(name, python, folder, args.again)
         if not write_page(folder):
             say('some failures are not explained: see the page')
             sys.exit(1)

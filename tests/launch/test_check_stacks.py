@@ -82,3 +82,28 @@ def test_every_stack_names_files_that_are_there():
     for stack in check_stacks.stacks().values():
         for name in stack.libraries:
             assert (ROOT / f'requirements/{name}.txt').is_file()
+
+
+@pytest.mark.parametrize('outcome', ['', FAILED])
+def test_what_was_mended_is_run_again_alone(folder, tmp_path, monkeypatch, outcome):
+    commands = []
+
+    def run(what, command, log, env=None, cwd=None):
+        commands.append([str(word) for word in command])
+        report = next(w for w in commands[-1] if w.startswith('--junitxml='))
+        text = (
+            f'<testsuites><testsuite>{CASE.format(1, outcome)}</testsuite></testsuites>'
+        )
+        (folder / report.partition('=')[2]).write_text(text)
+
+    monkeypatch.setattr(check_stacks, 'run', run)
+    check_stacks.test_mended('oldest', folder / 'oldest/bin/python', folder)
+    assert [w for w in commands[0] if '::' in w] == ['tests/test_a.py::test_1']
+    page = tmp_path / 'stacks.md'
+    assert check_stacks.write_page(folder, page) is not bool(outcome)
+    counts = '2 | 1 | 2' if outcome else '3 | 0 | 2'
+    assert f'| oldest | 3.11.7 | 2.1.2 | – | {counts} |' in page.read_text()
+    assert '- failed at first, then mended and run again: 1' in page.read_text()
+    # Nothing has failed on the other one.
+    check_stacks.test_mended('pinned', folder / 'pinned/bin/python', folder)
+    assert len(commands) == 1

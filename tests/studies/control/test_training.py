@@ -103,7 +103,7 @@ def test_what_is_done_is_not_trained_again(tmp_path, images, short, monkeypatch)
             cv2.imwrite(str(folder / f'{number}.png'), picture.transpose(1, 2, 0))
     read = read_images(tmp_path / 'data' / 'train')
     for one, label in zip(read.images, read.labels, strict=True):
-        same = (images.images == one).all(dim=(1, 2, 3)).nonzero()
+        same = (images.images == one).flatten(1).all(1).nonzero()
         assert images.labels[same[0]] == label
     other = replace(BASE, name='other', weight_decay=0.1)
     monkeypatch.setattr(training, 'FOLDERS', {'tiny': tmp_path / 'data'})
