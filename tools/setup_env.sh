@@ -21,7 +21,7 @@ for python in python3.{11,12,13,10} python3 python; do
     fi
 done
 if command -v uv >/dev/null; then
-    export UV_PYTHON_INSTALL_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/smd_mmdet/python
+    export UV_PYTHON_INSTALL_DIR=${XDG_CACHE_HOME:-~/.cache}/smd_mmdet/python
     exec uv run --no-project --python 3.11 "$root/tools/setup_env.py" "$@"
 fi
 die 'no Python 3.10 to 3.13 was found: install one (Debian: python3.11 and' \
