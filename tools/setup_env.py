@@ -389,6 +389,9 @@ def own_environment(tests: bool) -> Path:
             stamp = VENV / 'stamp'
             say('updating .venv' if stamp.exists() else 'going on with .venv')
             stamp.unlink(missing_ok=True)
+            if moved():
+                command = [python, '-m', 'venv', '--without-pip', VENV]
+                run('telling .venv where it is now', command, LOG)
         else:
             make_venv()
         fill_venv(tests)
@@ -406,6 +409,12 @@ def own_environment(tests: bool) -> Path:
         # The stamp comes last, so that an interrupted call leaves none.
         (VENV / 'stamp').write_text(state(tests) + '\n')
     return python
+
+
+def moved() -> bool:
+    """Whether activating .venv would lead to where the checkout was before."""
+    script = VENV / 'bin' / 'activate'
+    return script.exists() and str(VENV) not in script.read_text(errors='replace')
 
 
 def works(python: Path) -> bool:

@@ -294,6 +294,42 @@ def test_emptying_the_environment_can_be_interrupted(checkout, monkeypatch):
     assert not (venv / 'lib').exists()
 
 
+def test_a_checkout_that_was_moved_is_activated_where_it_is(checkout):
+    venv, ran = checkout
+    setup_env.own_environment(tests=False)
+    script = venv / 'bin/activate'
+    for told, runs in ((f'VIRTUAL_ENV="{venv}"\n', 0), ('VIRTUAL_ENV="/old"\n', 1)):
+        script.write_text(told)
+        (venv / 'stamp').unlink()
+        ran.clear()
+        setup_env.own_environment(tests=False)
+        assert ran.count('telling .venv where it is now') == runs
+    # And what is run there does so.
+    home = venv.with_name('a b')
+    make = [sys.executable, '-m', 'venv', '--without-pip']
+    subprocess.run([*make, home], check=True)
+    moved = home.rename(venv.with_name('c d'))
+    command = [moved / 'bin/python', *make[1:], moved]
+    subprocess.run(command, check=True)
+    assert str(moved) in (moved / 'bin/activate').read_text()
+
+
+def test_without_a_python_uv_brings_one_or_says_why_not(tmp_path):
+    for name in ('bash', 'dirname'):
+        (tmp_path / name).symlink_to(setup_env.shutil.which(name))
+    uv = tmp_path / 'uv'
+    env = {'PATH': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    uv.write_text('#!/bin/sh\necho "No interpreter\nhint: offline" >&2; exit 2\n')
+    uv.chmod(0o755)
+    (tmp_path / 'cache/smd_mmdet/python').mkdir(parents=True)
+    assert 'offline?' in assert_one_line(bash(SETUP, '--how-long', **env))
+    uv.write_text(
+        f'#!/bin/sh\nshift 5\n[ $1 = python ] && shift\n{sys.executable} "$@"'
+    )
+    done = bash(SETUP, '--how-long', **env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '0\n', '')
+
+
 def test_a_mistaken_torch_does_not_stay(checkout, monkeypatch):
     _, ran = checkout
     setup_env.own_environment(tests=False)
