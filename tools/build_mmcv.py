@@ -699,7 +699,8 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         say('error: interrupted; the same command again goes on')
     except OSError as error:
-        where = f' ({error.filename})' if error.filename else ''
+        name = error.filename2 or error.filename  # what was written comes second
+        where = f' ({name})' if name else ''
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         say(f'error: the disk is full{where}' if full else f'error: {error}')
     except UnicodeError as error:
@@ -707,6 +708,17 @@ def one_line_errors() -> Iterator[None]:
     else:
         return
     sys.exit(2)
+
+
+def copy_into(folder: Path, wheel: Path) -> Path:
+    """Copy a wheel, so that no half of it is left where the disk is full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{wheel.name}.part'
+    try:
+        shutil.copy(wheel, part)
+        return part.replace(folder / wheel.name)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -757,10 +769,7 @@ def main() -> None:
         python = Path(os.path.abspath(found))
         wheel = wheel_for(python, args.package, args.mmcv, args.cuda, args.jobs)
         if args.output:
-            args.output.mkdir(parents=True, exist_ok=True)
-            whole = args.output / wheel.name
-            part = Path(shutil.copy(wheel, f'{whole}.part'))
-            wheel = part.replace(whole)
+            wheel = copy_into(args.output, wheel)
         print(wheel)
 
 

@@ -444,6 +444,23 @@ def test_a_full_disk_is_told_where_that_is_known(capsys):
         assert capsys.readouterr().err == f'error: the disk {says}'
 
 
+def test_no_half_of_a_wheel_is_left_on_a_full_disk(tmp_path, capsys, monkeypatch):
+    wheel = pack(tmp_path / 'a.whl')
+    copied = build_mmcv.copy_into(tmp_path / 'to', wheel)
+    assert copied.read_bytes() == wheel.read_bytes()
+    full = build_mmcv.errno.ENOSPC, 'No space left on device'
+
+    def copy(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise OSError(*full, str(source), None, str(target))
+
+    monkeypatch.setattr(build_mmcv.shutil, 'copy', copy)
+    with pytest.raises(SystemExit), build_mmcv.one_line_errors():
+        build_mmcv.copy_into(tmp_path / 'other', wheel)
+    assert list((tmp_path / 'other').iterdir()) == []
+    assert f'({tmp_path}/other/a.whl.part)' in capsys.readouterr().err
+
+
 def test_the_proof_needs_torch_and_says_so(tmp_path):
     (tmp_path / 'torch.py').write_text('raise ImportError("no torch here")\n')
     done = subprocess.run(
