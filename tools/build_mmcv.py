@@ -444,7 +444,9 @@ def fetch_into(
     """Put packages of pip into a folder of their own, in place of what is there."""
     shutil.rmtree(folder, ignore_errors=True)
     pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '-q']
-    run(what, [*pip, '--target', folder, *packages], log)
+    # What pip leaves when it is interrupted goes with the folder of the build.
+    env = {**os.environ, 'TMPDIR': str(log.parent)}
+    run(what, [*pip, '--target', folder, *packages], log, env)
 
 
 def build_tools(python: Path, work: Path, log: Path) -> Path:

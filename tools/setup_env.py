@@ -33,6 +33,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import build_mmcv
@@ -329,14 +330,31 @@ def make_venv() -> None:
 def install(what: str, *arguments: object) -> None:
     """Install into .venv, by uv where it is there and can."""
     python = VENV / 'bin' / 'python'
-    if uv := shutil.which('uv'):
-        try:
-            run(what, [uv, 'pip', 'install', '--python', python, *arguments], LOG)
-            return
-        except Failure:
-            say('uv cannot: pip tries')
-    pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install']
-    run(what, [*pip, *arguments], LOG)
+    with temporary_folder() as env:
+        if uv := shutil.which('uv'):
+            command = [uv, 'pip', 'install', '--python', python, *arguments]
+            try:
+                run(what, command, LOG, env)
+                return
+            except Failure:
+                say('uv cannot: pip tries')
+        pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install']
+        run(what, [*pip, *arguments], LOG, env)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[dict[str, str]]:
+    """Variables with a temporary folder in .venv: pip, interrupted, leaves gigabytes.
+
+    What a call that was killed has left there, the next one removes.
+    """
+    folder = VENV / 'tmp'
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield {**os.environ, 'TMPDIR': str(folder)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def install_mmcv() -> None:

@@ -229,6 +229,20 @@ def test_uv_is_used_where_it_can_and_pip_elsewhere(checkout, monkeypatch):
     assert tried == ['/bin/uv', str(setup_env.VENV / 'bin/python')]
 
 
+def test_an_interrupted_pip_leaves_nothing_behind(checkout, monkeypatch):
+    def run(what, command, log, env=None, cwd=None):
+        left = Path(env['TMPDIR'], 'pip-unpack-1')
+        assert left.is_relative_to(setup_env.VENV) and not left.exists()
+        left.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup_env, 'run', run)
+    (setup_env.VENV / 'tmp/pip-unpack-1').mkdir(parents=True)  # it was killed
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.install('installing a', 'a==1')
+    assert list(setup_env.VENV.iterdir()) == []
+
+
 def test_numpy_1_gets_a_pyarrow_that_it_can_load():
     assert setup_env.suited('pyarrow', 'torch==2.1.2\nnumpy==1.26.4\n') == 'pyarrow<26'
     assert setup_env.suited('pyarrow', 'numpy==2.4.6\n') == 'pyarrow'
