@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             process.
 
     Returns:
-        The exit code: 0; 1, if what is checked does not hold; or 2, if the input is
-        bad, which one line on stderr names.
+        The exit code: 0; 1, if what is checked does not hold; 2, if the input is
+        bad, which one line on stderr names; or 130, after Ctrl-C.
 
     Example:
         >>> main(['check', 'nowhere'])
@@ -109,6 +109,9 @@ def _run(args: argparse.Namespace) -> int:
         if missing not in EXTRAS:
             raise
         message = f'it needs {missing}: pip install {EXTRAS[missing]}'
+    except KeyboardInterrupt:
+        tell(f'smd {args.command}: interrupted')
+        return 130
     tell(f'smd {args.command}: error: {message}')
     return 2
 

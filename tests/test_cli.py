@@ -168,3 +168,15 @@ def test_the_whole_run_is_judged_also_where_one_layer_is_shown(failing_run, caps
         capsys, 'check', str(failing_run), '--stage', '3'
     )
     assert "'warm-up'" in refused(capsys, 'check', 'run', '--stage', 'last')
+
+
+def test_an_interrupted_command_ends_with_one_line(tmp_path, capsys, monkeypatch):
+    """Also the drawing of the quickstart's data, of which nothing is left then."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('smd_mmdet.datasets.shapes.draw_scene', interrupted)
+    assert main(['shapes', str(tmp_path / 'data'), '--train', '1', '--val', '1']) == 130
+    assert capsys.readouterr().err.endswith('smd shapes: interrupted\n')
+    assert list(tmp_path.iterdir()) == []

@@ -33,11 +33,30 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'smd_mmdet'
+if sys.version_info < (3, 10):  # noqa: UP036 - the user may start it with any Python
+    print('error: Python 3.10 or later is needed', file=sys.stderr)
+    sys.exit(2)
+
+
+def cache_folder() -> Path:
+    """The folder of this project in the user's cache folder.
+
+    Where XDG_CACHE_HOME is a relative path it does not count, as its definition asks.
+    """
+    named = os.environ.get('XDG_CACHE_HOME', '')
+    folder = named if os.path.isabs(named) else os.path.expanduser('~/.cache')
+    if not os.path.isabs(folder):
+        print('error: no home folder: set HOME or XDG_CACHE_HOME', file=sys.stderr)
+        sys.exit(2)
+    return Path(folder, 'smd_mmdet')
+
+
+CACHE = cache_folder()
 # setuptools 81 dropped the pkg_resources that mmcv's setup.py imports.
 BUILD_TOOLS = ('setuptools>=77,<81', 'wheel', 'ninja')
 MEMORY_OF_A_JOB = 2.5e9
@@ -108,7 +127,9 @@ def run(
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
     if process.returncode:
-        reason = why(tail(log, start, size=1 << 20))
+        # python -m venv does not tell what its ensurepip said.
+        full = shutil.disk_usage(log.parent).free < 1 << 20
+        reason = why(FULL if full else tail(log, start, size=1 << 20))
         raise Failure(f'{what} failed{reason}; all of its output is in {log}')
     say(f'{what}: {time.monotonic() - began:.0f} s')
 
@@ -125,8 +146,9 @@ def compiled(output: str) -> str:
     return f', {counts[-1][0]} of {counts[-1][1]} units compiled' if counts else ''
 
 
+FULL = 'No space left on device'
 REASONS = {
-    r'No space left on device|Errno 28': 'the disk is full: free some space, then '
+    rf'{FULL}|Errno 28': 'the disk is full: free some space, then '
     'start again, it goes on from here',
     r'Temporary failure in name resolution|Name or service not known|'
     r'Failed to establish a new connection|Network is unreachable|'
@@ -171,10 +193,14 @@ def ask(python: Path) -> dict:
     done = subprocess.run(
         [python, '-W', 'ignore', '-c', ASK], capture_output=True, text=True, cwd='/'
     )
-    if done.returncode:
+    try:
+        facts = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or ['no output'])[-1]
-        raise Failure(f'{python} cannot import torch: {last}')
-    return json.loads(done.stdout.splitlines()[-1])
+        raise Failure(f'{python} cannot import torch: {last}') from None
+    if int(facts['tag'][3:]) < 10:
+        raise Failure(f'{python} is older than Python 3.10')
+    return facts
 
 
 def standard(torch: str) -> str:
@@ -284,6 +310,8 @@ def download(python: Path, package: str, version: str, work: Path, log: Path) ->
             {**os.environ, 'TMPDIR': str(unpacked)},
         )
     except Failure as error:
+        if any(reason in str(error) for reason in REASONS.values()):
+            raise  # what is unpacked may be half of it
         failure = error
     found = [path.parent for path in unpacked.glob('*/*/setup.py')]
     if not found:
@@ -308,7 +336,10 @@ def repair(source: Path, std: str) -> None:
         ("locals()['__version__']", "globals()['__version__']"),
     ):
         text = text.replace(old, new)
-    setup.write_text(text)
+    # Renamed: what is interrupted, or meets a full disk, leaves the old one whole.
+    new = setup.with_name('setup.py.new')
+    new.write_text(text)
+    new.replace(setup)
 
 
 NAMES = (
@@ -413,7 +444,9 @@ def fetch_into(
     """Put packages of pip into a folder of their own, in place of what is there."""
     shutil.rmtree(folder, ignore_errors=True)
     pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '-q']
-    run(what, [*pip, '--target', folder, *packages], log)
+    # What pip leaves when it is interrupted goes with the folder of the build.
+    env = {**os.environ, 'TMPDIR': str(log.parent)}
+    run(what, [*pip, '--target', folder, *packages], log, env)
 
 
 def build_tools(python: Path, work: Path, log: Path) -> Path:
@@ -471,7 +504,9 @@ def build(
                 env,
                 source,
             )
-            return next(out.glob('*.whl'))
+            if found := list(out.glob('*.whl')):
+                return found[0]
+            raise Failure(f'no wheel was built; all of its output is in {log}')
         except Failure as failure:
             output = tail(log, start, size=1 << 24)
             if any(re.search(pattern, output) for pattern in [*REASONS, *MISSING]):
@@ -593,6 +628,15 @@ def lock(folder: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def intact(wheel: Path) -> bool:
+    """Whether all of a wheel can be read: a disk may have been full, or failed."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        return False
+
+
 def wheel_for(
     python: Path,
     package: str = 'mmcv',
@@ -610,9 +654,11 @@ def wheel_for(
     cuda = bool(facts['gpus']) if cuda is None else cuda
     folder = folder_of(package, version, facts, 'cuda' if cuda else 'cpu')
     with lock(CACHE / 'wheels', "builds mmcv's ops"):
-        kept = sorted(folder.glob('*.whl'))
-        if kept:
-            return kept[0]
+        for kept in sorted(folder.glob('*.whl')):
+            if intact(kept):
+                return kept
+            say(f'{kept} is damaged: building it anew')
+            kept.unlink()
         need_headers(facts)
         compiler(standard(facts['torch']))
         work = CACHE / 'wheels' / f'build.{folder.name}'
@@ -645,6 +691,9 @@ def one_line_errors() -> Iterator[None]:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    # A terminal that is closed; under nohup it stays ignored.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, stop)
     try:
         yield
     except Failure as failure:
@@ -652,22 +701,56 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         say('error: interrupted; the same command again goes on')
     except OSError as error:
+        name = error.filename2 or error.filename  # what was written comes second
+        where = f' ({name})' if name else ''
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        say(
-            f'error: the disk is full ({error.filename})' if full else f'error: {error}'
-        )
+        say(f'error: the disk is full{where}' if full else f'error: {error}')
+    except UnicodeError as error:
+        say(f'error: a path that is not UTF-8: {error}')
     else:
         return
     sys.exit(2)
 
 
+def copy_into(folder: Path, wheel: Path) -> Path:
+    """Copy a wheel, so that no half of it is left where the disk is full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{wheel.name}.part'
+    try:
+        shutil.copy(wheel, part)
+        return part.replace(folder / wheel.name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """One that tells a wrong argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f'error: {message} (--help shows the usage)')
+        sys.exit(2)
+
+
+def count(text: str) -> int:
+    if not re.fullmatch('[1-9][0-9]*', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
+    return int(text)
+
+
+def release(text: str) -> str:
+    # It becomes part of the name of a folder.
+    if not re.fullmatch(r'\d+(\.\d+)+\w*', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a version such as 2.1.0')
+    return text
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--python', default=sys.executable, help='Python to build for')
     parser.add_argument('--package', default='mmcv', choices=['mmcv', 'onedl-mmcv'])
-    parser.add_argument('--mmcv', default='2.1.0', metavar='VERSION')
+    parser.add_argument('--mmcv', default='2.1.0', type=release, metavar='VERSION')
     parser.add_argument(
         '--cuda',
         action='store_true',
@@ -675,7 +758,7 @@ def main() -> None:
         help='build for CUDA, also where torch sees no GPU',
     )
     parser.add_argument('--cpu', dest='cuda', action='store_false')
-    parser.add_argument('--jobs', type=int, help='units to compile at a time')
+    parser.add_argument('--jobs', type=count, help='units to compile at a time')
     parser.add_argument(
         '-o', '--output', type=Path, help='copy the wheel to this folder'
     )
@@ -688,8 +771,7 @@ def main() -> None:
         python = Path(os.path.abspath(found))
         wheel = wheel_for(python, args.package, args.mmcv, args.cuda, args.jobs)
         if args.output:
-            args.output.mkdir(parents=True, exist_ok=True)
-            wheel = Path(shutil.copy(wheel, args.output))
+            wheel = copy_into(args.output, wheel)
         print(wheel)
 
 

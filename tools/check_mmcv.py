@@ -14,8 +14,12 @@ import importlib
 import pkgutil
 import sys
 
-import torch
-import torch.nn.functional as F
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
 
 SIZE = 24
 

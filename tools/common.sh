@@ -1,9 +1,18 @@
 # shellcheck shell=bash
 # Functions that the scripts in this folder share. This file is sourced, not run.
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# With CDPATH, `cd` could go elsewhere, and prints where.
+root=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+# A relative path is told from where the user is; some scripts change the folder.
+if [[ ${SMD_PYTHON:-} == */* && $SMD_PYTHON != /* ]]; then
+    SMD_PYTHON=$PWD/$SMD_PYTHON
+fi
 
 say() { printf '%s\n' "$*" >&2; }
+
+# show_help: prints the comment at the top of the script that runs.
+show_help() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
 die() {
     printf 'error: %s\n' "$*" >&2

@@ -9,7 +9,6 @@
 # the old run beside the new one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-cd "$root"
 
 data=data/shapes
 data_options=(--train 500 --val 60)
@@ -21,8 +20,11 @@ force=
 case "$*" in
     '') ;;
     --force) force=yes ;;
+    -h | --help) show_help && exit ;;
     *) die 'usage: quickstart.sh [--force]' ;;
 esac
+
+cd "$root"
 
 phase() {
     say ''

@@ -10,10 +10,14 @@
 # tried once (as root, on Debian); without Chromium those tests are skipped and say so.
 # So are those of the site and the notebook where requirements/docs.txt cannot be added.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+if [[ $* == -h || $* == --help ]]; then
+    show_help && exit
+fi
+cd "$root"
 
 install_chromium() {
-    local tried=${XDG_CACHE_HOME:-$HOME/.cache}/smd_mmdet/chromium-tried
+    local tried=${XDG_CACHE_HOME:-~/.cache}/smd_mmdet/chromium-tried
     if command -v chromium && command -v chromedriver; then
         return
     fi >/dev/null

@@ -22,6 +22,7 @@ It needs the standard library only. Where uv is there, it installs faster.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -32,6 +33,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import build_mmcv
@@ -143,16 +145,20 @@ def chosen_environment() -> Path | None:
         if fault := why_not(python):
             raise Failure(f'SMD_PYTHON={named} cannot run MMDetection: {fault}')
         return python
+    python = active_environment()
+    if python and (fault := why_not(python)):
+        say(f'not using the active environment {python.parents[1]}: {fault}')
+        return None
+    return python
+
+
+def active_environment() -> Path | None:
+    """The Python of the active virtual or conda environment that is not .venv."""
     active = os.environ.get('VIRTUAL_ENV') or os.environ.get('CONDA_PREFIX')
     if not active or Path(active) == VENV:
         return None
-    python = Path(active, 'bin', 'python')
-    if not python.exists():
-        return None
-    if fault := why_not(python):
-        say(f'not using the active environment {active}: {fault}')
-        return None
-    return python
+    python = Path(os.path.abspath(active), 'bin', 'python')
+    return python if python.exists() else None
 
 
 def adopt(python: Path, tests: bool) -> None:
@@ -204,8 +210,6 @@ def pinned(name: str) -> str:
 def torch_spec() -> str:
     """The torch asked for. One that was asked for once stays, when nothing is said."""
     asked, kept = os.environ.get('SMD_TORCH_SPEC'), VENV / 'torch-spec'
-    if asked and VENV.is_dir():
-        kept.write_text(asked)
     if not asked and kept.exists():
         asked = kept.read_text().strip()
     return asked or f'torch=={pinned("torch")}'
@@ -217,7 +221,8 @@ def state(tests: bool) -> str:
     files += [REQUIREMENTS / 'tests.txt'] if tests else []
     files += [ROOT / 'setup.py', ROOT / 'pyproject.toml']
     parts = [str(ROOT), torch_spec(), *(file.read_text() for file in files)]
-    digest = hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+    text = '\n'.join(parts).encode(errors='surrogateescape')
+    digest = hashlib.sha256(text).hexdigest()
     return f'{digest} tests' if tests else digest
 
 
@@ -254,7 +259,8 @@ def base_python(version=version_of) -> str:
     for wanted in PYTHONS:
         for name, found in there.items():
             if found == wanted:
-                return shutil.which(name) or name
+                path = shutil.which(name)
+                return os.path.abspath(path) if path else name
     found = ', '.join(sorted({f'{a}.{b}' for a, b in there.values()})) or 'none'
     raise Failure(
         f'.venv needs Python 3.10, 3.11, 3.12 or 3.13 and found is {found}: torch '
@@ -272,13 +278,36 @@ def has_wheel(tag: str) -> bool:
 
 def minutes() -> int:
     """About how long a set-up takes from here, on two cores that are free."""
-    given = os.environ.get('SMD_PYTHON') or os.environ.get('VIRTUAL_ENV')
-    if given or os.environ.get('CONDA_PREFIX') or ready(tests=False):
+    if os.environ.get('SMD_PYTHON') or ready(tests=False):
         return 0
+    # Whether these can be imported is only seen later: that takes some seconds.
+    with contextlib.suppress(Failure):
+        active = active_environment()
+        if active and not ask(active, FIND, 'torch', 'mmengine', 'mmcv', 'mmdet'):
+            return 0
     return 2 if has_wheel('cp3*') else 4
 
 
+def clear_venv() -> None:
+    """Empty .venv but for the mark that it is ours, so that this can be interrupted.
+
+    The torch that was asked for stays too.
+    """
+    mark, spec = VENV / 'made-by-setup_env', VENV / 'torch-spec'
+    VENV.mkdir(exist_ok=True)
+    mark.touch()
+    for entry in VENV.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry not in (mark, spec):
+            entry.unlink()
+
+
 def make_venv() -> None:
+    # Where .venv is active, its own Python comes first and is about to be removed.
+    folders = os.environ.get('PATH', os.defpath).split(os.pathsep)
+    folders = [one for one in folders if Path(one) != VENV / 'bin']
+    os.environ['PATH'] = os.pathsep.join(folders)
     base = base_python()
     minor = version_of(base)[1]
     code = 'import ensurepip, venv'
@@ -294,24 +323,38 @@ def make_venv() -> None:
         )
         build_mmcv.need_headers({'headers': ask(Path(base), code)})
     say(f'making an environment in .venv, with Python 3.{minor}: some minutes, once')
-    shutil.rmtree(VENV, ignore_errors=True)
-    VENV.mkdir()
-    (VENV / 'made-by-setup_env').touch()
-    torch_spec()  # keeps what SMD_TORCH_SPEC asks for
+    clear_venv()
     run('making .venv', [base, '-m', 'venv', VENV], LOG)
 
 
 def install(what: str, *arguments: object) -> None:
     """Install into .venv, by uv where it is there and can."""
     python = VENV / 'bin' / 'python'
-    if uv := shutil.which('uv'):
-        try:
-            run(what, [uv, 'pip', 'install', '--python', python, *arguments], LOG)
-            return
-        except Failure:
-            say('uv cannot: pip tries')
-    pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install']
-    run(what, [*pip, *arguments], LOG)
+    with temporary_folder() as env:
+        if uv := shutil.which('uv'):
+            command = [uv, 'pip', 'install', '--python', python, *arguments]
+            try:
+                run(what, command, LOG, env)
+                return
+            except Failure:
+                say('uv cannot: pip tries')
+        pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install']
+        run(what, [*pip, *arguments], LOG, env)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[dict[str, str]]:
+    """Variables with a temporary folder in .venv: pip, interrupted, leaves gigabytes.
+
+    What a call that was killed has left there, the next one removes.
+    """
+    folder = VENV / 'tmp'
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield {**os.environ, 'TMPDIR': str(folder)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def install_mmcv() -> None:
@@ -334,6 +377,9 @@ def fill_venv(tests: bool) -> None:
     )
     spec = torch_spec()
     install(f'installing {spec}', spec, '-r', build)
+    # Only now: a mistake in it must not come back when nothing is said.
+    if os.environ.get('SMD_TORCH_SPEC'):
+        (VENV / 'torch-spec').write_text(spec)
     install('installing libraries', '-r', runtime, *(('-r', more) if tests else ()))
     install(f'installing {" and ".join(mm)}', '--no-deps',
             *(f'{name}=={pinned(name)}' for name in mm))  # fmt: skip
@@ -361,6 +407,9 @@ def own_environment(tests: bool) -> Path:
             stamp = VENV / 'stamp'
             say('updating .venv' if stamp.exists() else 'going on with .venv')
             stamp.unlink(missing_ok=True)
+            if moved():
+                command = [python, '-m', 'venv', '--without-pip', VENV]
+                run('telling .venv where it is now', command, LOG)
         else:
             make_venv()
         fill_venv(tests)
@@ -380,6 +429,12 @@ def own_environment(tests: bool) -> Path:
     return python
 
 
+def moved() -> bool:
+    """Whether activating .venv would lead to where the checkout was before."""
+    script = VENV / 'bin' / 'activate'
+    return script.exists() and str(VENV) not in script.read_text(errors='replace')
+
+
 def works(python: Path) -> bool:
     """Whether there is an environment that can install packages."""
     try:
@@ -390,13 +445,15 @@ def works(python: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = build_mmcv.Parser(
+        prog='setup_env.sh',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--tests', action='store_true')
     parser.add_argument('--how-long', action='store_true')
-    args, unknown = parser.parse_known_args()
+    args = parser.parse_args()
     with one_line_errors():
-        if unknown:
-            raise Failure('usage: setup_env.sh [--tests]')
         if args.how_long:
             print(minutes())
             return

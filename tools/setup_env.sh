@@ -21,8 +21,13 @@ for python in python3.{11,12,13,10} python3 python; do
     fi
 done
 if command -v uv >/dev/null; then
-    export UV_PYTHON_INSTALL_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/smd_mmdet/python
-    exec uv run --no-project --python 3.11 "$root/tools/setup_env.py" "$@"
+    export UV_PYTHON_INSTALL_DIR=${XDG_CACHE_HOME:-~/.cache}/smd_mmdet/python
+    [[ -e $UV_PYTHON_INSTALL_DIR ]] || say 'getting Python 3.11 by uv, once'
+    run=(uv run --quiet --no-project --python 3.11 python)
+    "${run[@]}" -c '' 2>/dev/null ||
+        die 'uv cannot get Python 3.11: is this machine offline? Start again when it' \
+            'is not, or install Python 3.11 (Debian: python3.11 and python3.11-venv)'
+    exec "${run[@]}" "$root/tools/setup_env.py" "$@"
 fi
 die 'no Python 3.10 to 3.13 was found: install one (Debian: python3.11 and' \
     'python3.11-venv; or uv, which brings its own)'

@@ -12,6 +12,7 @@ before torch is loaded.
 
 import argparse
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,9 @@ WATCHED = 0.5
 # Threads that wait sleep. GNU's OpenMP, which torch's wheels bring, reads the first
 # variable, and Intel's, of conda's torch, the second.
 PASSIVE = {'OMP_WAIT_POLICY': 'PASSIVE', 'KMP_BLOCKTIME': '0'}
+
+# What OpenMP takes: a number, or one for each level of nesting.
+NUMBERS = re.compile(r'0*[1-9]\d*( *, *0*[1-9]\d*)*', re.ASCII)
 
 
 class Choice:
@@ -70,11 +74,15 @@ def settings(
         Values by name. Where the user has set ``OMP_NUM_THREADS`` nothing is chosen;
         MKL takes that number too, and MMEngine, if told so, does not warn.
     """
-    if given := env.get('OMP_NUM_THREADS'):
+    given = env.get('OMP_NUM_THREADS', '').strip()
+    if NUMBERS.fullmatch(given):
         return {} if env.get('MKL_NUM_THREADS') else {'MKL_NUM_THREADS': given}
+    if given:  # OpenMP would pass over it, and take every core
+        tell(f'OMP_NUM_THREADS={given!r} is not a number above 0 and does not count')
     choice = choose(processes, steady=steady)
     tell(str(choice))
-    return {name: env.get(name) or value for name, value in choice.variables().items()}
+    found = {name: env.get(name) or value for name, value in choice.variables().items()}
+    return {**found, 'OMP_NUM_THREADS': str(choice.threads)}
 
 
 def choose(
@@ -196,17 +204,17 @@ def _times(root: Path, cores: frozenset[int]) -> dict[int, tuple[int, int]]:
     """Per core the time it was idle and all of its time, in ticks since boot."""
     times = {}
     for line in _read(root / 'proc/stat').splitlines():
-        name, *words = line.split()
-        if name.startswith('cpu') and name[3:].isdecimal() and len(words) >= 8:
-            ticks = [int(word) for word in words[:8]]  # guests are counted as user
-            if int(name[3:]) in cores:
-                times[int(name[3:])] = (ticks[3] + ticks[4], sum(ticks))
+        # user nice system idle iowait irq softirq steal; guests are counted as user
+        if match := re.match(r'cpu(\d+)((?: +\d+){8})', line, re.ASCII):
+            ticks = [int(word) for word in match[2].split()]
+            if (core := int(match[1])) in cores:
+                times[core] = (ticks[3] + ticks[4], sum(ticks))
     return times
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors='replace')
     except OSError:
         return ''
 
@@ -229,7 +237,7 @@ def main() -> None:
 
     found = settings(os.environ, max(1, args.processes), tell, args.steady)
     for name, value in found.items():
-        print(f'export {name}={value}')
+        print(f'export {name}={shlex.quote(value)}')
 
 
 if __name__ == '__main__':

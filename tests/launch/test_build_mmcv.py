@@ -1,11 +1,15 @@
 """How tools/build_mmcv.py shares files out among units, on sources made up here."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
-from launching import ROOT
+from launching import ROOT, assert_one_line
 
 sys.path.append(str(ROOT / 'tools'))  # behind tests, which has a processes.py too
 import build_mmcv
@@ -213,7 +217,7 @@ def test_a_wheel_in_the_cache_is_found_by_the_name_it_always_had(tmp_path, monke
     folder = tmp_path / f'wheels/mmcv-2.1.0-torch-2.13.0+cpu-cp311-{machine}-cpu'
     folder.mkdir(parents=True)
     wheel = folder / 'mmcv-2.1.0-cp311-cp311-linux_x86_64.whl'
-    wheel.touch()
+    pack(wheel)
     monkeypatch.setattr(build_mmcv, 'ask', lambda _: facts)
     assert build_mmcv.wheel_for(Path('python')) == wheel
 
@@ -280,3 +284,189 @@ def test_the_proof_passes_here_and_sees_a_wrong_operator(monkeypatch):
             patch.setattr(ops, name, wrong)
             with pytest.raises(check_mmcv.Differs, match=name):
                 check_mmcv.check(ops, 'cpu')
+
+
+BUILD = ROOT / 'tools/build_mmcv.py'
+
+
+def build(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, BUILD, *arguments],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (['--jobs', '-3'], "'-3' is not a whole number"),
+        (['--mmcv', '../../x'], "'../../x' is not a version"),
+        (['--package', 'x'], 'onedl-mmcv'),
+        (['--python', '/bin/true'], 'cannot import torch'),
+    ],
+)
+def test_a_wrong_argument_is_told_in_one_line(arguments, says, tmp_path):
+    done = build(*arguments, XDG_CACHE_HOME=str(tmp_path / 'cache'))
+    assert says in assert_one_line(done)
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_a_cache_folder_is_absolute(monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', 'here')
+    monkeypatch.setenv('HOME', '/home/u')
+    assert build_mmcv.cache_folder() == Path('/home/u/.cache/smd_mmdet')
+    monkeypatch.setenv('XDG_CACHE_HOME', '/c d')
+    assert build_mmcv.cache_folder() == Path('/c d/smd_mmdet')
+    # A user whom the system does not know, in a container say.
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(build_mmcv.os.path, 'expanduser', lambda path: path)
+    with pytest.raises(SystemExit):
+        build_mmcv.cache_folder()
+
+
+def test_an_old_python_is_refused_in_one_line(tmp_path):
+    """Started with it, and asked to build for it."""
+    code = 'import runpy, sys; sys.version_info = (3, 9, 18); '
+    code += f'runpy.run_path({str(BUILD)!r}, run_name="__main__")'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert '3.10' in assert_one_line(done)
+    program = tmp_path / 'python'
+    program.write_text('#!/bin/sh\necho \'{"tag": "cp39"}\'\n')
+    program.chmod(0o755)
+    assert '3.10' in assert_one_line(build('--python', program))
+
+
+def test_a_damaged_wheel_is_not_taken_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_mmcv, 'CACHE', tmp_path)
+    facts = {'torch': '2.13.0', 'tag': 'cp311', 'gpus': [], 'headers': str(tmp_path)}
+    (tmp_path / 'Python.h').touch()
+    folder = build_mmcv.folder_of('mmcv', '2.1.0', facts, 'cpu')
+    folder.mkdir(parents=True)
+    wheel = folder / 'mmcv-2.1.0.whl'
+    monkeypatch.setattr(build_mmcv, 'ask', lambda _: facts)
+    monkeypatch.setattr(build_mmcv, 'compiler', lambda std: ('cc', 'c++'))
+    monkeypatch.setattr(build_mmcv, 'download', lambda *_: tmp_path)
+    monkeypatch.setattr(build_mmcv, 'prove', lambda *_: None)
+    built = []
+
+    def build(python, source, facts, toolkit, jobs, work, log):
+        built.append(work)
+        return pack(work / 'mmcv-2.1.0.whl')
+
+    monkeypatch.setattr(build_mmcv, 'build', build)
+    whole = pack(tmp_path / 'whole').read_bytes()
+    flipped = whole.replace(b'x' * 50, b'x' * 49 + b'y', 1)
+    for damaged in (b'', whole[: len(whole) // 2], flipped):
+        built.clear()
+        wheel.write_bytes(damaged)
+        assert build_mmcv.wheel_for(Path('python')).read_bytes() == whole and built
+    built.clear()
+    assert build_mmcv.wheel_for(Path('python')) == wheel and not built
+
+
+def pack(file):
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr(zipfile.ZipInfo('mmcv.py'), 'x' * 1000)
+    return file
+
+
+def test_half_of_an_archive_is_not_built(tmp_path, monkeypatch):
+    """pip may fail once all is unpacked, but not because the disk is full."""
+
+    def run(what, command, log, env=None, cwd=None):
+        half = tmp_path / 'unpacked/pip-download-1/mmcv'
+        half.mkdir(parents=True)
+        (half / 'setup.py').touch()
+        raise Failure(f'downloading failed{build_mmcv.why(output)}')
+
+    monkeypatch.setattr(build_mmcv, 'run', run)
+    arguments = (Path('python'), 'mmcv', '2.1.0', tmp_path, tmp_path / 'log')
+    output = 'OSError: [Errno 28] No space left on device'
+    with pytest.raises(Failure, match='disk is full'):
+        build_mmcv.download(*arguments)
+    assert not (tmp_path / 'source').exists()
+    output = "ModuleNotFoundError: No module named 'torch'"
+    assert (build_mmcv.download(*arguments) / 'setup.py').exists()
+
+
+def test_a_build_without_a_wheel_is_a_failure(tmp_path, monkeypatch):
+    root = source(tmp_path, {'f.cpp': 'int f();'})
+    (root / 'setup.py').write_text('')
+    has_build_tools(tmp_path)
+    monkeypatch.setattr(build_mmcv, 'run', lambda *_: (tmp_path / 'log').touch())
+    arguments = ({'torch': '2.13.0'}, None, 1, tmp_path, tmp_path / 'log')
+    with pytest.raises(Failure, match='no wheel'):
+        build_mmcv.build(Path(sys.executable), root, *arguments)
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
+def test_what_was_started_ends_with_the_set_up(tmp_path, name):
+    """Also where the terminal is closed; else it would go on beside the next call."""
+    code = (
+        'import sys; from pathlib import Path; '
+        'sys.path.insert(0, sys.argv[1]); import build_mmcv as b\n'
+        'with b.one_line_errors():\n'
+        '    b.run("it", ["sh", "-c", "echo $$ >pid; exec sleep 60"], Path("log"))\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, BUILD.parent],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )  # fmt: skip
+    pid = tmp_path / 'pid'
+    while not (pid.exists() and pid.read_text().endswith('\n')):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.Signals[name])
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert told == 'error: interrupted; the same command again goes on\n'
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_full_disk_is_seen_where_the_command_does_not_tell(tmp_path, monkeypatch):
+    """`python -m venv` says only that its ensurepip failed."""
+    usage = build_mmcv.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        build_mmcv.shutil, 'disk_usage', lambda _: usage._replace(free=4096)
+    )
+    with pytest.raises(Failure, match='disk is full'):
+        build_mmcv.run('making .venv', ['false'], tmp_path / 'log')
+
+
+def test_a_full_disk_is_told_where_that_is_known(capsys):
+    for name, says in ((None, 'is full\n'), ('/a', 'is full (/a)\n')):
+        with pytest.raises(SystemExit), build_mmcv.one_line_errors():
+            raise OSError(build_mmcv.errno.ENOSPC, 'No space left on device', name)
+        assert capsys.readouterr().err == f'error: the disk {says}'
+
+
+def test_no_half_of_a_wheel_is_left_on_a_full_disk(tmp_path, capsys, monkeypatch):
+    wheel = pack(tmp_path / 'a.whl')
+    copied = build_mmcv.copy_into(tmp_path / 'to', wheel)
+    assert copied.read_bytes() == wheel.read_bytes()
+    full = build_mmcv.errno.ENOSPC, 'No space left on device'
+
+    def copy(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise OSError(*full, str(source), None, str(target))
+
+    monkeypatch.setattr(build_mmcv.shutil, 'copy', copy)
+    with pytest.raises(SystemExit), build_mmcv.one_line_errors():
+        build_mmcv.copy_into(tmp_path / 'other', wheel)
+    assert list((tmp_path / 'other').iterdir()) == []
+    assert f'({tmp_path}/other/a.whl.part)' in capsys.readouterr().err
+
+
+def test_the_proof_needs_torch_and_says_so(tmp_path):
+    (tmp_path / 'torch.py').write_text('raise ImportError("no torch here")\n')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/check_mmcv.py'],
+        env=os.environ | {'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr == 'error: no torch here\n'

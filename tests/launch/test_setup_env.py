@@ -1,5 +1,6 @@
 """Which Python is taken or made, what is said where that cannot be, and going on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -228,7 +229,169 @@ def test_uv_is_used_where_it_can_and_pip_elsewhere(checkout, monkeypatch):
     assert tried == ['/bin/uv', str(setup_env.VENV / 'bin/python')]
 
 
+def test_an_interrupted_pip_leaves_nothing_behind(checkout, monkeypatch):
+    def run(what, command, log, env=None, cwd=None):
+        left = Path(env['TMPDIR'], 'pip-unpack-1')
+        assert left.is_relative_to(setup_env.VENV) and not left.exists()
+        left.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup_env, 'run', run)
+    (setup_env.VENV / 'tmp/pip-unpack-1').mkdir(parents=True)  # it was killed
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.install('installing a', 'a==1')
+    assert list(setup_env.VENV.iterdir()) == []
+
+
 def test_numpy_1_gets_a_pyarrow_that_it_can_load():
     assert setup_env.suited('pyarrow', 'torch==2.1.2\nnumpy==1.26.4\n') == 'pyarrow<26'
     assert setup_env.suited('pyarrow', 'numpy==2.4.6\n') == 'pyarrow'
     assert setup_env.suited('rich', 'numpy==1.26.4\n') == 'rich'
+
+
+def test_help_is_help():
+    for name in ('setup_env.sh', 'quickstart.sh', 'run_tests.sh'):
+        done = bash(ROOT / 'tools' / name, '--help')
+        assert done.returncode == 0 and f'tools/{name}' in done.stdout
+        assert done.stderr == '' and 'set -euo' not in done.stdout
+
+
+def test_folders_that_a_shell_is_told_to_search_do_not_mislead(tmp_path):
+    """With CDPATH, `cd tools/..` prints the folder, and may go to another one."""
+    done = subprocess.run(
+        ['bash', 'tools/setup_env.sh', '--how-long'], cwd=ROOT,
+        env=os.environ | {'CDPATH': f'.:{tmp_path}', 'SMD_PYTHON': sys.executable},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ('0\n', '')
+
+
+def test_a_relative_python_is_told_from_where_the_user_is(tmp_path):
+    """quickstart.sh changes the folder."""
+    program = tmp_path / 'venv/bin/python'
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho it was asked >&2; exit 1\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ['bash', ROOT / 'tools/quickstart.sh'], cwd=tmp_path,
+        env=os.environ | {'SMD_PYTHON': 'venv/bin/python'},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        f'error: SMD_PYTHON={program} cannot run MMDetection: it does not run: '
+        'it was asked\n'
+    )
+
+
+def test_emptying_the_environment_can_be_interrupted(checkout, monkeypatch):
+    """What is left is still known to be ours, whatever was removed first."""
+    venv, ran = checkout
+    setup_env.own_environment(tests=False)
+    (venv / 'torch-spec').write_text('torch==2.12.0')
+
+    def interrupted(path, *_, **__):
+        for file in venv.iterdir():
+            if file.is_file() and file.name not in ('made-by-setup_env', 'torch-spec'):
+                file.unlink()
+        raise KeyboardInterrupt
+
+    python(venv, works=False)
+    (venv / 'stamp').unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(setup_env.shutil, 'rmtree', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            setup_env.own_environment(tests=False)
+    ran.clear()
+    setup_env.own_environment(tests=False)
+    assert ran[0] == 'making .venv' and 'installing torch==2.12.0' in ran
+    assert not (venv / 'lib').exists()
+
+
+def test_a_checkout_that_was_moved_is_activated_where_it_is(checkout):
+    venv, ran = checkout
+    setup_env.own_environment(tests=False)
+    script = venv / 'bin/activate'
+    for told, runs in ((f'VIRTUAL_ENV="{venv}"\n', 0), ('VIRTUAL_ENV="/old"\n', 1)):
+        script.write_text(told)
+        (venv / 'stamp').unlink()
+        ran.clear()
+        setup_env.own_environment(tests=False)
+        assert ran.count('telling .venv where it is now') == runs
+    # And what is run there does so.
+    home = venv.with_name('a b')
+    make = [sys.executable, '-m', 'venv', '--without-pip']
+    subprocess.run([*make, home], check=True)
+    moved = home.rename(venv.with_name('c d'))
+    command = [moved / 'bin/python', *make[1:], moved]
+    subprocess.run(command, check=True)
+    assert str(moved) in (moved / 'bin/activate').read_text()
+
+
+def test_without_a_python_uv_brings_one_or_says_why_not(tmp_path):
+    for name in ('bash', 'dirname'):
+        (tmp_path / name).symlink_to(setup_env.shutil.which(name))
+    uv = tmp_path / 'uv'
+    env = {'PATH': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    uv.write_text('#!/bin/sh\necho "No interpreter\nhint: offline" >&2; exit 2\n')
+    uv.chmod(0o755)
+    (tmp_path / 'cache/smd_mmdet/python').mkdir(parents=True)
+    assert 'offline?' in assert_one_line(bash(SETUP, '--how-long', **env))
+    uv.write_text(
+        f'#!/bin/sh\nshift 5\n[ $1 = python ] && shift\n{sys.executable} "$@"'
+    )
+    done = bash(SETUP, '--how-long', **env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '0\n', '')
+
+
+def test_a_mistaken_torch_does_not_stay(checkout, monkeypatch):
+    _, ran = checkout
+    setup_env.own_environment(tests=False)
+    monkeypatch.setenv('SMD_TORCH_SPEC', 'torch==9')
+    done = setup_env.run
+
+    def run(what, *arguments):
+        if what == 'installing torch==9':
+            raise Failure('there is none')
+        done(what, *arguments)
+
+    monkeypatch.setattr(setup_env, 'run', run)
+    with pytest.raises(Failure, match='there is none'):
+        setup_env.own_environment(tests=False)
+    monkeypatch.delenv('SMD_TORCH_SPEC')
+    setup_env.own_environment(tests=False)
+    assert f'installing torch=={setup_env.pinned("torch")}' in ran
+
+
+def test_an_active_venv_is_not_made_from_its_own_python(checkout, monkeypatch):
+    """It comes first on the path, and is removed before it would be called."""
+    venv, _ = checkout
+    python(venv)
+    monkeypatch.setenv('PATH', f'{venv}/bin{os.pathsep}/usr/bin')
+    seen = []
+
+    def base():
+        seen.append(os.environ['PATH'])
+        return sys.executable
+
+    monkeypatch.setattr(setup_env, 'base_python', base)
+    setup_env.make_venv()
+    assert seen == ['/usr/bin']
+
+
+def test_an_active_environment_without_the_stack_takes_no_time_off(
+    checkout, tmp_path, monkeypatch
+):
+    monkeypatch.delenv('SMD_PYTHON', raising=False)
+    active = tmp_path / 'base'
+    (active / 'bin').mkdir(parents=True)
+    program = active / 'bin/python'
+    program.write_text('#!/bin/sh\necho \'["mmdet"]\'\n')
+    program.chmod(0o755)
+    monkeypatch.delenv('VIRTUAL_ENV', raising=False)
+    monkeypatch.setenv('CONDA_PREFIX', str(active))
+    assert setup_env.minutes() > 0
+    program.write_text("#!/bin/sh\necho '[]'\n")
+    assert setup_env.minutes() == 0
+    program.write_text('#!/bin/sh\nexit 1\n')
+    assert setup_env.minutes() > 0

@@ -162,3 +162,44 @@ def test_torch_computes_with_what_was_chosen():
     )
     told, count = done.stdout.splitlines()
     assert '1000 processes' in told and count == '1'
+
+
+@pytest.mark.parametrize('given', ['0', 'abc', '-1', '1 2', '2;echo hacked', ','])
+def test_a_number_that_is_none_does_not_count(given, monkeypatch):
+    """OpenMP would take every core; and a shell evaluates what is printed."""
+    monkeypatch.setattr(
+        threads, 'choose', lambda _, steady: threads.Choice(2, '2 cores')
+    )
+    told = []
+    found = threads.settings({'OMP_NUM_THREADS': given}, tell=told.append)
+    assert found['OMP_NUM_THREADS'] == found['MKL_NUM_THREADS'] == '2'
+    assert repr(given) in told[0] and len(told) == 2
+    for good in ('4', ' 2 ', '4,2', '4, 2'):
+        found = threads.settings({'OMP_NUM_THREADS': good}, tell=told.append)
+        assert found == {'MKL_NUM_THREADS': good.strip()}
+    assert len(told) == 2
+
+
+def test_a_shell_runs_nothing_that_a_variable_holds():
+    env = {**os.environ, 'MKL_NUM_THREADS': '', 'OMP_WAIT_POLICY': '$(echo >&2 hacked)'}
+    env |= {'OMP_NUM_THREADS': 'x;echo hacked >&2', 'KMP_BLOCKTIME': "0 'a"}
+    script = f'eval "$({sys.executable} {threads.__file__})"; echo "$OMP_WAIT_POLICY"'
+    done = subprocess.run(
+        ['bash', '-c', script], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == ''
+    assert done.stdout.endswith('$(echo >&2 hacked)\n')
+
+
+def test_files_of_the_system_that_make_no_sense_do_not_count(tmp_path):
+    machine = Machine(tmp_path)
+    for stat in ('', '\n\ncpu0 1 2\n', 'cpu0 a b c d e f g h\ncpu1\n', 'cpu 1 2 3'):
+        machine.write('proc/stat', stat)
+        assert threads.choose(1, tmp_path, ALL, lambda _: None).threads == 8
+    (tmp_path / 'proc/self').mkdir()
+    (tmp_path / 'proc/self/cgroup').write_bytes(b'0::/\xff\xfe\nnonsense\n::\n3:cpu')
+    for quota in ('max', '', '0 100000', '-5 0', '1 0', 'nan nan', 'a b c'):
+        machine.write('sys/fs/cgroup/cpu.max', quota)
+        assert threads.cores_allowed(tmp_path, ALL) == 8
+    machine.write('sys/fs/cgroup/cpu.max', '50000 100000')
+    assert threads.cores_allowed(tmp_path, ALL) == 0.5 and machine.choose() == 1
