@@ -574,7 +574,9 @@ class _Gathered:
         elif before:
             self._numbers[name] = np.full(before, np.nan)
         else:
-            self._numbers[name] = np.empty(0, kind.to_pandas_dtype())
+            # to_pandas_dtype() would need pandas, which a user need not have.
+            dtype = pa.nulls(0, kind).to_numpy(zero_copy_only=False).dtype
+            self._numbers[name] = np.empty(0, dtype)
 
     def table(self) -> pa.Table:
         """The rows of all parts, with the metadata of the last one."""

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processes import ROOT
+from runs import write_run
 
 from smd_mmdet.records import (
     MERGE_AT,
@@ -386,3 +388,23 @@ def test_missing_records_are_named(tmp_path):
     pq.write_table(nothing.replace_schema_metadata(facts), path)
     with pytest.raises(RecordsError, match='its parts have no rows'):
         read_records(tmp_path)
+
+
+def test_records_are_read_where_pandas_is_missing(tmp_path):
+    """The tests' environment has it; a user's need not."""
+    write_run(tmp_path)
+    program = textwrap.dedent(f"""
+        import sys
+        class Missing:
+            def find_spec(name, *_):
+                if name == 'pandas':
+                    raise ModuleNotFoundError(name)
+        sys.meta_path.insert(0, Missing)
+        from smd_mmdet.cli import main
+        sys.exit(main(['check', {str(tmp_path)!r}]))
+    """)
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode in (0, 1) and not done.stderr, done.stderr
+    assert 'equilibrium' in done.stdout
