@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from smd_mmdet._text import one_line
@@ -26,8 +27,8 @@ class Study:
         description: What the study is about, in a line.
         experiments: What is trained.
         data: Data sets that are drawn before, by name.
-        write_page: Function of the folder of the runs and the file of the page. It
-            imports what draws the figures, which takes long.
+        page: The module whose ``write_page`` takes the folder of the runs and the file
+            of the page. It imports what draws the figures, which takes long.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Study:
     description: str
     experiments: Sequence[Experiment]
     data: Mapping[str, Data]
-    write_page: Callable[[Path, Path], None]
+    page: str
 
 
 def parse_args(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -111,7 +112,7 @@ def run_study(study: Study, arguments: Sequence[str] | None = None) -> int:
         if not args.page:
             training.draw_data(args.tasks, say, study.data)
             failed = training.train_all(args.tasks, args.jobs, say)
-        study.write_page(args.work_dir, args.out)
+        import_module(study.page).write_page(args.work_dir, args.out)
     except KeyboardInterrupt:
         say('interrupted; the same command goes on')
         return 130

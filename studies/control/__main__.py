@@ -7,18 +7,10 @@ An interrupted call goes on the next time.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..real_images.data import point_to_data
 from ..trained import Study, run_study
 from .experiments import DATA, EXPERIMENTS
-
-
-def write_page(root: Path, out: Path) -> None:
-    from . import page
-
-    page.write_page(root, out)
-
 
 STUDY = Study(
     name='control_evidence',
@@ -26,7 +18,7 @@ STUDY = Study(
     description='What setting the angular update does, and what it does not.',
     experiments=EXPERIMENTS,
     data=DATA,
-    write_page=write_page,
+    page='studies.control.page',
 )
 
 

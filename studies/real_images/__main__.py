@@ -7,18 +7,10 @@ An interrupted call goes on the next time.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..trained import Study, run_study
 from .data import point_to_data
 from .experiments import DATA, EXPERIMENTS
-
-
-def write_page(root: Path, out: Path) -> None:
-    from . import page
-
-    page.write_page(root, out)
-
 
 STUDY = Study(
     name='real_images',
@@ -26,7 +18,7 @@ STUDY = Study(
     description="The paper's claims on real images.",
     experiments=EXPERIMENTS,
     data=DATA,
-    write_page=write_page,
+    page='studies.real_images.page',
 )
 
 

@@ -7,17 +7,9 @@ sets up the environment, then starts this as ``python -m studies.reproduction``.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..trained import Study, run_study
 from .experiments import DATA, EXPERIMENTS
-
-
-def write_page(root: Path, out: Path) -> None:
-    from . import page
-
-    page.write_page(root, out)
-
 
 STUDY = Study(
     name='reproduction',
@@ -25,7 +17,7 @@ STUDY = Study(
     description="The paper's claims on small models.",
     experiments=EXPERIMENTS,
     data=DATA,
-    write_page=write_page,
+    page='studies.reproduction.page',
 )
 
 
