@@ -3,11 +3,13 @@
 #
 #   bash benchmarks/gpu_check.sh [--out FOLDER] [--iterations N] [--only PATTERN]
 #
-# What needs no mmcv comes first: the kernels, the absence of synchronization, a
-# ResNet-50 loop. Then mmcv with CUDA operators (built if missing, some twenty
-# minutes), Mask R-CNN in two precisions, torchrun. FOLDER/summary.md says of each
-# part whether it passed; the exit code is 0 if all did, 1 if one failed, and 2 where
-# there is no GPU. --only takes the parts whose name matches, such as 'Mask*'.
+# What is timed comes first, one part at a time: the pass, the host, a ResNet-50 loop,
+# and, once mmcv has CUDA operators (built if missing, some twenty minutes), Mask R-CNN
+# at COCO's size. Then all at once what is not: the tests of the kernels, of the control
+# and that nothing waits for the device; the operators; Mask R-CNN in two precisions,
+# with Δ set, and by torchrun. FOLDER/summary.md says of each part whether it passed;
+# the exit code is 0 if all did, 1 if one failed, and 2 where there is no GPU. --only
+# takes the parts whose name matches, such as 'Mask*'.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../tools/common.sh"
 cd "$root"
@@ -38,7 +40,6 @@ out=$(cd "$out" && pwd)
 summary=$out/summary.md
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONWARNINGS=ignore
-failed=0
 printf '# GPU check\n\n%s\n\n| part | result | seconds | log |\n|---|---|---|---|\n' \
     "$(cd benchmarks && "$python" -c 'from common import machine; print(machine())')" >"$summary"
 
@@ -51,8 +52,7 @@ part() {
     say "== $name"
     if ! "$@" >"$log" 2>&1; then
         result=FAILED
-        failed=1
-        say "   failed: $(grep -aE 'Error|error:|FAILED' "$log" | tail -n 1)"
+        say "   $name failed: $(grep -aE 'Error|error:|FAILED' "$log" | tail -n 1)"
     fi
     printf '| %s | %s | %s | %s |\n' "$name" "$result" "$((SECONDS - begin))" "${log##*/}" >>"$summary"
     [[ $result == passed ]]
@@ -62,7 +62,6 @@ skip() {
     # shellcheck disable=SC2053  # a pattern
     [[ $1 == $only ]] || return
     say "== $1: skipped, $2"
-    failed=1
     printf '| %s | skipped: %s | | |\n' "$1" "$2" >>"$summary"
 }
 
@@ -75,26 +74,15 @@ from mmcv.ops import get_compiling_cuda_version as built
 sys.exit(built() == "not available")' 2>/dev/null
 }
 
-# The recipe of docs/gpu.md.
 build_mmcv() {
-    local toolkit wheels=$out/wheels site nvcc
-    nvcc=$(command -v nvcc) || nvcc=/usr/local/cuda/bin/nvcc
-    toolkit=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$nvcc")")")}
-    [[ -x $toolkit/bin/nvcc ]] || { echo 'error: no CUDA toolkit; set CUDA_HOME'; return 1; }
-    site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    "$python" -m pip install 'setuptools<81' wheel ninja || return
-    if ! compgen -G "$wheels/mmcv-*.whl" >/dev/null; then
-        CUDA_HOME=$toolkit CPATH=$(compgen -G "$site/nvidia/*/include" | paste -sd:) \
-            TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
-            FORCE_CUDA=1 MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) "$python" -m pip wheel \
-            --no-deps --no-build-isolation -w "$wheels" mmcv==2.1.0 || return
-    fi
-    "$python" -m pip install --no-deps --force-reinstall "$wheels"/mmcv-*.whl
+    local wheel
+    wheel=$("$python" tools/build_mmcv.py --cuda) || return
+    "$python" -m pip install --no-deps --force-reinstall "$wheel"
 }
 
 bench() { (cd benchmarks && "$python" "$@"); }
 
-# train NAME [PROCESSES] OPTION...: Mask R-CNN R50-FPN, train-mode BN, shapes at 512 px;
+# [config=FILE] train NAME [PROCESSES] OPTION...: Mask R-CNN R50-FPN, train-mode BN, shapes at 512 px;
 # then the records must be there and hold finite numbers.
 train() {
     local run=$out/$1 launch=("$python" tools/train.py)
@@ -103,7 +91,7 @@ train() {
     [[ -z $processes ]] || launch=(bash tools/dist_train.sh)
     rm -rf "$run"
     # shellcheck disable=SC2086  # nothing where it is empty
-    SMD_PYTHON=$python "${launch[@]}" "$out/config.py" $processes --work-dir "$run" \
+    SMD_PYTHON=$python "${launch[@]}" "$out/${config:-config.py}" $processes --work-dir "$run" \
         --cfg-options "${@:2}" || return
     "$python" - "$run" <<'PY'
 import sys
@@ -112,20 +100,26 @@ from smd_mmdet.records import read_records
 table = read_records(sys.argv[1]).table
 angle = table['angular_update_mean'].to_numpy()
 print(f'{len(angle)} rows, {np.isfinite(angle).mean():.1%} finite')
+if 'angular_update_wanted' in table.column_names:
+    late = table['iter'].to_numpy() > table['iter'].to_numpy().max() / 2
+    wanted = table['angular_update_wanted'].to_numpy()[late]
+    measured = np.sqrt(angle**2 + table['angular_update_var'].to_numpy())[late]
+    ratio = (measured / wanted)[np.isfinite(measured / wanted)]
+    print(f'Δ_rms over the wanted Δ, second half: median {np.median(ratio):.3f}, '
+          f'{(np.abs(ratio - 1) < 0.1).mean():.0%} within 10 %, '
+          f'{(np.abs(ratio - 1) < 0.25).mean():.0%} within 25 %')
 sys.exit('error: angles are missing' if not np.isfinite(angle).mean() > 0.99 else 0)
 PY
 }
 
 part 'environment' "$python" -m torch.utils.collect_env
 nvidia-smi >>"$out/environment.log" 2>&1 || true
-has pytest || part 'installing pytest' "$python" -m pip install -q pytest hypothesis psutil
-part 'kernels' "$python" -m pytest -q -rs -m 'slow or not slow' tests/monitor/test_kernels.py
-part 'no synchronization' "$python" -m pytest -q -rs tests/monitor/test_gpu.py
 for dtype in float32 bfloat16; do
     part "bandwidth $dtype" bench bandwidth.py --dtype "$dtype" --rounds 50
 done
 part 'peer' bench peer.py
 part 'scaling' bench scaling.py
+part 'host time' bench host_time.py
 if has mmengine; then
     part 'ResNet-50 loop float32' bench classify.py --pairs 40
     part 'ResNet-50 loop bfloat16' bench classify.py --pairs 40 --amp bfloat16 --channels-last
@@ -134,7 +128,9 @@ else
 fi
 
 has_cuda_ops || part 'mmcv with CUDA operators' build_mmcv || true
+has pytest || part 'installing pytest' "$python" -m pip install -q pytest hypothesis psutil
 if has mmdet && has_cuda_ops; then
+    part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 15 --target 'at most 0.3 %'
     data=$out/shapes
     if [[ ! -e $data/drawn ]]; then
         part 'Mask R-CNN data' "$python" -m smd_mmdet.cli shapes "$data" \
@@ -181,19 +177,38 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 EOF
-    part 'Mask R-CNN float32' train float32 optim_wrapper.type=OptimWrapper
+    cat >"$out/controlled.py" <<EOF
+_base_ = './config.py'
+angular_update = dict(
+    value=8e-3,
+    param_scheduler=[
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50)
+    ],
+)
+custom_hooks = [
+    dict(type='SMDHook', window=20),
+    dict(type='SMDRescaleHook', angular_update=angular_update, every=5),
+]
+EOF
+    part 'operators' "$python" tools/check_mmcv.py &
+    part 'Mask R-CNN float32' train float32 optim_wrapper.type=OptimWrapper &
     # Not bfloat16: mmcv 2.1.0 has no RoIAlign for it.
-    part 'Mask R-CNN float16' train float16 optim_wrapper.type=AmpOptimWrapper
-    part 'Mask R-CNN by torchrun, one process' train torchrun 1 optim_wrapper.type=OptimWrapper
-    part 'overhead at COCO size' bench overhead.py --coco --batch 2 --pairs 15 --target 'at most 0.3 %'
+    part 'Mask R-CNN float16' train float16 optim_wrapper.type=AmpOptimWrapper &
+    config=controlled.py part 'Mask R-CNN float16, Δ set' train controlled \
+        optim_wrapper.type=AmpOptimWrapper &
+    part 'Mask R-CNN by torchrun, one process' train torchrun 1 optim_wrapper.type=OptimWrapper &
 else
     fault=$(fault_of mmdet)
     skip 'Mask R-CNN' "${fault:-mmcv has no CUDA operators}"
 fi
+part 'kernels' "$python" -m pytest -q -rs -m 'slow or not slow' tests/monitor/test_kernels.py &
+part 'no synchronization' "$python" -m pytest -q -rs tests/monitor/test_gpu.py &
+part 'control' "$python" -m pytest -q -rs tests/control/test_on_gpu.py &
+wait
 
 {
     echo
-    for log in "$out"/{bandwidth*,peer,scaling,ResNet*,overhead*}.log; do
+    for log in "$out"/{bandwidth*,peer,scaling,host*,ResNet*,overhead*}.log; do
         [[ -e $log ]] || continue
         name=${log##*/}
         printf '\n## %s\n\n' "$(tr _ ' ' <<<"${name%.log}")"
@@ -201,4 +216,4 @@ fi
     done
 } >>"$summary"
 say "the results are in $summary"
-exit "$failed"
+! grep -qE '^\|[^|]*\| (FAILED|skipped)' "$summary"

@@ -56,6 +56,7 @@ class Way:
         flat = [lay_flat(layer) for layer in layers]
         self.backend.write(flat, [1] * len(layers), out[:, :6])
         assert (out[:, 6] == 7).all(), 'wrote beside its columns'
+        assert self.backend is not gpu or gpu.available(), 'another way was taken'
         return out[:, :6].cpu().numpy()
 
     def filter_gram(self, layers):
@@ -365,3 +366,41 @@ def test_where_triton_fails_a_repeated_pass_goes_on(monkeypatch):
             repeated.write(list(zip(*layers, strict=True)), out.zero_())
             assert_right(out.numpy(), layers)
     assert len(caught) == 1
+
+
+class Program:
+    """A program as Triton has it: what it returns is compiled, and takes ``takes``."""
+
+    def __init__(self, takes=2):
+        self.takes, self.looked_up, self.started = takes, [], []
+
+    def __getitem__(self, grid):
+        def look_up(*args):
+            self.looked_up.append((grid, args))
+            return {(*grid, 1, 1)[:3]: self._compiled}
+
+        return look_up
+
+    def _compiled(self, *args):
+        if len(args) != self.takes:
+            raise TypeError(f'function takes exactly {self.takes} arguments')
+        self.started.append(args)
+
+
+def test_a_program_is_looked_up_once_for_what_is_alike():
+    program = Program()
+    launcher = gpu.Launcher(program, (5,))
+    for number in range(4):
+        launcher.start('even', number, 2)
+        launcher.start('odd', number, 3)
+    assert program.looked_up == [((5,), (0, 2)), ((5,), (0, 3))]
+    assert program.started == [(n, k) for n in (1, 2, 3) for k in (2, 3)]
+
+
+def test_triton_looks_it_up_where_what_is_compiled_takes_other_arguments():
+    program = Program(takes=3)
+    launcher = gpu.Launcher(program, (5, 6))
+    for number in range(4):
+        launcher.start('same', number, 2)
+    assert program.looked_up == [((5, 6), (n, 2)) for n in range(4)]
+    assert program.started == []

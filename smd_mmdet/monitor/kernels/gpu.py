@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,46 @@ def _launch(tensors: list[Tensor], rows: list[int], out: Tensor) -> None:
 # ------------------------------------------------- what stays from step to step
 
 
+class Launcher:
+    """Starts a Triton program again and again.
+
+    At each launch Triton looks the compiled program up by what its arguments are like,
+    which takes the host longer than all the rest of a step. From the second launch on
+    the compiled program is started itself. Where it cannot be (in the interpreter, or
+    in a Triton whose compiled programs take other arguments), Triton looks it up.
+
+    Args:
+        program: The program.
+        grid: How many of it run, in one to three dimensions.
+    """
+
+    def __init__(self, program: Any, grid: tuple[int, ...]) -> None:
+        self._program, self._grid = program, grid
+        self._compiled: dict[Hashable, Callable[..., object] | None] = {}
+
+    def start(self, alike: Hashable, *args: object) -> None:
+        """Start the program.
+
+        Args:
+            alike: Differs where Triton would compile the program anew: for another
+                constant, or an address or number that divides by 16 or does not.
+            args: All of its arguments, constants too, in order.
+        """
+        compiled = self._compiled.get(alike)
+        if compiled is not None:
+            try:
+                compiled(*args)
+            except TypeError:
+                self._compiled[alike] = None
+            else:
+                return
+        found = self._program[self._grid](*args)
+        if alike not in self._compiled:
+            whole = (*self._grid, 1, 1)[:3]
+            there = hasattr(found, '__getitem__')
+            self._compiled[alike] = found[whole] if there else None
+
+
 @dataclass
 class _Plan:
     """What a launch needs besides the addresses, which change with the gradients.
@@ -155,6 +196,9 @@ class _Plan:
 
     def __post_init__(self) -> None:
         self.rows = len(self.spans)
+        # The launchers of the programs, made when Triton is first needed.
+        self._products: list[Launcher] = []
+        self._sums: list[Launcher] = []
 
     def launch(self, addresses: list[int], out: Tensor) -> None:
         """Start the pass.
@@ -167,20 +211,30 @@ class _Plan:
             return
         from . import programs  # imports Triton
 
+        if not self._sums:
+            self._products = [
+                Launcher(programs.chunk_products, grid)
+                for _, grid, _, _ in self.launches
+            ]
+            self._sums = [Launcher(programs.row_sums, (self.rows, 6))]
         pointers, partial, aligned = self.tables(addresses)
         with torch.cuda.device_of(out):
-            for dtypes, grid, chunks, first in self.launches:
+            for launcher, launch in zip(self._products, self.launches, strict=True):
+                dtypes, _, chunks, first = launch
                 wide = torch.float64 if torch.float64 in dtypes else torch.float32
-                programs.chunk_products[grid](
+                launcher.start(
+                    aligned,
                     pointers,
                     chunks,
                     partial[first:] if first else partial,
                     *[programs.DTYPES[dtype] for dtype in (*dtypes, wide)],
-                    ALIGNED=aligned,
-                    BLOCK=BLOCK,
+                    aligned,
+                    BLOCK,
                 )
-            programs.row_sums[(self.rows, 6)](
-                partial, self.spans, out, *out.stride(), BLOCK=SUM_BLOCK
+            strides = out.stride()
+            self._sums[0].start(
+                (out.data_ptr() % 16, strides),
+                *(partial, self.spans, out, *strides, SUM_BLOCK),
             )
 
     def tables(self, addresses: list[int]) -> tuple[Tensor, Tensor, bool]:
