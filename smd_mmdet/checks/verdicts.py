@@ -255,6 +255,11 @@ class StageSummary:
     wanted_pairs: int = 0
 
     @property
+    def controlled(self) -> int:
+        """How many layers a controller holds at what is wanted of them."""
+        return self.states.get(CONTROLLED, 0)
+
+    @property
     def rate_text(self) -> str:
         """The learning rate, or the range of the layers' rates, for a table."""
         if self.lr_range is None:

@@ -69,8 +69,9 @@ class StageComparison:
     Args:
         stage: Number of the stage.
         lr: Learning rate of each run in it.
-        rows: The median of Δ/Δ* and of ‖w‖/w*, the number of layers in equilibrium,
-            and where a run clipped gradients the share of clipped steps.
+        rows: The median of Δ/Δ* and of ‖w‖/w*, the number of layers in equilibrium;
+            where Δ was set, of how many layers, and how often it came near; and where a
+            run clipped gradients the share of clipped steps.
     """
 
     stage: int
@@ -192,6 +193,8 @@ def _stage(runs: list[Run], number: int) -> StageComparison:
         next((s for s in run.report.stages if s.stage == number), None) for run in runs
     ]
     clipped = [_finite(each.clipped_share) if each else None for each in summaries]
+    held = [each.controlled if each else None for each in summaries]
+    near = [_finite(each.wanted_share) if each else None for each in summaries]
     return StageComparison(
         stage=number,
         lr=[_finite(summary.lr) if summary else None for summary in summaries],
@@ -202,6 +205,8 @@ def _stage(runs: list[Run], number: int) -> StageComparison:
                 'layers in equilibrium',
                 [summary.in_equilibrium if summary else None for summary in summaries],
             ),
+            *([Row('layers whose Δ is set', held)] if any(held) else []),
+            *([Row('share near the wanted Δ', near)] if any(held) else []),
             *([Row('share of clipped steps', clipped)] if any(clipped) else []),
         ],
     )

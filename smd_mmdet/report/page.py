@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smd_mmdet._text import visible
-from smd_mmdet.checks import CONTROLLED, StageSummary
+from smd_mmdet.checks import StageSummary
 from smd_mmdet.theory import THEORIES
 
 from .advice import advice, fine_print, next_steps
@@ -147,14 +147,9 @@ def _mark(run: Run) -> str:
     if report.exit_code:
         return 'fails'
     last = report.stages[-1] if report.stages else None
-    if last is None or last.in_equilibrium + _held(last) < last.layers:
+    if last is None or last.in_equilibrium + last.controlled < last.layers:
         return 'look'
     return 'holds'
-
-
-def _held(stage: StageSummary) -> int:
-    """How many layers a controller holds at what is wanted of them."""
-    return stage.states.get(CONTROLLED, 0)
 
 
 def _facts(run: Run) -> list[str]:
@@ -184,12 +179,18 @@ def _stages(run: Run) -> list[tuple[str, ...]]:
                 stage_labels(stage)[0],
                 f'{stage.first_iter:,}–{stage.last_iter:,}',
                 _equilibrium(run, stage.stage) if steady else '–',
-                f'{stage.in_equilibrium} of {stage.layers}',
+                _share_in_equilibrium(stage),
                 _number(stage.median_angular_update_ratio),
                 states if steady else '–',
             )
         )
     return rows
+
+
+def _share_in_equilibrium(stage: StageSummary) -> str:
+    """How many layers are there, of those that nothing holds elsewhere."""
+    free = stage.layers - stage.controlled
+    return f'{stage.in_equilibrium} of {free}' if free else 'Δ is set'
 
 
 def _equilibrium(run: Run, number: int) -> str:

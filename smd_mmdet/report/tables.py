@@ -75,6 +75,8 @@ def _stage_table(report: Report) -> FittedTable:
         'Δ*': [number(stage.median_angular_update_eq) for stage in report.stages],
         f'median {law}': [number(s.median_transient_ratio) for s in report.stages],
     }
+    if any(stage.controlled for stage in report.stages):
+        columns['Δ set'] = [str(stage.controlled) for stage in report.stages]
     if any(stage.wanted_pairs for stage in report.stages):
         columns['near wanted Δ'] = [_percent(s.wanted_share) for s in report.stages]
     if any(stage.clipped_share for stage in report.stages):

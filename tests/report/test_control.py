@@ -1,6 +1,7 @@
 """What the report shows of a run whose angular update was set."""
 
 import base64
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from runs import simulated
 from smd_mmdet.checks import check
 from smd_mmdet.records import Records, to_table
 from smd_mmdet.report.advice import advice, next_steps
+from smd_mmdet.report.compare import compare
 from smd_mmdet.report.figures import draw
 from smd_mmdet.report.page import render_page
 from smd_mmdet.report.page_data import page_data
@@ -89,6 +91,8 @@ def shown(report):
 def test_tables_and_advice_speak_of_control_and_not_of_equilibrium(run):
     text = shown(run.report)
     assert 'near wanted Δ' in text and '100 %' in text
+    assert 'Δ set' in text
+    assert '>Δ is set</td>' in render_page(run)
     assert 'Not in equilibrium' not in text
     assert advice(run.report) == []
     [step] = next_steps(run.report)
@@ -100,3 +104,14 @@ def test_layers_that_stray_are_named():
     assert report.exit_code == 1
     [last, *_] = advice(report)
     assert 'is not within 10% of the wanted' in last and 'conv1' in last
+
+
+def test_a_comparison_tells_whose_angle_was_set(tmp_path):
+    kept = {'plain': simulated(), 'set': controlled()}
+    folders = [tmp_path / name for name in kept]
+    found = compare(folders, read=lambda path, **_: kept[Path(path).name])
+    rows = {row.what: row.values for row in found.stages[-1].rows}
+    assert rows['layers whose Δ is set'] == [0, 3]
+    assert rows['share near the wanted Δ'] == [None, 1.0]
+    plain = compare(folders, read=lambda path, **_: simulated())
+    assert len(plain.stages[-1].rows) == 3
