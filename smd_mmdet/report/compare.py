@@ -193,7 +193,7 @@ def _stage(runs: list[Run], number: int) -> StageComparison:
         next((s for s in run.report.stages if s.stage == number), None) for run in runs
     ]
     clipped = [_finite(each.clipped_share) if each else None for each in summaries]
-    held = [each.controlled if each else None for each in summaries]
+    held: list[float | None] = [each.controlled if each else None for each in summaries]
     near = [_finite(each.wanted_share) if each else None for each in summaries]
     return StageComparison(
         stage=number,
