@@ -227,7 +227,8 @@ def test(name: str, python: Path, folder: Path, again: bool) -> None:
     versions = subprocess.run(
         [python, '-c', VERSIONS], capture_output=True, text=True, check=True, cwd='/'
     ).stdout
-    about.write_text(
+    part = about.with_name('results.json.part')
+    part.write_text(
         json.dumps(
             {
                 'checkout': state,
@@ -237,6 +238,7 @@ def test(name: str, python: Path, folder: Path, again: bool) -> None:
             }
         )
     )
+    part.replace(about)  # a run that is interrupted leaves no half of it
 
 
 def test_mended(name: str, python: Path, folder: Path) -> None:
