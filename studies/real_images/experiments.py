@@ -101,7 +101,7 @@ def _coco(prefix: str, rank: int) -> list[Experiment]:
     return [replace(e, config=e.config.replace('-rescaled', '-rescale')) for e in pair]
 
 
-def _crops(variant: str, group: str, rank: int) -> list[Experiment]:
+def _crops(variant: str, group: str, rank: int, seeds: int) -> list[Experiment]:
     """Two stages on crops, plain and rescaled."""
     return _pair(
         f'resnet18_{variant}',
@@ -109,7 +109,7 @@ def _crops(variant: str, group: str, rank: int) -> list[Experiment]:
         group,
         ('plain', 'rescaled'),
         rank,
-        seeds=5,
+        seeds=seeds,
         data='nuclei_crops',
         quick=True,
         figures=(),
@@ -118,8 +118,8 @@ def _crops(variant: str, group: str, rank: int) -> list[Experiment]:
 
 # Experiments whose second stage is five relaxation times long.
 FALL = [
-    *_crops('fall', 'ResNet-18 on crops of nuclei, λη = 2e-3', 0),
-    *_crops('slow-fall', 'ResNet-18 on crops of nuclei, λη = 5e-4', 1),
+    *_crops('fall', 'ResNet-18 on crops of nuclei, λη = 2e-3', 0, seeds=5),
+    *_crops('slow-fall', 'ResNet-18 on crops of nuclei, λη = 5e-4', 4, seeds=3),
     *_pair(
         'retinanet_bn_fall',
         'configs/nuclei/retinanet_r18_fpn_bn_fall{}_nuclei.py',
@@ -134,19 +134,19 @@ FALL = [
 ]
 EXPERIMENTS = [
     *_nuclei('mask-rcnn_bn', 2, seeds=3, quick=True),
-    _mask_rcnn('fixed', 'fixed learning rate', 4),
-    _mask_rcnn('slow', 'slow equilibrium, plain', 4, seeds=3),
+    _mask_rcnn('fixed', 'fixed learning rate', 5),
+    _mask_rcnn('slow', 'slow equilibrium, plain', 6, seeds=3),
     _mask_rcnn(
         'slow-start-at-equilibrium',
         'slow equilibrium, start at it',
-        4,
+        6,
         seeds=3,
         against='mask-rcnn_bn_slow',
     ),
     *_nuclei('mask-rcnn_gn', 5),
-    *_nuclei('retinanet_bn', 3, seeds=3),
+    *_nuclei('retinanet_bn', 4, seeds=3),
     *_nuclei('retinanet_gn', 5),
     *FALL,
-    *_coco('mask-rcnn_syncbn', 6),
-    *_coco('retinanet_gn', 6),
+    *_coco('mask-rcnn_syncbn', 3),
+    *_coco('retinanet_gn', 3),
 ]
