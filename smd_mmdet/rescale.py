@@ -177,12 +177,12 @@ def plan(
     parameters = {**factors, **_bias_factors(dependents, factors)}
     statistics = statistics_factors(dependents, factors)
     planned: Multiplications = []
-    for one in (model, *map(unwrapped, copies)):
-        known = dict(one.named_parameters())
-        planned += [(known[name].data, c) for name, c in parameters.items()]
+    known = dict(model.named_parameters())
+    of_copies = [(one, dict(one.named_parameters())) for one in map(unwrapped, copies)]
+    for one, its in ((model, known), *of_copies):
+        planned += [(its[name].data, c) for name, c in parameters.items()]
         for name, scale in statistics.items():
             planned += _of_statistics(one.get_submodule(name), scale)
-    known = dict(model.named_parameters())
     for name, c in parameters.items():
         gradient = known[name].grad
         if gradient is not None:
@@ -211,9 +211,19 @@ def apply(planned: Multiplications) -> None:
         >>> weight
         tensor([0.5000, 1.0000])
     """
+    # Those with a number go together: on a GPU a few launches, not one for each. One
+    # that comes twice, which a launch would do at once, goes alone.
+    tensors, numbers, seen = [], [], set()
     with torch.no_grad():
         for tensor, multiplier in planned:
-            tensor.mul_(multiplier)
+            if isinstance(multiplier, Tensor) or tensor.data_ptr() in seen:
+                tensor.mul_(multiplier)
+            else:
+                tensors.append(tensor)
+                numbers.append(multiplier)
+                seen.add(tensor.data_ptr())
+        if tensors:
+            torch._foreach_mul_(tensors, numbers)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -382,9 +392,10 @@ def _check_equal(
         uses: The weights that come before each use, as keys.
         factors: Factor of each weight, by name.
     """
-    first = torch.tensor(values[0], dtype=torch.float64)
     for value in values[1:]:
-        other = torch.tensor(value, dtype=torch.float64)
+        first, other = (
+            torch.tensor(each, dtype=torch.float64) for each in (values[0], value)
+        )
         if not torch.allclose(first, other, rtol=1e-9, atol=0):
             involved = {weight for use in uses for weight in use} & factors.keys()
             raise ConflictError(
@@ -455,9 +466,13 @@ def _check_range(
     tensor: Tensor, multiplier: float | Tensor, factors: Mapping[str, float]
 ) -> None:
     """Refuse a multiplier that the tensor's type rounds to 0 or infinity."""
-    values = torch.as_tensor(multiplier, dtype=torch.float64)
     limits = torch.finfo(tensor.dtype)
-    if bool(((values < limits.tiny) | (values > limits.max)).any()):
+    if isinstance(multiplier, Tensor):
+        values = multiplier.double()
+        outside = bool(((values < limits.tiny) | (values > limits.max)).any())
+    else:
+        outside = not limits.tiny <= multiplier <= limits.max
+    if outside:
         extreme = max(factors, key=lambda name: abs(math.log(factors[name])))
         raise ValueError(
             f'the factor of {extreme!r} is beyond the range of {tensor.dtype}: '

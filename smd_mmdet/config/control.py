@@ -55,7 +55,7 @@ class ControlSettings:
     schedulers: tuple[dict, ...] = ()
     run: str | None = None
     scale_time: bool = False
-    every: int = 20
+    every: int = 1
 
     def __str__(self) -> str:
         """What is wanted, in a few words."""
@@ -67,7 +67,7 @@ class ControlSettings:
         return f'{self.value:g} rad' + f', scheduled by {kinds}' * bool(kinds)
 
     @classmethod
-    def of(cls, setting: object, every: object = 20) -> ControlSettings | None:
+    def of(cls, setting: object, every: object = 1) -> ControlSettings | None:
         """Read ``angular_update`` and ``every``.
 
         Args:

@@ -107,7 +107,7 @@ class RescaleSettings:
         start_at_equilibrium: object = False,
         exclude: object = None,
         angular_update: object = None,
-        every: object = 20,
+        every: object = 1,
         **unknown: object,
     ) -> RescaleSettings:
         """Read the arguments of the hook.

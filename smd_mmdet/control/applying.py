@@ -54,7 +54,9 @@ def plan_what_fits(
         ValueError: If a weight cannot be rescaled.
     """
     factors, left_alone = dict(wanted.factors), dict(wanted.left_alone)
-    names = [name for name, _ in model.named_parameters()]
+    names: list[str] = []
+    if response is not None:  # to walk through the modules takes long
+        names = [name for name, _ in model.named_parameters()]
     copies = list(copies)
     while True:
         try:

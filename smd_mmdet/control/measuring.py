@@ -99,6 +99,16 @@ class Phase:
             return {}
         return {key: np.array([row[key] for row in self._rows]) for key in _KEPT}
 
+    def begin_anew(self, started: int) -> None:
+        """Measure from an iteration on, once :meth:`windows` has told what was before.
+
+        Args:
+            started: Iterations that are done.
+        """
+        self.started = started
+        self._monitor.start_at(started)
+        self._rows = []
+
     def detach(self) -> None:
         """Measure no more."""
         self._monitor.detach()

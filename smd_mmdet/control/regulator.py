@@ -223,8 +223,7 @@ class Regulator:
         """Take in what the steps since the last time have shown; begin anew."""
         windows = self._phase.windows()
         settings, self._settings = self._settings, []
-        self._phase.detach()
-        self._phase = Phase(self._optimizer, self._weights, self._every, done)
+        self._phase.begin_anew(done)
         self._why = {}
         if windows:
             self._take_in(windows, settings, norms)

@@ -106,7 +106,9 @@ class SMDRescaleHook(Hook):
             the folder of a run whose recorded Δ is repeated, layer by layer
             (``dict(run=..., scale_time=True)`` stretches it to this training). Drops
             and the start need nothing else then.
-        every: Steps of the optimizer from one measurement of Δ to the next.
+        every: Steps of the optimizer from one measurement of Δ to the next. At each one
+            the device is waited for; at more than 1 Δ comes less near to what is
+            wanted, since the gradients of so many steps cannot be foreseen.
 
     Raises:
         SettingError: On an unknown or bad setting; before the first iteration also
@@ -140,7 +142,7 @@ class SMDRescaleHook(Hook):
         start_at_equilibrium: bool | Mapping = False,
         exclude: Sequence[str] | str | None = None,
         angular_update: object = None,
-        every: int = 20,
+        every: int = 1,
         **unknown: Any,
     ) -> None:
         self.settings = RescaleSettings.of(
