@@ -18,7 +18,7 @@ from .training import Training
 
 __all__ = ['ROUNDS', 'measure']
 
-# Iterations of a turn, which hold one control, and turns of each kind of run.
+# Iterations of a turn, and turns of each kind of run.
 TURN, ROUNDS = 20, 24
 KINDS = ('plain', 'monitored', 'controlled')
 
