@@ -84,7 +84,7 @@ depend on the decay; on batch and optimizer it can."""
 
 COST = """\
 Time of the processor, medians of turns of 20 iterations, taken in turn in one process
-on one thread. One control falls into each turn. The network is small and its iteration
+on one thread, with a control at every step. The network is small and its iteration
 short, and what the control costs grows with the number of layers, not with that of the
 images: on a detector its share is smaller."""
 
