@@ -120,8 +120,7 @@ def test_what_is_there_already_is_kept_and_an_older_rescaling_replaced(
         dict(type='SMDHook', window=7),
         dict(type='EMAHook'),
         dict(
-            type='SMDRescaleHook', angular_update=follows, exclude=['layers.3'],
-            every=5,
+            type='SMDRescaleHook', angular_update=follows, exclude=['layers.3']
         ),
     ]  # fmt: skip
     assert new.custom_imports.imports == ['tiny', 'smd_mmdet']

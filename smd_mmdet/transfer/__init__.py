@@ -34,9 +34,6 @@ from .writing import NewConfig, check_output, compose, write
 
 __all__ = ['transfer']
 
-# Steps from one measurement of Δ to the next: few, since the curve itself matters.
-EVERY = 5
-
 
 @dataclass(frozen=True)
 class _Transfer:
@@ -124,7 +121,6 @@ def transfer(
         run=folder,
         scale_time=replay.length != training.length.iterations,
         exclude=exclude,
-        every=EVERY,
         window=metadata.get('window'),
     )
     composed = compose(new, found, target)

@@ -62,12 +62,20 @@ run from the reference of its seed is the mean over time of |ln loss − ln loss
 losses in training averaged over 25 iterations, divided by the mean distance of two
 seeds of the reference. So 1 means as far as another seed. *Nothing* is the reference
 with its own Δ replayed: what the control itself disturbs. AdamW has a rate of 1e-3 and
-a decay of 0.05."""
+a decay of 0.05.
+
+Replays are controlled every 20 steps, which gives Δ its mean and leaves the steps as
+different as their gradients are. *At every step* each has the same angle, which is
+another training (as under *weight decay*) and not a better copy of the first."""
 
 DECAY = """\
 Controlled runs have the same Δ whatever their weight decay: a peak of 1.3e-2 rad with
 the schedule of the rate. Bars reach from the lowest seed to the highest. Five values of
-one and the same accuracy would differ too, by the noise of their runs."""
+one and the same accuracy would differ too, by the noise of their runs.
+
+Δ is given to every step. So a batch with a large gradient turns the weights no further
+than another, as it would plain, and at ×1, where both have the same mean Δ*, the two
+columns tell what that alone does."""
 
 SCHEDULE = """\
 *Constant, then cosine* falls in the last 40 % of the run. In *rate ÷10* the second

@@ -7,6 +7,7 @@ __all__ = [
     'ANGLE',
     'BASE',
     'DECAYS',
+    'EACH',
     'QUESTIONS',
     'SETTINGS',
     'SHAPES',
@@ -53,6 +54,7 @@ class Run:
         control: '' for none; 'replay' of the reference's Δ; 'equilibrium'; 'rescale'
             where the rate drops; 'angle' for :attr:`angle`.
         angle: The peak of the wanted Δ, which has the shape of the rate; radians.
+        every: Steps from one control to the next; SMDRescaleHook's own number is 1.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Run:
     whole: bool = False
     control: str = ''
     angle: float = 0.0
+    every: int = 1
 
     def rate(self, step: int) -> float:
         """The rate of a step, counted from 0, relative to the peak."""
@@ -97,10 +100,19 @@ VARIANTS = {
 }
 
 
+def _replayed(run: Run, every: int = 20) -> Run:
+    """The same with the reference's Δ, as a mean over so many steps."""
+    return replace(run, name=f'{run.name}-replay', control='replay', every=every)
+
+
+# The reference with its own Δ, given to every step.
+EACH = replace(_replayed(BASE, every=1), name='reference-replay-each')
+
+
 def _replay() -> list[Run]:
-    found = [BASE, replace(BASE, name='reference-replay', control='replay')]
+    found = [BASE, _replayed(BASE), EACH]
     for run in VARIANTS.values():
-        found += [run, replace(run, name=f'{run.name}-replay', control='replay')]
+        found += [run, _replayed(run)]
     return found
 
 

@@ -8,7 +8,7 @@ from ..markdown import table
 from ..reproduction.cells import number
 from .cost import KINDS, ratios
 from .results import Block
-from .runs import BASE, DECAYS, SETTINGS, VARIANTS, swept
+from .runs import BASE, DECAYS, EACH, SETTINGS, VARIANTS, swept
 from .statistics import Interval, best_of, effect_of, interval_of, spread_of
 
 __all__ = [
@@ -64,10 +64,10 @@ def _effects(block: Block) -> dict:
     return found
 
 
-def _floor(block: Block) -> Interval:
+def _floor(block: Block, name: str = f'{BASE.name}-replay') -> Interval:
     """How far the reference is from itself when its own Δ is replayed."""
     reference = block.curves(BASE.name)
-    return effect_of(reference, reference, block.curves('reference-replay')).replayed
+    return effect_of(reference, reference, block.curves(name)).replayed
 
 
 def replay_table(block: Block) -> str:
@@ -85,10 +85,12 @@ def replay_table(block: Block) -> str:
                 *_ends(block, f'{name}-replay'),
             )
         )
-    if (again := _floor(block)).seeds:
-        ends = _ends(block, BASE.name), _ends(block, 'reference-replay')
-        row = ('nothing', again.seeds, '0', interval(again), '', '', *ends[0], *ends[1])
-        rows.insert(0, row)
+    again = {'nothing': f'{BASE.name}-replay', 'nothing, at every step': EACH.name}
+    for place, (title, name) in enumerate(again.items()):
+        if (floor := _floor(block, name)).seeds:
+            ends = *_ends(block, BASE.name), *_ends(block, name)
+            row = (title, floor.seeds, '0', interval(floor), '', '', *ends)
+            rows.insert(place, row)
     head = ('changed', 'seeds', 'plain', 'replayed', 'plain − replayed', 'replay is')
     return table((*head, 'accuracy, %', 'loss', 'replayed: accuracy', 'loss'), rows)
 

@@ -39,8 +39,6 @@ FOLDERS = {'nuclei': 'data/nuclei_crops', 'shapes': 'data/shapes_cls'}
 # Iterations in a window of the records, which are as many as SMDHook's, and from one
 # validation to the next; how many images it has before the last one, which has all.
 WINDOW, VALIDATE, SOME = 50, 100, 400
-# Steps from one control to the next, as many as SMDRescaleHook's.
-EVERY = 1
 MOMENTUM = 0.9
 
 
@@ -74,7 +72,7 @@ class Training:
         self.controller = None
         if (wanted := self._wanted(reference)) is not None:
             self.controller = AngularUpdateController(
-                self.model, self.optimizer, self.names, wanted, EVERY, sample
+                self.model, self.optimizer, self.names, wanted, run.every, sample
             )
 
     def step(self, step: int, images: Tensor, labels: Tensor) -> float:

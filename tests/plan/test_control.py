@@ -12,8 +12,9 @@ from smd_mmdet.report.planning import render_plan
 DROP = dict(type='MultiStepLR', by_epoch=False, milestones=[2000], gamma=0.1)
 
 
-def controlled(angular_update, schedulers=(DROP,), iters=3000, **optimizer):
-    config = rescaled_config(schedulers, iters, angular_update=angular_update)
+def controlled(angular_update, schedulers=(DROP,), iters=3000, every=20, **optimizer):
+    hook = dict(angular_update=angular_update, every=every)
+    config = rescaled_config(schedulers, iters, **hook)
     config.optim_wrapper.optimizer.update(optimizer)
     return config
 
@@ -49,6 +50,12 @@ def test_a_number_is_wanted_in_every_stage_whatever_the_rate():
     assert any('SMDRescaleHook sets Δ to 0.02 rad' in note for note in found['notes'])
     shown = text_of(found)
     assert '× 0.316' in shown and 'Δ wanted' in shown and 'climb' not in shown
+
+
+def test_what_fewer_steps_have_shown_moves_a_norm_by_less():
+    first, _ = control(plan(controlled(0.02, every=1)))
+    # By the fourth root of 2 each: √11.1 = 2^(6.9 / 4).
+    assert first['controls'] == 7
 
 
 def test_the_same_schedule_without_control_is_warned_of():
