@@ -120,7 +120,8 @@ def test_what_is_there_already_is_kept_and_an_older_rescaling_replaced(
         dict(type='SMDHook', window=7),
         dict(type='EMAHook'),
         dict(
-            type='SMDRescaleHook', angular_update=follows, exclude=['layers.3']
+            type='SMDRescaleHook', angular_update=follows, exclude=['layers.3'],
+            every=20,
         ),
     ]  # fmt: skip
     assert new.custom_imports.imports == ['tiny', 'smd_mmdet']

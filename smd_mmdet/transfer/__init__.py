@@ -34,6 +34,11 @@ from .writing import NewConfig, check_output, compose, write
 
 __all__ = ['transfer']
 
+# Steps from one measurement of Δ to the next. Δ comes to the run's as a mean, and steps
+# stay as different as their gradients are. Where every single step is set, the loss is
+# further from the run's (docs/control_evidence.md).
+EVERY = 20
+
 
 @dataclass(frozen=True)
 class _Transfer:
@@ -121,6 +126,7 @@ def transfer(
         run=folder,
         scale_time=replay.length != training.length.iterations,
         exclude=exclude,
+        every=EVERY,
         window=metadata.get('window'),
     )
     composed = compose(new, found, target)

@@ -81,7 +81,7 @@ def done(
     kept = f', and keeps its exclude ({", ".join(new.exclude)})' if new.exclude else ''
     found.append(
         f'it {verb} SMDRescaleHook: Δ of every scale-invariant weight is set to what '
-        f'{new.run} has recorded, measured at every step{kept}'
+        f'{new.run} has recorded, measured every {new.every} steps{kept}'
     )
     if changes.monitor:
         found.append('it adds SMDHook, whose records tell Δ beside the wanted one')
@@ -129,9 +129,9 @@ def not_guaranteed(
         *_of_batch(run, config),
         *_of_length(run, config, replay),
         *_of_optimizer(run, config, optimizer),
-        'the first step has the Δ that the config gives it, and from then on the '
-        "warm-up follows the run's; for what is measured a norm is halved in four "
-        'steps at most, so that an initialization that is far off takes longer',
+        f'the first {new.every} steps have the Δ that the config gives them, and from '
+        "then on the warm-up follows the run's; for what is measured a norm is halved "
+        'at most in 20 steps, so that an initialization that is far off takes longer',
         f'{one_line(new.run)} is read when training begins, from the folder where that '
         'is started: keep its records',
     ]

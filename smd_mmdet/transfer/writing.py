@@ -34,6 +34,7 @@ class NewConfig:
         run: Folder of the run that it follows.
         scale_time: Whether the run is stretched or shortened.
         exclude: Names or patterns of weights that are left alone.
+        every: Steps from one measurement of Δ to the next.
         window: Steps in a window of the run's records; None if not known.
     """
 
@@ -41,6 +42,7 @@ class NewConfig:
     run: str
     scale_time: bool
     exclude: tuple[str, ...]
+    every: int
     window: int | None = None
 
     @property
@@ -57,7 +59,7 @@ class NewConfig:
         hook: dict[str, Any] = dict(type=_RESCALER, angular_update=follow)
         if self.exclude:
             hook['exclude'] = list(self.exclude)
-        return hook
+        return hook | dict(every=self.every)
 
 
 @dataclass(frozen=True)
