@@ -96,11 +96,12 @@ def read_cost(root: Path) -> dict[str, list[float]] | None:
     return json.loads(file.read_text('utf-8')) if file.is_file() else None
 
 
-def ratios_to_wanted(blocks: Sequence[Block]) -> np.ndarray:
+def ratios_to_wanted(blocks: Sequence[Block], every: int) -> np.ndarray:
     """Measured Δ_rms over the wanted one, in runs that were told a Δ.
 
     Args:
         blocks: Finished runs.
+        every: Steps from one control to the next of the runs that count.
 
     Returns:
         Of each layer in each window that ends after the first 50 iterations, in which
@@ -111,7 +112,7 @@ def ratios_to_wanted(blocks: Sequence[Block]) -> np.ndarray:
         for seeds in block.runs.values():
             for seed, result in seeds.items():
                 wanted = _wanted(block, result, seed)
-                if wanted is not None:
+                if wanted is not None and result['run']['every'] == every:
                     later = np.array(result['ends']) > WINDOW
                     ratio = np.array(result['angles']) / wanted
                     found.append(ratio[later].ravel())

@@ -123,8 +123,8 @@ def test_a_difference_of_nothing_is_not_called_one(page):
 def test_cost_and_number_of_runs_are_told(page):
     text = page.read_text('utf-8')
     assert row(text, 'controlled')[1:] == ['4.50', '1.500']
-    assert row(text, 'nuclei', 'replay of a run')[2] == '48 of 48'
-    assert row(text, 'shapes', 'replay of a run')[2] == '0 of 48'
+    assert row(text, 'nuclei', 'replay of a run')[2] == '51 of 51'
+    assert row(text, 'shapes', 'replay of a run')[2] == '0 of 51'
     assert row(text, 'RetinaNet')[2] == '0 of 9'
 
 
@@ -135,10 +135,12 @@ def test_every_figure_is_there(page):
         assert (page.parent / name).stat().st_size > 5000
 
 
-def test_the_wanted_angle_is_that_of_the_windows(root):
-    ratios = ratios_to_wanted(read_blocks(root))
-    runs = [run for name in QUESTIONS for run in QUESTIONS[name]]
+@pytest.mark.parametrize('every', [1, 20])
+def test_the_wanted_angle_is_that_of_the_windows(root, every):
+    ratios = ratios_to_wanted(read_blocks(root), every)
+    runs = [run for name in QUESTIONS for run in QUESTIONS[name] if run.every == every]
     told = sum(run.control in ('angle', 'replay') for run in runs)
+    assert told
     assert len(ratios) == told * SEEDS * 4 * (len(ENDS) - 1)
     assert ratios == pytest.approx(1)
 
