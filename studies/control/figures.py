@@ -24,6 +24,7 @@ from .runs import BASE, DECAYS, SETTINGS, VARIANTS, swept
 __all__ = ['decay_figure', 'replay_figure', 'schedule_figure', 'sweep_figure']
 
 CONTROLLED, PLAIN = COLOURS[0], COLOURS[1]
+OPTIMIZERS = {'sweep-sgd': 'SGD', 'sweep-adamw': 'AdamW'}
 LINES = (entry('plain', PLAIN), entry('Δ controlled', CONTROLLED))
 
 
@@ -135,15 +136,19 @@ def sweep_figure(blocks: Sequence[Block]) -> bytes:
     """
     figure = new_figure(5.6)
     grid = figure.subplots(2, len(blocks), squeeze=False, sharey=True)
+    lowest = np.inf
     for (upper, lower), block in zip(grid.T, blocks, strict=True):
-        upper.set_title(block.question.removeprefix('sweep-').upper())
+        upper.set_title(OPTIMIZERS[block.question])
         for axes, by_angle in ((upper, False), (lower, True)):
             for number, setting in enumerate(SETTINGS):
                 names, peaks = swept(block.question, setting, by_angle)
                 losses = [block.mean(name, 'loss').mean for name in names]
                 axes.plot(peaks, losses, color=COLOURS[number], marker='o', ms=3, lw=1)
+                lowest = min([lowest, *filter(np.isfinite, losses)])
             axes.set_xscale('log')
             axes.set_xlabel('peak of Δ, rad' if by_angle else 'peak of the rate')
+    # What is far above has learned nothing, or has gone beyond all bounds.
+    grid[0, 0].set_ylim(0.9 * lowest, 2.5 * lowest)
     for axes in grid[:, 0]:
         axes.set_ylabel('loss at the end')
     lines = [

@@ -86,9 +86,10 @@ SWEEP = """\
 The peak of a cosine is swept over two decades, once in the rate and once in Δ, at
 weight decays ÷4 and ×4 of the usual and with batches of 16 and 64, for the same number
 of iterations. The best peak of a seed is that of a parabola through the three lowest
-losses; the sweep has five points, so factors below 1.5 or so mean little. What Δ the
-decay would lead to is of no importance where Δ is set, so that the best Δ hardly *can*
-depend on the decay; on batch and optimizer it can."""
+losses; the sweep has five points, so factors below 1.5 or so mean little. In the
+figure losses above 2.5 times the lowest are left out: at the largest Δ SGD diverges.
+What Δ the decay would lead to is of no importance where Δ is set, so that the best Δ
+hardly *can* depend on the decay; on batch and optimizer it can."""
 
 COST = """\
 Time of the processor, medians of turns of 20 iterations, taken in turn in one process
