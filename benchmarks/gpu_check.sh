@@ -82,8 +82,8 @@ build_mmcv() {
 
 bench() { (cd benchmarks && "$python" "$@"); }
 
-# [config=FILE] train NAME [PROCESSES] OPTION...: Mask R-CNN R50-FPN, train-mode BN, shapes at 512 px;
-# then the records must be there and hold finite numbers.
+# [config=FILE] train NAME [PROCESSES] OPTION...: Mask R-CNN R50-FPN, train-mode BN,
+# shapes at 512 px; then the records must be there and hold finite numbers.
 train() {
     local run=$out/$1 launch=("$python" tools/train.py)
     local processes=

@@ -392,10 +392,11 @@ def _check_equal(
         uses: The weights that come before each use, as keys.
         factors: Factor of each weight, by name.
     """
+    if len(values) < 2:
+        return
+    first = torch.tensor(values[0], dtype=torch.float64)
     for value in values[1:]:
-        first, other = (
-            torch.tensor(each, dtype=torch.float64) for each in (values[0], value)
-        )
+        other = torch.tensor(value, dtype=torch.float64)
         if not torch.allclose(first, other, rtol=1e-9, atol=0):
             involved = {weight for use in uses for weight in use} & factors.keys()
             raise ConflictError(

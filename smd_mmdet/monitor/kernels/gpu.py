@@ -198,7 +198,7 @@ class _Plan:
         self.rows = len(self.spans)
         # The launchers of the programs, made when Triton is first needed.
         self._products: list[Launcher] = []
-        self._sums: list[Launcher] = []
+        self._sums: Launcher | None = None
 
     def launch(self, addresses: list[int], out: Tensor) -> None:
         """Start the pass.
@@ -211,12 +211,12 @@ class _Plan:
             return
         from . import programs  # imports Triton
 
-        if not self._sums:
+        if self._sums is None:
             self._products = [
                 Launcher(programs.chunk_products, grid)
                 for _, grid, _, _ in self.launches
             ]
-            self._sums = [Launcher(programs.row_sums, (self.rows, 6))]
+            self._sums = Launcher(programs.row_sums, (self.rows, 6))
         pointers, partial, aligned = self.tables(addresses)
         with torch.cuda.device_of(out):
             for launcher, launch in zip(self._products, self.launches, strict=True):
@@ -232,7 +232,7 @@ class _Plan:
                     BLOCK,
                 )
             strides = out.stride()
-            self._sums[0].start(
+            self._sums.start(
                 (out.data_ptr() % 16, strides),
                 *(partial, self.spans, out, *strides, SUM_BLOCK),
             )
