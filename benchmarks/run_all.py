@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from studies.origin import origin  # noqa: E402
 
 
 @dataclass
@@ -111,8 +114,10 @@ def main() -> int:
     lines = [
         '# Performance',
         '',
-        'Written by `benchmarks/run_all.py`; every figure was measured by the script '
-        'that its section names. Nothing here is part of the tests. On a machine with '
+        origin('python benchmarks/run_all.py'),
+        '',
+        'Every figure was measured by the script that its section names. Nothing here '
+        'is part of the tests. On a machine with '
         'a GPU `bash benchmarks/gpu_check.sh` measures what can be measured there; '
         'what an H100 showed is [in the page on GPUs](gpu.md#measured-on-an-h100).',
     ]

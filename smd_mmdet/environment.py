@@ -25,7 +25,7 @@ from smd_mmdet import __version__
 from smd_mmdet._text import first_line, one_line, visible
 from smd_mmdet.launch.threads import choose, cores_allowed
 
-__all__ = ['environment', 'render_environment']
+__all__ = ['environment', 'own_version', 'render_environment']
 
 # Modules, and the distributions that may have brought them.
 PACKAGES = {
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
         packages = {module: _package(module) for module in PACKAGES}
         has_torch = _works(packages['torch'])
         return {
-            'smd_mmdet': _ours(),
+            'smd_mmdet': own_version(),
             'python': platform.python_version(),
             'system': platform.platform(),
             'processor': _processor(),
@@ -98,7 +98,8 @@ def environment() -> dict[str, Any]:
 # ------------------------------------------------------------------ ourselves
 
 
-def _ours() -> dict[str, Any]:
+def own_version() -> dict[str, Any]:
+    """Our version, and in a checkout its commit and whether files have changed."""
     root = Path(__file__).resolve().parents[1]
     commit, changed = None, None
     if (root / 'pyproject.toml').is_file() and (root / '.git').exists():

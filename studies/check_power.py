@@ -20,15 +20,17 @@ from smd_mmdet import checks
 
 from . import ROOT
 from .markdown import row, table
+from .origin import origin
 
 INTRODUCTION = """\
 # Detection power and false alarms of `smd check`
 
-Counted by `python -m studies.check_power` on float64 random walks of scale-invariant \
-weights (`tests/simulation.py`), recorded in windows of 50 iterations: {seeds} runs of \
-each walk that obeys the theory, of {layers} layers each. Adaptive optimizers have \
-β₁ = 0.9 and β₂ = 0.99. A family-wise level of {level:.0%} per report is what the \
-checks claim."""
+{origin}
+
+Counted on float64 random walks of scale-invariant weights \
+(`tests/simulation.py`), recorded in windows of 50 iterations: {seeds} runs of each \
+walk that obeys the theory, of {layers} layers each. Adaptive optimizers have β₁ = 0.9, \
+β₂ = 0.99. A family-wise level of {level:.0%} per report is what the checks claim."""
 
 
 @dataclass
@@ -192,7 +194,12 @@ def page(seeds: int, layers: int, pool: Pool) -> str:
     """
     half, fewer = max(1, seeds // 2), max(1, seeds // 4)
     parts = [
-        INTRODUCTION.format(seeds=seeds, layers=layers, level=checks.LEVEL),
+        INTRODUCTION.format(
+            origin=origin('python -m studies.check_power'),
+            seeds=seeds,
+            layers=layers,
+            level=checks.LEVEL,
+        ),
         '## Walks that obey the theory',
         walks_table(pool, OBEYING, _OBEYING, seeds, layers),
         f'## Walks that break one thing ({half} runs each)',

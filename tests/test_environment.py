@@ -48,7 +48,7 @@ def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path, monkey
     for file in (package / 'environment.py', tmp_path / 'pyproject.toml'):
         file.touch()
     monkeypatch.setattr(env, '__file__', str(package / 'environment.py'))
-    assert env._ours()['commit'] is None
+    assert env.own_version()['commit'] is None
     who = ('-c', 'user.name=a', '-c', 'user.email=a@b')
 
     def git(*words):
@@ -58,13 +58,13 @@ def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path, monkey
     git('init', '-q')
     git('add', '.')
     git('commit', '-qm', 'first')
-    ours = env._ours()
+    ours = env.own_version()
     assert git('rev-parse', 'HEAD').stdout.startswith(ours['commit'])
     assert ours['changed'] is False
     (tmp_path / 'pyproject.toml').write_text('changed')
-    assert env._our_line(env._ours()).endswith(f'{ours["commit"]}, with changes')
+    assert env._our_line(env.own_version()).endswith(f'{ours["commit"]}, with changes')
     monkeypatch.setenv('PATH', '')  # a machine without git
-    assert env._ours()['commit'] is None
+    assert env.own_version()['commit'] is None
 
 
 def test_cores_and_threads_are_those_of_this_process(found, monkeypatch):

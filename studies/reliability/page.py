@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..markdown import table
+from ..origin import origin
 from .case import CannotTest, Case, Group
 from .damage import DAMAGED_RECORDS
 from .disks import DISKS
@@ -25,9 +26,10 @@ GROUPS = (
 INTRODUCTION = """\
 # What runs survive
 
-Made by `python -m studies.reliability`, which trains the
-tiny model of `tests/tiny.py` under each of these, and ends with 1 if a case
-fails. A command is followed by its exit code; “same weights” are those of
+{origin}
+
+The tiny model of `tests/tiny.py` is trained under each of these; the command ends with
+1 if a case fails. A command is followed by its exit code; “same weights” are those of
 the same run without SMDHook, bit for bit.
 """
 FAILS = '**fails**'
@@ -62,7 +64,7 @@ def examine(case: Case) -> Result:
 
 def page(results: Sequence[tuple[Group, Sequence[Result]]]) -> str:
     """The page, with a table for each group that has results."""
-    text = INTRODUCTION
+    text = INTRODUCTION.format(origin=origin('python -m studies.reliability'))
     head = ('case', 'what was done', 'what was seen', 'verdict')
     for group, seen in results:
         rows = [

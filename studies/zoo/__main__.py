@@ -12,6 +12,7 @@ from pathlib import Path
 
 from smd_mmdet.launch.arguments import OneLineParser
 
+from ..origin import code
 from .configs import CONFIGS
 from .page import page
 from .results import Results
@@ -40,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    results = Results(args.results)
+    results = Results(args.results, code())
 
     def write_page() -> None:
         args.output.parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ..markdown import table
+from ..origin import origin
 from .configs import MODES
 from .results import Results
 
@@ -12,10 +13,10 @@ __all__ = ['page']
 HEADER = """\
 # Scale-invariant weights in MMDetection's zoo
 
-Written by `python -m studies.zoo`; do not edit. Every config with random weights, \
-random
-images and boxes, on one CPU core. *shipped* is the config as it is; *trained* is the
-same with `norm_eval=False` and `frozen_stages=-1`, where it freezes any norm or stage.
+{origin} Every config with
+random weights, random images and boxes, on one CPU core. *shipped* is the config as it
+is; *trained* is the same with `norm_eval=False` and `frozen_stages=-1`, where it
+freezes any norm or stage.
 
 A layer is a trainable tensor of two dimensions or more. *Found* is what the structure
 says (`find_scale_invariant`); *proof* is what scaling by powers of two and the cosine \
@@ -52,7 +53,8 @@ def page(configs: Sequence[str], results: Results) -> str:
     done = [(name, mode, result) for name, mode, result in kept if result is not None]
     skipped = [audit for audit in done if 'skipped' in audit[2]]
     audits = [audit for audit in done if 'summary' in audit[2]]
-    text = HEADER
+    codes = [result['code'] for _, _, result in done if result.get('code')]
+    text = HEADER.format(origin=origin('python -m studies.zoo', codes or None))
     if len(done) < len(wanted):
         text += f'{len(wanted) - len(done)} of {len(wanted)} runs are not done.\n\n'
     text += f'{_totals(audits)}\n{table(COLUMNS, map(_row, audits))}\n'

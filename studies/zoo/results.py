@@ -9,9 +9,15 @@ __all__ = ['Results']
 
 @dataclass(frozen=True)
 class Results:
-    """Results of audits in a folder, a file for each."""
+    """Results of audits in a folder, a file for each.
+
+    Args:
+        folder: The folder.
+        code: What is running, which is kept with each result.
+    """
 
     folder: Path
+    code: str = ''
 
     def path(self, name: str, mode: str) -> Path:
         return self.folder / f'{name.replace("/", "--")}.{mode}.json'
@@ -25,5 +31,5 @@ class Results:
         """Keep a result; an interrupted call leaves no half of it."""
         path = self.path(name, mode)
         temporary = path.with_suffix('.tmp')
-        temporary.write_text(json.dumps(result, indent=1))
+        temporary.write_text(json.dumps(result | {'code': self.code}, indent=1))
         temporary.replace(path)

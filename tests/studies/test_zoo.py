@@ -23,7 +23,7 @@ RESULT = {
 
 @pytest.fixture
 def kept(tmp_path):
-    results = Results(tmp_path)
+    results = Results(tmp_path, 'commit `c0ffee`')
     results.write('a/one.py', 'shipped', RESULT)
     results.write('a/one.py', 'trained', {'same': True})
     results.write('a/two.py', 'shipped', {'skipped': 'KeyError: a | b'})
@@ -42,6 +42,7 @@ def test_an_unknown_option_is_one_line(capsys, monkeypatch):
 
 def test_the_page_counts_what_is_kept(kept):
     text = page(['a/one.py', 'a/two.py'], kept)
+    assert 'Written by `python -m studies.zoo` at commit `c0ffee`, ' in text
     assert '1 of 4 runs are not done.' in text
     assert '**1 configs, 1 runs: precision 0.75, recall 1.0** over 4 decided' in text
     (row,) = rows(text, "Scale-invariant weights in MMDetection's zoo")
@@ -56,5 +57,5 @@ def test_the_page_counts_what_is_kept(kept):
 def test_kept_results_are_plain_json(kept):
     path = kept.path('a/one.py', 'shipped')
     assert path.name == 'a--one.py.shipped.json'
-    assert json.loads(path.read_text()) == RESULT
+    assert json.loads(path.read_text()) == RESULT | {'code': 'commit `c0ffee`'}
     assert kept.read('a/two.py', 'trained') is None
