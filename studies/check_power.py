@@ -29,9 +29,9 @@ INTRODUCTION = """\
 
 Counted on float64 random walks of scale-invariant weights \
 (`tests/simulation.py`), recorded in windows of 50 iterations: {seeds} runs of each \
-walk that obeys the theory, of {layers} layers each. Adaptive optimizers have β₁ = 0.9, \
-β₂ = 0.99. A family-wise level of {level:.0%} per report is what the checks \
-claim."""
+walk that obeys the theory, of {layers} layers each. Adaptive optimizers have \
+β₁ = 0.9 and β₂ = 0.99. A family-wise level of {level:.0%} per report is what the \
+checks claim."""
 
 
 @dataclass
