@@ -293,21 +293,23 @@ def fall_figure(pair: Sequence[Results]) -> bytes:
     """
     figure = new_figure(height=6.5)
     panels: list[Axes] = list(figure.subplots(3, sharex=True))
+    # The second stage, and a quarter of its length before it: losses of the first
+    # iterations would squeeze all others.
+    first, last, _ = relaxation_time(pair[0].runs[0])
+    begin = first - (last - first) / 4
     for results in pair:
         colour = _colour(results)
-        _draw_angles(panels[0], results.runs, colour)
+        _draw_angles(panels[0], results.runs, colour, begin)
         for axes, metric in zip(panels[1:], [_score(pair), LOSS], strict=True):
             series = [_series(result, metric) for result in results.runs]
-            _draw_band(axes, [s for s in series if s], colour)
+            _draw_band(axes, [s for s in series if s], colour, begin)
     _draw_equilibrium(panels[0], pair[0].runs[0])
     labels = ('Δ, rad per iteration', _name(_score(pair)), 'loss in training')
     for axes, label in zip(panels, labels, strict=True):
         axes.set_ylabel(label)
-        axes.axvline(relaxation_time(pair[0].runs[0])[0], color=INK, lw=0.6, ls=':')
+        axes.axvline(first, color=INK, lw=0.6, ls=':')
     panels[0].set_yscale('log')
-    # The second stage, and a quarter of its length before it.
-    first, last, _ = relaxation_time(pair[0].runs[0])
-    panels[0].set_xlim(first - (last - first) / 4, last)
+    panels[0].set_xlim(begin, last)
     panels[-1].set_xlabel('iteration')
     lines = [entry(each.experiment.title, _colour(each)) for each in pair]
     head(figure, pair[0].experiment.group, [*lines, entry('Δ*', INK, style='--')])
@@ -322,17 +324,20 @@ def _score(pair: Sequence[Results]) -> str:
     return metrics_of(pair[0])[0]
 
 
-def _draw_band(axes: Axes, series: Sequence[dict[int, float]], colour: str) -> None:
+def _draw_band(
+    axes: Axes, series: Sequence[dict[int, float]], colour: str, begin: float
+) -> None:
     """The mean over seeds, and their range, where all seeds have a value."""
     if not series:
         return
-    common = sorted(set.intersection(*(set(each) for each in series)))
-    values = np.array([[each[i] for i in common] for each in series])
-    axes.plot(common, values.mean(0), color=colour, lw=1.3)
-    axes.fill_between(common, values.min(0), values.max(0), color=colour, alpha=0.15)
+    common = set.intersection(*map(set, series))
+    shown = sorted(i for i in common if i >= begin)
+    values = np.array([[each[i] for i in shown] for each in series])
+    axes.plot(shown, values.mean(0), color=colour, lw=1.3)
+    axes.fill_between(shown, values.min(0), values.max(0), color=colour, alpha=0.15)
 
 
-def _draw_angles(axes: Axes, runs: Iterable[Result], colour: str) -> None:
+def _draw_angles(axes: Axes, runs: Iterable[Result], colour: str, begin: float) -> None:
     medians = []
     for result in runs:
         layers = [layer for layer in result.run.layers if len(layer.iter)]
@@ -340,7 +345,7 @@ def _draw_angles(axes: Axes, runs: Iterable[Result], colour: str) -> None:
         medians.append(
             dict(zip(layers[0].iter.tolist(), np.nanmedian(angles, 0), strict=True))
         )
-    _draw_band(axes, medians, colour)
+    _draw_band(axes, medians, colour, begin)
 
 
 def _draw_equilibrium(axes: Axes, result: Result) -> None:
