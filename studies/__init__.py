@@ -7,6 +7,8 @@ Every study is a module, started with ``python -m`` in the root folder of a chec
     ``bash tools/reproduce.sh`` starts it in an environment that it sets up first.
 ``python -m studies.real_images``
     The same on nuclei and on images of COCO, docs/real_images.md.
+``python -m studies.fall``
+    Whether the score falls as Δ climbs in a long second stage, docs/fall.md.
 ``python -m studies.control``
     What setting the angular update does, docs/control_evidence.md.
 ``python -m studies.zoo``

@@ -39,6 +39,8 @@ SMALL = (
         for key in ('num_workers=0', 'persistent_workers=False')
     ),
 )
+# To classify what an untrained detector proposes takes half a minute.
+FEW_PROPOSALS = ('model.test_cfg.rpn.max_per_img=20',)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -49,6 +51,7 @@ def test_it_trains_on_coco_by_the_root_alone(name, tmp_path):
         [
             *(sys.executable, '-W', 'ignore', ROOT / 'tools' / 'train.py', config),
             *('--work-dir', tmp_path, '--cfg-options', *SMALL),
+            *(FEW_PROPOSALS if name.startswith('mask_rcnn') else ()),
         ],
         env=os.environ | {'COCO_ROOT': str(root), 'CUDA_VISIBLE_DEVICES': '-1'},
         capture_output=True,

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Sets up an environment and runs the tests in it:
 #
-#   bash tools/run_tests.sh [ARGUMENT OF pytest ...]
+#   bash tools/run_tests.sh [--coverage | ARGUMENT OF pytest ...]
 #
-# Without arguments, all tests run, several files at a time, and it is counted which
-# lines of smd_mmdet were run: fewer than 90 % of them are a failure.
+# Without arguments, all tests run, several files at a time. With --coverage it is also
+# counted which lines of smd_mmdet were run: fewer than 90 % of them are a failure. That
+# takes half as long again.
 #
 # The report's page is tested in Chromium. Where that is missing, its installation is
 # tried once (as root, on Debian); without Chromium those tests are skipped and say so.
@@ -49,9 +50,12 @@ install_chromium || true
 install_docs || true
 # Each of these processes computes in one thread; none waits for another.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+coverage=()
+if [[ ${1-} == --coverage ]]; then
+    coverage=(--cov --cov-report=term) && shift
+fi
 if (($# == 0)); then
     cores=$("$SMD_PYTHON" smd_mmdet/launch/threads.py --cores)
-    set -- --cov --cov-report=term -n "$cores" --maxprocesses 4 --dist loadfile \
-        --no-loadscope-reorder
+    set -- -n "$cores" --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 fi
-exec "$SMD_PYTHON" -m pytest -rs "$@"
+exec "$SMD_PYTHON" -m pytest -rs "${coverage[@]}" "$@"

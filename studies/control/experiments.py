@@ -1,6 +1,6 @@
 """The list of what is trained: blocks of small runs, and a few detectors."""
 
-from ..real_images.experiments import DATA as REAL
+from ..fall.experiments import DATA as REAL
 from ..reproduction.experiments import DATA as DRAWN
 from ..reproduction.experiments import Data, Experiment
 

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from ..trained import Study, run_study
 from .data import point_to_data
-from .experiments import DATA, EXPERIMENTS
+from .experiments import EXPERIMENTS
 
 STUDY = Study(
     name='real_images',
     program='real_images',
     description="The paper's claims on real images.",
     experiments=EXPERIMENTS,
-    data=DATA,
+    data={},
     page='studies.real_images.page',
 )
 

@@ -2,24 +2,26 @@
 
 from dataclasses import replace
 
-from ..reproduction.experiments import Data, Experiment
+from ..reproduction.experiments import Experiment
 
-__all__ = ['COCO', 'DATA', 'EXPERIMENTS', 'FALL']
+__all__ = ['COCO', 'EXPERIMENTS', 'plain_and_rescaled']
 
-DATA = {
-    'nuclei_crops': Data(
-        'data/nuclei_crops',
-        ('-m', 'studies.real_images.crops'),
-        '--train 6000 --val 1500',
-    )
-}
 PLAIN, RESCALED = 'three stages, plain', 'three stages, rescaled'
 
 
-def _pair(
+def plain_and_rescaled(
     name: str, config: str, group: str, titles: tuple[str, str], rank: int, **rest
 ) -> list[Experiment]:
-    """A plain run, and the one that differs by a hook."""
+    """A plain run, and the one that differs by a hook.
+
+    Args:
+        name: Name of the plain one; '-rescaled' is added for the other.
+        config: Its config, with {} where the other's has '-rescaled'.
+        group: Model and data.
+        titles: What is done in the two.
+        rank: Which come first; the lowest.
+        **rest: Further settings of both.
+    """
     return [
         Experiment(name, config.format(''), group, titles[0], rank, **rest),
         Experiment(
@@ -38,7 +40,7 @@ def _nuclei(prefix: str, rank: int, **rest) -> list[Experiment]:
     """Three stages on nuclei, plain and rescaled."""
     model, norm = prefix.split('_')
     names = {'mask-rcnn': 'Mask R-CNN', 'retinanet': 'RetinaNet'}
-    return _pair(
+    return plain_and_rescaled(
         f'{prefix}_3stage',
         f'configs/nuclei/{model}_r18_fpn_{norm}_3stage{{}}_nuclei.py',
         f'{names[model]}, {norm.upper()}, on nuclei',
@@ -88,7 +90,7 @@ def _coco(prefix: str, rank: int) -> list[Experiment]:
     names = {'mask-rcnn': 'Mask R-CNN', 'retinanet': 'RetinaNet'}
     norms = {'syncbn': 'SyncBN', 'gn': 'GN'}
     folder, file = model.replace('-', '_'), f'{model}_r50_fpn_{norm}-all_scratch_360k'
-    pair = _pair(
+    pair = plain_and_rescaled(
         f'coco_{prefix}',
         f'configs/{folder}/{file}{{}}_coco.py',
         f'{names[model]} R50, {norms[norm]}, on COCO',
@@ -101,37 +103,6 @@ def _coco(prefix: str, rank: int) -> list[Experiment]:
     return [replace(e, config=e.config.replace('-rescaled', '-rescale')) for e in pair]
 
 
-def _crops(variant: str, group: str, rank: int, seeds: int) -> list[Experiment]:
-    """Two stages on crops, plain and rescaled."""
-    return _pair(
-        f'resnet18_{variant}',
-        f'configs/classification/resnet18_{variant}{{}}_nuclei.py',
-        group,
-        ('plain', 'rescaled'),
-        rank,
-        seeds=seeds,
-        data='nuclei_crops',
-        quick=True,
-        figures=(),
-    )
-
-
-# Experiments whose second stage is five relaxation times long.
-FALL = [
-    *_crops('fall', 'ResNet-18 on crops of nuclei, λη = 2e-3', 0, seeds=5),
-    *_crops('slow-fall', 'ResNet-18 on crops of nuclei, λη = 5e-4', 4, seeds=3),
-    *_pair(
-        'retinanet_bn_fall',
-        'configs/nuclei/retinanet_r18_fpn_bn_fall{}_nuclei.py',
-        'RetinaNet, BN, on nuclei, λη = 2e-3',
-        ('plain', 'rescaled'),
-        1,
-        seeds=5,
-        data='',
-        quick=True,
-        figures=(),
-    ),
-]
 EXPERIMENTS = [
     *_nuclei('mask-rcnn_bn', 2, seeds=3, quick=True),
     _mask_rcnn('fixed', 'fixed learning rate', 5),
@@ -146,7 +117,6 @@ EXPERIMENTS = [
     *_nuclei('mask-rcnn_gn', 5),
     *_nuclei('retinanet_bn', 4, seeds=3),
     *_nuclei('retinanet_gn', 5),
-    *FALL,
     *_coco('mask-rcnn_syncbn', 3),
     *_coco('retinanet_gn', 3),
 ]

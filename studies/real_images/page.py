@@ -7,6 +7,7 @@ from smd_mmdet.report import write_files
 from smd_mmdet.report.words import CHECKS
 
 from ..markdown import table
+from ..origin import origin
 from ..reproduction.cells import score
 from ..reproduction.check_tables import (
     VERDICTS,
@@ -21,10 +22,9 @@ from ..reproduction.page import what_was_run
 from ..reproduction.results import Results, check_counts, kinds, read_results
 from ..reproduction.score_tables import paired_table, score_table
 from ..reproduction.summary import summaries, summary
-from .experiments import EXPERIMENTS, FALL
-from .fall import Change, changes, fall_claim, fall_figure, fall_table, leads
+from .experiments import EXPERIMENTS
 
-__all__ = ['conclusion_table', 'write_page']
+__all__ = ['conclusion_table', 'grouped', 'write_page']
 
 # The folder of the figures, beside the page.
 IMAGES = Path('images', 'real_images')
@@ -54,20 +54,13 @@ AP. The paper's own comparison needs COCO, eight GPUs and days; its configs are 
 
 CONCLUSIONS = """\
 In how many layer stages of all runs each conclusion of the theory holds / fails / is
-undecided / does not apply. Where a stage is too short, equilibrium does not apply.
-Linear convergence is held against the exact rate of decay. At λη = 2e-3 that is 17 %
-above 4λη/(1−α), which is its first order."""
+undecided / does not apply. Where a stage is too short, equilibrium does not apply."""
 
-FALL_TEXT = """\
-The second stage lasts five relaxation times of ‖w‖⁴. *Early* is the first of them
-after the drop, *late* the last. The change is that of each seed, its interval a 95 % t
-interval over seeds.
-
-Two things move the score: a larger Δ costs accuracy by its noise, and every iteration
-adds what the network still learns. The second can hide the first in networks as small
-and as short of training as these. Rescaled runs learn alike, with Δ at the new Δ* from
-the drop on. So *plain − rescaled* tells what the climb alone does: where plain runs
-lead early and no longer late, the climb has cost what the small Δ had brought."""
+# The third claim has a study of its own.
+FALL = (
+    '**Without rescaling the score falls within the second stage, as Δ climbs:** these '
+    'second stages are too short for it; [a page of its own](fall.md) has long ones.'
+)
 
 
 def write_page(
@@ -86,23 +79,17 @@ def write_page(
     """
     results = read_results(experiments, root)
     done = [each for each in results if each.runs]
-    falls = {e.name for e in FALL}
-    fall = [each for each in done if each.experiment.name in falls]
     coco = [each for each in done if each.experiment.name.startswith('coco_')]
-    nuclei = [each for each in done if each not in fall and each not in coco]
-    found = [change for each in fall for change in changes(each)]
+    nuclei = [each for each in done if each not in coco]
     images: dict[str, bytes] = {}
-    parts = ['# On real images']
+    parts = ['# On real images', origin('python -m studies.real_images')]
     if nuclei:
-        parts += summary(summaries(nuclei), fall_claim(found))
-    elif found:
-        parts += filter(None, [fall_claim(found)])
+        parts += summary(summaries(nuclei), FALL)
     parts += ['## What was run', INTRODUCTION, what_was_run(results)]
     parts += ['## What this cannot show', LIMITS]
     if done:
         parts += ['## Conclusions by model', CONCLUSIONS, conclusion_table(done)]
-    parts += _fall_section(fall, found, images)
-    for name, members in _groups([*nuclei, *coco]).items():
+    for name, members in grouped([*nuclei, *coco]).items():
         parts += [f'## {name}', *_section(members, images)]
     write_files(out.parent / IMAGES, images)
     write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
@@ -117,7 +104,7 @@ def conclusion_table(done: Sequence[Results]) -> str:
     layers = [layer for e in done for r in e.runs for layer in r.run.report.layers]
     names = [name for name, kind in kinds(layers).items() if kind == 'conclusion']
     rows = []
-    for group, members in _groups(done).items():
+    for group, members in grouped(done).items():
         counts = [check_counts(each) for each in members]
         cells = [
             ' / '.join(
@@ -130,25 +117,12 @@ def conclusion_table(done: Sequence[Results]) -> str:
     return table(('model', 'runs', *(CHECKS[name][0] for name in names)), rows)
 
 
-def _groups(results: Sequence[Results]) -> dict[str, list[Results]]:
+def grouped(results: Sequence[Results]) -> dict[str, list[Results]]:
+    """The experiments by model and data set."""
     groups: dict[str, list[Results]] = {}
     for each in results:
         groups.setdefault(each.experiment.group, []).append(each)
     return groups
-
-
-def _fall_section(
-    fall: Sequence[Results], found: Sequence[Change], images: dict[str, bytes]
-) -> list[str]:
-    """Figures and table of the long second stages."""
-    if not fall:
-        return []
-    parts = ['## The fall', FALL_TEXT, fall_table([*found, *leads(found)])]
-    for name, pair in _groups(fall).items():
-        file = f'{pair[0].experiment.name}.png'
-        images[file] = fall_figure(pair)
-        parts.append(f'![Δ, score and loss of {name}]({(IMAGES / file).as_posix()})')
-    return parts
 
 
 def _section(members: Sequence[Results], images: dict[str, bytes]) -> list[str]:

@@ -78,17 +78,8 @@ def test_the_quickstart_model_from_training_to_verdict(shapes, tmp_path):
     report = json.loads(checked.stdout)
     assert sorted(layer['layer'] for layer in report['layers']) == sorted(layers)
 
-    resumed = train(
-        *(CONFIG, '--work-dir', tmp_path, '--resume', tmp_path / 'iter_6.pth'),
-        *options(shapes, 14, **{'custom_hooks.0.verify': False}),
-    )
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
-    rows = read_records(tmp_path).table.to_pandas()
-    assert set(rows.groupby('layer')['count'].sum()) == {14}
-    assert not rows.duplicated(['layer', 'iter']).any()
-
     tested = run(
-        *(sys.executable, 'tools/test.py', CONFIG, tmp_path / 'iter_14.pth'),
+        *(sys.executable, 'tools/test.py', CONFIG, tmp_path / 'iter_12.pth'),
         *('--work-dir', tmp_path / 'test', '--cfg-options'),
         f'test_dataloader.dataset.data_root={shapes}/',
         f'test_evaluator.ann_file={shapes}/annotations/instances_val.json',
@@ -128,12 +119,8 @@ SMALL_COCO = {
 }
 
 
-def readme_options(shapes, **changes):
-    values = {
-        'train_dataloader.dataset.data_root': f'{shapes}/',
-        **SMALL_COCO,
-        **changes,
-    }
+def readme_options(shapes):
+    values = {'train_dataloader.dataset.data_root': f'{shapes}/', **SMALL_COCO}
     return [f'{key}={value}' for key, value in values.items()]
 
 
@@ -152,22 +139,6 @@ def test_the_config_of_the_readme(shapes, tmp_path):
     assert sum(layer.startswith('neck.') for layer in layers) == 8
     assert len(layers) == 28
     assert set(records.table['count'].to_pylist()) == {1}
-
-
-def test_the_readme_config_without_its_last_lines_is_refused(shapes, tmp_path):
-    path = readme_config(tmp_path)
-    path.write_text(path.read_text().split('\n\n')[0])
-    changes = {'model.neck.norm_cfg.type': None}
-    arguments = [
-        option
-        for option in readme_options(shapes, **changes)
-        if not option.startswith('model.neck.norm_cfg')
-    ]
-    done = train(path, '--work-dir', tmp_path / 'run', '--cfg-options', *arguments)
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert 'norm_eval=False' in done.stderr
-    assert 'Traceback' not in done.stderr
-    assert 'Iter(train)' not in done.stdout
 
 
 def test_two_processes(shapes, tmp_path):

@@ -1,17 +1,9 @@
-"""Records of runs that are resumed, killed, or on a disk that is full for a while."""
-
-import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+"""Records of runs that are resumed, or on a disk that is full for a while."""
 
 import numpy as np
 import pytest
 import torch
 from tiny import log_of, rows_of, tiny_config, train, weights
-
-TESTS = Path(__file__).parents[1]
 
 
 def test_resumed_training_gives_the_same_rows(tmp_path):
@@ -55,50 +47,6 @@ def test_loading_weights_is_not_resuming(tmp_path):
     config.load_from = str(tmp_path / 'one' / 'iter_25.pth')
     train(config)
     assert rows_of(tmp_path / 'two')['iter'].min() == 9
-
-
-KILLED = """
-    import os, signal, sys
-    sys.path[:0] = {path!r}
-    from tiny import tiny_config
-    from mmengine.hooks import Hook
-    from mmengine.runner import Runner
-
-    class Kill(Hook):
-        priority = 'LOWEST'
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if runner.iter + 1 == {at}:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    config = tiny_config({folder!r}, hook=dict(window=10), resume={resume})
-    runner = Runner.from_cfg(config)
-    runner.register_hook(Kill())
-    runner.train()
-"""
-
-
-def test_killed_in_mid_run_then_resumed(tmp_path):
-    # All in processes of their own: the number of threads may differ in this one.
-    def run(name, at=-1, resume=False):
-        code = textwrap.dedent(KILLED).format(
-            path=[str(TESTS.parent), str(TESTS)],
-            folder=str(tmp_path / name),
-            at=at,
-            resume=resume,
-        )
-        return subprocess.run([sys.executable, '-c', code], capture_output=True)
-
-    assert run('run', at=37).returncode == -signal.SIGKILL
-    rows = rows_of(tmp_path / 'run')
-    # All but the window under way, 30 to 39.
-    assert sorted(set(rows['iter'])) == [9, 19, 29]
-    for done in (run('run', resume=True), run('whole')):
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
-    expected = rows_of(tmp_path / 'whole')
-    got = rows_of(tmp_path / 'run')
-    for name in expected.columns:
-        for a, b in zip(got[name], expected[name], strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):

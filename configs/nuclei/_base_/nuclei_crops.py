@@ -1,5 +1,5 @@
 # Crops of the nuclei data, which the centre of each sorts into a class, as
-# `python -m studies.real_images.crops data/nuclei_crops` writes them.
+# `python -m studies.fall.crops data/nuclei_crops` writes them.
 _base_ = '../../_base_/shapes_classification.py'
 data_root = 'data/nuclei_crops/'
 metainfo = dict(classes=('background', 'edge', 'nucleus'), _delete_=True)

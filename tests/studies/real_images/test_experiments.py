@@ -8,20 +8,22 @@ from mmengine.config import Config
 
 from smd_mmdet.config.load import load_config
 from smd_mmdet.launch.arguments import OneLineParser, add_cfg_options
+from studies.fall import experiments as fall
 from studies.real_images.__main__ import main
 from studies.real_images.data import point_to_data, root_of
-from studies.real_images.experiments import COCO, DATA, EXPERIMENTS, FALL
+from studies.real_images.experiments import COCO, EXPERIMENTS
 from studies.reproduction.training import Task
 
 ROOT = Path(__file__).resolve().parents[3]
-BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+ALL = [*EXPERIMENTS, *fall.EXPERIMENTS]
+BY_NAME = {experiment.name: experiment for experiment in ALL}
 
 
 def test_every_entry_can_be_told_apart_and_compared():
-    assert len(BY_NAME) == len(EXPERIMENTS)
-    for experiment in EXPERIMENTS:
+    assert len(BY_NAME) == len(ALL)
+    for experiment in ALL:
         assert (ROOT / experiment.config).is_file(), experiment.config
-        assert experiment.data in DATA or not experiment.data
+        assert experiment.data in fall.DATA or not experiment.data
         if experiment.against:
             other = BY_NAME[experiment.against]
             assert (other.group, other.seeds) == (experiment.group, experiment.seeds)
@@ -34,7 +36,7 @@ def load(experiment):
     return load_config(str(ROOT / experiment.config), experiment.options)
 
 
-@pytest.mark.parametrize('name', [e.name for e in EXPERIMENTS if e.against])
+@pytest.mark.parametrize('name', [e.name for e in ALL if e.against])
 def test_runs_that_are_compared_differ_by_one_hook(name):
     one, other = load(BY_NAME[name]), load(BY_NAME[BY_NAME[name].against])
     one, other = one.to_dict(), other.to_dict()
@@ -44,7 +46,7 @@ def test_runs_that_are_compared_differ_by_one_hook(name):
     assert one == other
 
 
-@pytest.mark.parametrize('name', [e.name for e in FALL])
+@pytest.mark.parametrize('name', [e.name for e in fall.EXPERIMENTS])
 def test_the_second_stage_of_the_fall_is_five_relaxation_times_long(name):
     config = load(BY_NAME[name])
     optimizer = config.optim_wrapper.optimizer
@@ -79,13 +81,13 @@ def test_the_data_are_found_by_variables(tmp_path, monkeypatch):
 def test_the_list_tells_what_is_done(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('NUCLEI_ROOT', 'a')
     monkeypatch.setenv('COCO_ROOT', 'b')
-    folder = tmp_path / f'{FALL[0].name}-seed0'
+    folder = tmp_path / f'{EXPERIMENTS[0].name}-seed0'
     folder.mkdir()
     (folder / 'finished').touch()
-    only = ['--only', FALL[0].name, '--work-dir', str(tmp_path)]
+    only = ['--only', EXPERIMENTS[0].name, '--work-dir', str(tmp_path)]
     assert main(['--list', *only]) == 0
     states = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
-    assert states == ['finished'] + ['not'] * (FALL[0].seeds - 1)
+    assert states == ['finished'] + ['not'] * (EXPERIMENTS[0].seeds - 1)
 
 
 def test_the_options_mean_the_same_on_the_command_line():

@@ -13,9 +13,9 @@ from simulation import Walk
 from smd_mmdet import theory
 from smd_mmdet.checks import check
 from smd_mmdet.records import read_records
-from studies.real_images import page
-from studies.real_images.experiments import FALL
-from studies.real_images.fall import changes, fall_claim, leads, read_losses
+from studies.fall import page
+from studies.fall.changes import changes, fall_claim, leads, read_losses
+from studies.fall.experiments import EXPERIMENTS
 from studies.reproduction.results import Results, read_results
 
 # The rates of the walks: the second stage begins at 961 and ends at 1,500. Its
@@ -24,7 +24,7 @@ from studies.reproduction.results import Results, read_results
 DECAY = 0.08
 FIRST, LAST, FOLD = 961, 1500, 125
 SEEDS = 3
-PAIR = [replace(experiment, seeds=SEEDS) for experiment in FALL[:2]]
+PAIR = [replace(experiment, seeds=SEEDS) for experiment in EXPERIMENTS[:2]]
 # What accuracy loses within the stage, points by seed.
 LOSSES = {'plain': (2.0, 3.0, 4.0), 'rescaled': (0.5, -0.5, 0.3)}
 
@@ -105,11 +105,14 @@ def test_the_angles_are_those_of_the_walks(runs):
 
 
 def test_the_page_shows_the_fall_and_says_so(runs, tmp_path):
-    out = tmp_path / 'real_images.md'
+    out = tmp_path / 'fall.md'
     page.write_page(runs, out, PAIR)
     text = out.read_text()
     assert 'seen in 1 of 1 scores' in text and 'changes by -3.0 points' in text
-    table = {(r['run'], r['quantity']): r for r in rows(text, 'The fall')}
+    table = {
+        (r['run'], r['quantity']): r
+        for r in rows(text, 'Early and late in the second stage')
+    }
     assert table['plain', 'top-1 accuracy']['change'] == '-3.0'
     assert table['plain', 'top-1 accuracy']['verdict'] == 'falls'
     assert table['rescaled', 'top-1 accuracy']['verdict'] == 'cannot be told'
@@ -146,7 +149,7 @@ def test_a_score_that_stays_is_not_called_a_fall(runs):
 
 
 def test_without_runs_the_page_says_that_nothing_is_done(tmp_path):
-    out = tmp_path / 'real_images.md'
+    out = tmp_path / 'fall.md'
     page.write_page(tmp_path / 'none', out, PAIR)
     assert f'0 of {2 * SEEDS} runs are done.' in out.read_text()
 

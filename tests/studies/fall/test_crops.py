@@ -10,7 +10,7 @@ import pytest
 from nuclei_files import write_folder
 
 from smd_mmdet.datasets import convert_nuclei
-from studies.real_images.crops import CLASSES, SIZE, classes_of, write_crops
+from studies.fall.crops import CLASSES, SIZE, classes_of, write_crops
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ impl:DeprecationWarning')
@@ -91,7 +91,7 @@ def test_what_is_there_is_not_overwritten(nuclei, tmp_path):
 def test_without_the_data_the_command_says_so_in_a_line(tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, '-W', 'ignore', '-m', 'studies.real_images.crops'),
+            *(sys.executable, '-W', 'ignore', '-m', 'studies.fall.crops'),
             *(tmp_path / 'crops', '--train', '3', '--val', '3'),
         ],
         cwd=ROOT,

@@ -1,6 +1,6 @@
 """Crops of the nuclei data for classification: what is at the centre of each?
 
-    python -m studies.real_images.crops data/nuclei_crops --train 6000 --val 1500
+    python -m studies.fall.crops data/nuclei_crops --train 6000 --val 1500
 
 A crop is a ``nucleus`` where its centre is inside one, an ``edge`` where it is within
 two pixels of a nucleus's border, and ``background`` where it is 4 to 16 pixels outside

@@ -1,0 +1,1 @@
+"""Whether the score falls in a long second stage, docs/fall.md."""
