@@ -64,13 +64,13 @@ def _mask_rcnn(variant: str, title: str, rank: int, **rest) -> Experiment:
 
 
 # The paper's models on COCO's images, as their configs are but for the length and the
-# size of the images. Nothing comes to equilibrium in 80 iterations; the transient law
+# size of the images. Nothing comes to equilibrium in 40 iterations; the transient law
 # and Lemma 1 need none.
 COCO = {
-    'train_cfg.max_iters': 80,
-    'train_cfg.val_interval': 80,
+    'train_cfg.max_iters': 40,
+    'train_cfg.val_interval': 40,
     'param_scheduler.0.end': 10,
-    'param_scheduler.1.milestones': [50],
+    'param_scheduler.1.milestones': [25],
     'train_dataloader.dataset.pipeline.2.scale': [(192, 96), (192, 128)],
     'val_dataloader.dataset.pipeline.1.scale': (192, 96),
     'train_dataloader.num_workers': 0,
