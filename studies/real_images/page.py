@@ -46,11 +46,11 @@ thousand crops on two CPU cores, and their scale-invariant weights decay 150 to 
 times as fast as COCO's, so that equilibrium takes hundreds of iterations in place of
 tens of thousands. So Δ* is larger than in any detector that is used, and a score here
 tells of noise at that Δ, not of the accuracy that rescaling brings or costs on COCO. On
-COCO itself 128 images and some tens of iterations show that the measurement works on
-its images and that the laws which need no equilibrium hold (Lemma 1, the transient
-law); they cannot show an equilibrium, which takes 12,500 iterations an e-fold, nor an
-AP. The paper's own comparison needs COCO, eight GPUs and days; its configs are in
-[coco.md](coco.md)."""
+COCO itself 128 images and 40 iterations show that the measurement works there: the
+gradients are at right angles to the weights (Lemma 1) to the digits of float32. For
+verdicts they are too few; an equilibrium takes 12,500 iterations an e-fold, and a
+detector that has seen so little finds nothing, so that there is no AP. The paper's own
+comparison needs COCO, eight GPUs and days; its configs are in [coco.md](coco.md)."""
 
 CONCLUSIONS = """\
 In how many layer stages of all runs each conclusion of the theory holds / fails / is
