@@ -110,6 +110,12 @@ def main() -> int:
         return 0
     if args.only and not args.out:
         parser.error('--only needs --out: the page of all parts stays as it is')
+    if not list(ROOT.glob('smd_mmdet/monitor/kernels/_fused*.so')):
+        print(
+            'warning: the C library is not built in this checkout, the slower way is '
+            'measured (python -m pip install -e . builds it)',
+            file=sys.stderr,
+        )
     out = args.out or ROOT / 'docs' / 'performance.md'
     lines = [
         '# Performance',

@@ -169,16 +169,23 @@ def _equilibrium(models: Sequence[ModelSummary]) -> str:
     layers = sum(model.layers for model in models)
     failing = sum(model.failing for model in models)
     stages = sum(model.stages for model in models)
+    missed = [model for model in models if 2 * model.there < model.layers]
     verdict = 'held' if not failing else 'held in part'
-    if 2 * there < layers:
+    if missed:
+        verdict = f'held in {len(models) - len(missed)} of {len(models)} models'
+    if len(missed) == len(models):
         verdict = 'did not show'
-    return (
+    text = (
         f'**At one learning rate Δ comes to Δ\\*: {verdict}.** At the end of the first '
         f'stage {there:,} of {layers:,} layers are in equilibrium; Δ_rms/Δ* is '
         f'{_range(model.first.median for model in models)} (medians of the models). A '
         f'conclusion of the theory fails in {failing:,} of {stages:,} layer stages of '
         'all runs.'
     )
+    if missed and len(missed) < len(models):
+        names = '; '.join(f'{m.model} ({m.there} of {m.layers})' for m in missed)
+        text += f' Fewer than half of the layers are there in {names}.'
+    return text
 
 
 def _rescaling(models: Sequence[ModelSummary]) -> str:

@@ -146,6 +146,15 @@ def test_a_claim_that_does_not_hold_is_told(changes, claim, said, runs):
     assert ': held.**' in good[0] and ': held.**' in good[1]
 
 
+def test_a_claim_that_holds_in_one_model_of_two_names_the_other(runs):
+    (model,) = summaries(read_results(LIST, runs))
+    there = replace(model, there=model.layers)
+    short = replace(model, model='another', there=model.layers // 2)
+    claim = summary([there, short])[0].splitlines()[0]
+    assert 'held in 1 of 2 models' in claim
+    assert claim.endswith(f' in another ({model.layers // 2} of {model.layers}).')
+
+
 def test_verdicts_are_counted_over_layers_stages_and_seeds(text, runs):
     from smd_mmdet.checks import check
     from smd_mmdet.records import read_records
