@@ -156,6 +156,8 @@ def measure(args):
         'exchange_ms': 1e3 * time_exchange(share) if share else 0.0,
     }
     Path(args.rank_of, f'{rank}.json').write_text(json.dumps(figures))
+    if share:
+        share.finish()  # what is under way when the group goes can end the process
     dist.barrier()
     dist.destroy_process_group()
 

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from smd_mmdet._text import one_line
 from smd_mmdet.launch.arguments import OneLineParser, path_argument
 
-from .data import root_of
+from ..real_images.data import root_of
 
 __all__ = ['CLASSES', 'SIZE', 'classes_of', 'write_crops']
 
