@@ -10,6 +10,7 @@ the page, and the exit code is 1.
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,34 @@ from studies.origin import origin  # noqa: E402
 
 
 @dataclass
+class Limit:
+    """How large a figure may be.
+
+    Args:
+        name: What the figure is.
+        most: The largest value that is good.
+        patterns: Where it stands in the output of a part, as the first group of a
+            regular expression. Of two patterns the difference of what they find counts.
+        share: What it is divided by.
+    """
+
+    name: str
+    most: float
+    patterns: tuple[str, ...]
+    share: float = 1
+
+    def verdict(self, output: str) -> str:
+        """A line that says whether the limit is kept."""
+        found = [re.search(pattern, output) for pattern in self.patterns]
+        if None in found:
+            return f'Not measured: {self.name}, at most {self.most:g}.'
+        values = [float(match[1].replace(',', '')) for match in found]
+        value = (values[0] - sum(values[1:])) / self.share
+        word = 'Held' if value <= self.most else '**Missed**'
+        return f'{word}: {self.name} {value:.3g}, at most {self.most:g}.'
+
+
+@dataclass
 class Part:
     """A section of the page.
 
@@ -31,24 +60,32 @@ class Part:
         title: Its heading.
         target: What is aimed at.
         command: Script and arguments; {threads} is filled in.
+        data: Whether it needs drawn shapes.
+        limits: What its figures may be.
     """
 
     title: str
     target: str
     command: str
     data: bool = False
+    limits: tuple[Limit, ...] = ()
 
 
+GRAM = r'\| gram \(C library\) \|[^|]+\|[^|]+\| ([\d.]+)'
+PASS = (Limit('the pass, in plain reads of the same bytes,', 1.2, (GRAM,)),)
+INSIDE = r'inside the monitor, .*\(([\d.]+)%\)'
 PARTS = {
     'bandwidth-1': Part(
         'The pass over ResNet-50, one thread',
-        'within 1.5 times a plain read of the same bytes',
+        'within 1.2 times a plain read of the same bytes',
         'bandwidth.py --threads 1 --rounds 25',
+        limits=PASS,
     ),
     'bandwidth': Part(
         'The pass over ResNet-50, all threads',
-        'within 1.5 times a plain read of the same bytes',
+        'within 1.2 times a plain read of the same bytes',
         'bandwidth.py --threads {threads} --rounds 25 --no-compile',
+        limits=PASS,
     ),
     'bandwidth-small': Part(
         'The pass over the quickstart model',
@@ -64,6 +101,15 @@ PARTS = {
         'Host time of a step, the pass left out',
         'at most 100 µs of 53 layers under SGD, at most 2 µs for each further one',
         'host_time.py --rounds 100',
+        limits=(
+            Limit('µs of 53 layers', 100, (r'\| cpu \| SGD \| 53 \| ([\d.]+)',)),
+            Limit(
+                'µs of a further layer',
+                2,
+                tuple(rf'\| cpu \| SGD \| {n} \| ([\d.]+)' for n in (153, 53)),
+                share=100,
+            ),
+        ),
     ),
     'scaling': Part(
         'Against layers, parameters and processes',
@@ -77,20 +123,27 @@ PARTS = {
     ),
     'overhead': Part(
         'A training iteration of the quickstart',
-        'at most 3 % of an iteration',
+        'at most 1 % of an iteration',
         'overhead.py --pairs 150 --threads {threads} --cfg-options data_root={data}/ '
         'train_dataloader.dataset.data_root={data}/',
         data=True,
+        limits=(Limit('per cent of an iteration', 1, (INSIDE,)),),
     ),
     'coco': Part(
         "A training iteration of Mask R-CNN R50-FPN at COCO's size",
         'at most 0.5 % of an iteration on a CPU, 0.3 % on a GPU (2 % without Triton)',
         'overhead.py --coco --pairs 5 --warmup 1 --threads {threads}',
+        limits=(Limit('per cent of an iteration', 0.5, (INSIDE,)),),
     ),
     'records': Part(
         'Records of 360,000 iterations',
-        'none was set; the whole must stay usable',
+        'under 100 MB; the report in 15 s and 600 MB',
         'record_scale.py',
+        limits=(
+            Limit('MB of records', 100, (r'\| MB, merged \| ([\d.,]+)',)),
+            Limit('s of the report', 15, (r'smd report, .*\| ([\d.]+) \(',)),
+            Limit('MB of the report', 600, (r'smd report, .*\| [\d.]+ \((\d+)\)',)),
+        ),
     ),
     'soak': Part(
         'Memory over 100,000 iterations', 'flat', 'soak.py --iterations 100000'
@@ -138,7 +191,10 @@ def main() -> int:
         print(f'{name}: {"done" if fine else "FAILED"} in {seconds:.0f} s', flush=True)
         script = part.command.split()[0]
         lines += ['', f'## {part.title}', '', f'Target: {part.target}.', '']
-        lines += [output, '', f'(`benchmarks/{script}`, {seconds:.0f} s)']
+        lines += [output, '']
+        for limit in part.limits:
+            lines += [limit.verdict(output), '']
+        lines += [f'(`benchmarks/{script}`, {seconds:.0f} s)']
         # Written each time: an interrupted call keeps what is done.
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text('\n'.join(lines) + '\n')

@@ -66,6 +66,26 @@ def test_a_part_that_fails_is_named_in_the_page_and_in_the_exit_code(tmp_path):
     assert 'Failed: ' in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ('printed', 'said'),
+    [
+        ('| a | 5 | 99.5 |', 'Held: µs 99.5, at most 100.'),
+        ('| a | 5 | 1,100.5 |', '**Missed**: µs 1.1e+03, at most 100.'),
+        ('| b | 5 | 99.5 |', 'Not measured: µs, at most 100.'),
+    ],
+)
+def test_a_figure_is_held_against_its_limit(printed, said):
+    program = (
+        'import sys; sys.path.insert(0, "benchmarks"); from run_all import Limit\n'
+        f'limit = Limit("µs", 100, (r"a \\| 5 \\| ([\\d.,]+)",))\n'
+        f'print(limit.verdict({printed!r}))\n'
+        'two = Limit("more", 2, (r"x (\\d+)", r"y (\\d+)"), share=10)\n'
+        'print(two.verdict("y 5 x 45"))'
+    )
+    done = run(sys.executable, '-c', program, check=True)
+    assert done.stdout.splitlines() == [said, '**Missed**: more 4, at most 2.']
+
+
 def test_ways_to_write_records_are_compared():
     program = (
         'import sys; sys.path.insert(0, "benchmarks"); import record_scale as scale\n'
