@@ -127,5 +127,6 @@ def _skipped(skipped: Sequence[Audit]) -> str:
 
 
 def _brief(reason: str) -> str:
-    """The beginning of a reason, without paths of this installation."""
-    return re.sub(r'\S*/\S+\.py: |^[\w.]*Error: ', '', reason)[:200]
+    """The beginning of a reason, without HTML and paths of this installation."""
+    text = re.sub(r'\S*/\S+\.py: |^[\w.]*Error: ', '', reason)[:200]
+    return text.replace('<', '&lt;')

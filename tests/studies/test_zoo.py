@@ -26,7 +26,7 @@ def kept(tmp_path):
     results = Results(tmp_path, 'commit `c0ffee`')
     results.write('a/one.py', 'shipped', RESULT)
     results.write('a/one.py', 'trained', {'same': True})
-    results.write('a/two.py', 'shipped', {'skipped': 'KeyError: a | b'})
+    results.write('a/two.py', 'shipped', {'skipped': 'KeyError: a | <b>'})
     return results
 
 
@@ -49,7 +49,7 @@ def test_the_page_counts_what_is_kept(kept):
     assert (row['config'], row['norms'], row['found']) == ('a/one ¹', 'shipped', '4')
     assert '| a/one.py | `a.weight` | by a norm | the loss changes \\| by 1 |' in text
     assert rows(text, 'Skipped') == [
-        {'config': 'a/two.py', 'norms': 'shipped', 'reason': 'a \\| b'}
+        {'config': 'a/two.py', 'norms': 'shipped', 'reason': 'a \\| &lt;b>'}
     ]
     assert '¹ the model cannot run in float64' in text
 
