@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ['row', 'table']
+__all__ = ['plain', 'row', 'table']
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -24,6 +24,11 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 def row(cells: Iterable[object]) -> str:
     """One line of a table."""
     return f'| {" | ".join(map(_cell, cells))} |'
+
+
+def plain(text: str) -> str:
+    """Text in which no HTML begins."""
+    return text.replace('<', '&lt;')
 
 
 def _cell(value: object) -> str:

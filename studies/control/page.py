@@ -6,9 +6,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from smd_mmdet.report import write_files
 from smd_mmdet.report.canvas import STYLE
 
+from ..documents import write_document
 from ..markdown import table
 from ..reproduction.results import Results, read_results
 from ..reproduction.score_tables import score_table
@@ -124,8 +124,7 @@ def write_page(root: Path, out: Path) -> None:
         parts += ['## What it costs', COST, cost_table(cost)]
     if done := [each for each in detectors if each.runs]:
         parts += ['## A detector', DETECTOR, score_table(done)]
-    write_files(out.parent / IMAGES, images)
-    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+    write_document(out, parts, IMAGES, images)
 
 
 def _parts(blocks: Sequence[Block], images: dict[str, bytes]) -> list[str]:

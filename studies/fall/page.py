@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from smd_mmdet.report import write_files
-
+from ..documents import write_document
 from ..origin import origin
-from ..real_images.page import conclusion_table, grouped
+from ..reproduction.check_tables import conclusion_table
 from ..reproduction.experiments import Experiment
 from ..reproduction.page import what_was_run
-from ..reproduction.results import read_results
+from ..reproduction.results import grouped, read_results
 from .changes import changes, fall_claim, fall_figure, fall_table, leads
 from .experiments import EXPERIMENTS
 
@@ -73,5 +72,4 @@ def write_page(
         parts.append(f'![Δ, score and loss of {name}]({(IMAGES / file).as_posix()})')
     if done:
         parts += ['## Conclusions by model', CONCLUSIONS, conclusion_table(done)]
-    write_files(out.parent / IMAGES, images)
-    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+    write_document(out, parts, IMAGES, images)

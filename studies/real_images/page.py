@@ -3,28 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from smd_mmdet.report import write_files
-from smd_mmdet.report.words import CHECKS
-
+from ..documents import write_document
 from ..markdown import table
 from ..origin import origin
 from ..reproduction.cells import score
 from ..reproduction.check_tables import (
-    VERDICTS,
     assumption_table,
     check_table,
+    conclusion_table,
     parting_table,
 )
 from ..reproduction.experiments import Experiment
 from ..reproduction.model_section import gallery
 from ..reproduction.motion_tables import noise_table, stage_table
 from ..reproduction.page import what_was_run
-from ..reproduction.results import Results, check_counts, kinds, read_results
+from ..reproduction.results import Results, grouped, read_results
 from ..reproduction.score_tables import paired_table, score_table
 from ..reproduction.summary import summaries, summary
 from .experiments import EXPERIMENTS
 
-__all__ = ['conclusion_table', 'grouped', 'write_page']
+__all__ = ['write_page']
 
 # The folder of the figures, beside the page.
 IMAGES = Path('images', 'real_images')
@@ -91,38 +89,7 @@ def write_page(
         parts += ['## Conclusions by model', CONCLUSIONS, conclusion_table(done)]
     for name, members in grouped([*nuclei, *coco]).items():
         parts += [f'## {name}', *_section(members, images)]
-    write_files(out.parent / IMAGES, images)
-    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
-
-
-def conclusion_table(done: Sequence[Results]) -> str:
-    """How often each conclusion came to each verdict, a row per model and data set.
-
-    Args:
-        done: Experiments with finished runs.
-    """
-    layers = [layer for e in done for r in e.runs for layer in r.run.report.layers]
-    names = [name for name, kind in kinds(layers).items() if kind == 'conclusion']
-    rows = []
-    for group, members in grouped(done).items():
-        counts = [check_counts(each) for each in members]
-        cells = [
-            ' / '.join(
-                str(sum(count.get(name, {}).get(verdict, 0) for count in counts))
-                for verdict in VERDICTS
-            )
-            for name in names
-        ]
-        rows.append((group, sum(len(each.runs) for each in members), *cells))
-    return table(('model', 'runs', *(CHECKS[name][0] for name in names)), rows)
-
-
-def grouped(results: Sequence[Results]) -> dict[str, list[Results]]:
-    """The experiments by model and data set."""
-    groups: dict[str, list[Results]] = {}
-    for each in results:
-        groups.setdefault(each.experiment.group, []).append(each)
-    return groups
+    write_document(out, parts, IMAGES, images)
 
 
 def _section(members: Sequence[Results], images: dict[str, bytes]) -> list[str]:

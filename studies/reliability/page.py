@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..markdown import table
+from ..markdown import plain, table
 from ..origin import origin
 from .case import CannotTest, Case, Group
 from .damage import DAMAGED_RECORDS
@@ -68,13 +68,8 @@ def page(results: Sequence[tuple[Group, Sequence[Result]]]) -> str:
     head = ('case', 'what was done', 'what was seen', 'verdict')
     for group, seen in results:
         rows = [
-            (*map(_plain, (r.case.title, r.case.done, r.seen)), r.verdict) for r in seen
+            (*map(plain, (r.case.title, r.case.done, r.seen)), r.verdict) for r in seen
         ]
         if rows:
             text += f'\n## {group.title}\n\n{table(head, rows)}\n'
     return text
-
-
-def _plain(text: str) -> str:
-    """Text in which no HTML begins."""
-    return text.replace('<', '&lt;')

@@ -10,7 +10,7 @@ from smd_mmdet.report.words import CHECKS, plural
 from ..markdown import table
 from .cells import number, spread
 from .partings import Parting, distance, partings
-from .results import Results, check_counts, kinds
+from .results import Results, check_counts, grouped, kinds
 from .spread import Spread
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     'assumption_table',
     'away_table',
     'check_table',
+    'conclusion_table',
     'parting_table',
 ]
 
@@ -62,6 +63,28 @@ def check_table(done: Sequence[Results]) -> str:
     head = ('', 'check', *(each.experiment.title for each in done))
     said = 'Layer stages in which it holds / fails / is undecided / does not apply.'
     return f'{said}\n\n{table(head, rows)}' if rows else ''
+
+
+def conclusion_table(done: Sequence[Results]) -> str:
+    """How often each conclusion came to each verdict, a row per model and data set.
+
+    Args:
+        done: Experiments with finished runs.
+    """
+    layers = [layer for e in done for r in e.runs for layer in r.run.report.layers]
+    names = [name for name, kind in kinds(layers).items() if kind == 'conclusion']
+    rows = []
+    for group, members in grouped(done).items():
+        counts = [check_counts(each) for each in members]
+        cells = [
+            ' / '.join(
+                str(sum(count.get(name, {}).get(verdict, 0) for count in counts))
+                for verdict in VERDICTS
+            )
+            for name in names
+        ]
+        rows.append((group, sum(len(each.runs) for each in members), *cells))
+    return table(('model', 'runs', *(CHECKS[name][0] for name in names)), rows)
 
 
 def assumption_table(done: Sequence[Results]) -> str:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from smd_mmdet.report import write_files
-
+from ..documents import write_document
 from ..markdown import table
 from . import theorems
 from .experiments import EXPERIMENTS, Experiment
 from .model_section import IMAGES, model_section
-from .results import Results, read_results
+from .results import Results, grouped, read_results
 from .summary import summaries, summary
 from .theorem_section import theorem_section
 
@@ -61,9 +60,6 @@ def write_page(
         OSError: If a file cannot be written.
     """
     results = read_results(experiments, root)
-    groups: dict[str, list[Results]] = {}
-    for each in results:
-        groups.setdefault(each.experiment.group, []).append(each)
     parts = [TITLE]
     if any(each.runs for each in results):
         parts += summary(summaries(results))
@@ -71,7 +67,7 @@ def write_page(
     if any(each.runs for each in results):
         parts += ['## How to read it', READING]
     images: dict[str, bytes] = {}
-    for name, members in groups.items():
+    for name, members in grouped(results).items():
         if any(each.runs for each in members):
             section = model_section(members)
             parts += [f'## {name}', *section.paragraphs]
@@ -79,8 +75,7 @@ def write_page(
     if walks:
         found, dropped = theorems.equilibria(walks), theorems.drops(walks)
         parts += theorem_section(found, dropped, walks)
-    write_files(out.parent / IMAGES, images)
-    write_files(out.parent, {out.name: ('\n\n'.join(parts) + '\n').encode()})
+    write_document(out, parts, IMAGES, images)
 
 
 def what_was_run(results: Sequence[Results]) -> str:

@@ -16,7 +16,15 @@ from .experiments import Experiment
 from .spread import Spread
 from .training import Task, tasks_of
 
-__all__ = ['Result', 'Results', 'check_counts', 'kinds', 'over_time', 'read_results']
+__all__ = [
+    'Result',
+    'Results',
+    'check_counts',
+    'grouped',
+    'kinds',
+    'over_time',
+    'read_results',
+]
 
 
 @dataclass
@@ -120,6 +128,14 @@ def over_time(results: Results, edges: Sequence[int]) -> list[Spread]:
                 ratios.append(np.sqrt(square))
         spans.append(Spread.of(ratios))
     return spans
+
+
+def grouped(results: Sequence[Results]) -> dict[str, list[Results]]:
+    """The experiments by model and data set."""
+    groups: dict[str, list[Results]] = {}
+    for each in results:
+        groups.setdefault(each.experiment.group, []).append(each)
+    return groups
 
 
 def check_counts(results: Results) -> dict[str, Counter[str]]:

@@ -11,7 +11,7 @@ from smd_mmdet.report.words import plural
 from ..markdown import table
 from .cells import METRICS, metrics_of, number, per_cent_of
 from .comparison import Paired, compared_with, paired
-from .results import Results
+from .results import Results, grouped
 from .spread import Spread
 
 __all__ = ['After', 'Course', 'ModelSummary', 'summaries', 'summary']
@@ -87,11 +87,8 @@ def summaries(results: Sequence[Results]) -> list[ModelSummary]:
             finished runs is its plain one; what is compared with it, and is not short
             of a stage, is the rescaled one.
     """
-    groups: dict[str, list[Results]] = {}
-    for each in results:
-        if each.runs:
-            groups.setdefault(each.experiment.group, []).append(each)
-    return [_summary(name, members) for name, members in groups.items()]
+    done = [each for each in results if each.runs]
+    return [_summary(name, members) for name, members in grouped(done).items()]
 
 
 def _summary(model: str, members: Sequence[Results]) -> ModelSummary:

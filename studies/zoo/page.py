@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from ..markdown import table
+from ..markdown import plain, table
 from ..origin import origin
 from .configs import MODES
 from .results import Results
@@ -128,5 +128,4 @@ def _skipped(skipped: Sequence[Audit]) -> str:
 
 def _brief(reason: str) -> str:
     """The beginning of a reason, without HTML and paths of this installation."""
-    text = re.sub(r'\S*/\S+\.py: |^[\w.]*Error: ', '', reason)[:200]
-    return text.replace('<', '&lt;')
+    return plain(re.sub(r'\S*/\S+\.py: |^[\w.]*Error: ', '', reason)[:200])
