@@ -1,23 +1,20 @@
 """Several processes of one test, on the CPU."""
 
+import contextlib
 import os
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
+from torch.distributed import TCPStore
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 # Seconds after which a process counts as one that waits for another for ever.
 TIMEOUT = 240
-
-
-def free_port():
-    with socket.socket() as some:
-        some.bind(('127.0.0.1', 0))
-        return some.getsockname()[1]
 
 
 def environment(**more):
@@ -33,26 +30,48 @@ def environment(**more):
 
 def on_ranks(world, folder, *functions, program='ranks.py'):
     """Run functions of a program of tests/ in so many processes."""
-    port = str(free_port())
-    processes = [
-        subprocess.Popen(
-            [sys.executable, TESTS / program, folder, *functions],
-            env=environment(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                MASTER_ADDR='127.0.0.1', MASTER_PORT=port,
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    # They meet at a store of this process, as those of torchrun do: the port of a store
+    # that one of them opened might be another's by then.
+    store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    common = dict(
+        WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(store.port),
+        TORCHELASTIC_USE_AGENT_STORE='True', TORCHELASTIC_RESTART_COUNT='0',
+    )  # fmt: skip
+    with contextlib.ExitStack() as opened:
+        outputs = [opened.enter_context(TemporaryFile('w+')) for _ in range(world)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, TESTS / program, folder, *functions],
+                env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **common),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            codes = wait_for_all(processes)
+        finally:
+            for process in processes:
+                process.kill()
+        for output in outputs:
+            output.seek(0)
+        told = '\n'.join(
+            f'rank {rank}, exit code {code}:\n{output.read()}'
+            for rank, (code, output) in enumerate(zip(codes, outputs, strict=True))
         )
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(process.returncode for process in processes), '\n'.join(outputs)
+    assert codes == [0] * world, told
+
+
+def wait_for_all(processes):
+    """Their exit codes; None of those that still run a while after one has failed."""
+    deadline = time.monotonic() + TIMEOUT
+    while None in (codes := [process.poll() for process in processes]):
+        if any(codes):
+            deadline = min(deadline, time.monotonic() + 10)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return codes
 
 
 KEYS = ('iter', 'count', 'lr', 'weight_decay', 'momentum', 'stage')

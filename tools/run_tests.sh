@@ -58,4 +58,4 @@ if (($# == 0)); then
     cores=$("$SMD_PYTHON" smd_mmdet/launch/threads.py --cores)
     set -- -n "$cores" --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 fi
-exec "$SMD_PYTHON" -m pytest -rs "${coverage[@]}" "$@"
+exec "$SMD_PYTHON" -m pytest -rsfE "${coverage[@]}" "$@"
