@@ -3,5 +3,5 @@
 _base_ = [
     './_base_/retinanet_gn.py',
     './_base_/runtime_boxes.py',
-    './_base_/three_stages.py',
+    './_base_/three_stages_boxes.py',
 ]

@@ -10,6 +10,7 @@ from smd_mmdet.report.canvas import STYLE
 
 from ..documents import write_document
 from ..markdown import table
+from ..origin import origin
 from ..reproduction.results import Results, read_results
 from ..reproduction.score_tables import score_table
 from .experiments import BLOCKS, DETECTORS, TITLES
@@ -143,6 +144,7 @@ def _parts(blocks: Sequence[Block], images: dict[str, bytes]) -> list[str]:
     ]
     return [
         '# Setting Δ: the evidence',
+        origin('python -m studies.control'),
         *filter(None, claims),
         *_decay(by_question['decay'], images),
         '## What was run',

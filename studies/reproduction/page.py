@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..documents import write_document
 from ..markdown import table
+from ..origin import origin
 from . import theorems
 from .experiments import EXPERIMENTS, Experiment
 from .model_section import IMAGES, model_section
@@ -60,7 +61,7 @@ def write_page(
         OSError: If a file cannot be written.
     """
     results = read_results(experiments, root)
-    parts = [TITLE]
+    parts = [TITLE, origin('bash tools/reproduce.sh')]
     if any(each.runs for each in results):
         parts += summary(summaries(results))
     parts += ['## What was run', INTRODUCTION, what_was_run(results)]
