@@ -234,7 +234,7 @@ def measure(layers: Layers, device: str, rounds: int, compile: bool) -> str:
                 f'{ratio:.2f}',
             ]
         )
-    head = ['way', 'median ms', 'least ms', 'times a plain read (target for gram 1.5)']
+    head = ['way', 'median ms', 'least ms', 'times a plain read']
     return '\n\n'.join([table(head, rows), *notes])
 
 

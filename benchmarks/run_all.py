@@ -94,7 +94,8 @@ PARTS = {
     ),
     'peer': Part(
         'Other ways to the same knowledge',
-        'cheaper than all of them',
+        'a step costs less than with each that also reads weights and updates at every '
+        'step',
         'peer.py --threads {threads} --rounds 40',
     ),
     'host': Part(

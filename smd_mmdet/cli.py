@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(['check', 'nowhere'])
         2
     """
+    # MMEngine causes it itself: a user can do nothing about it.
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     open_streams('smd')
     try:
         args = _parser().parse_args(argv)

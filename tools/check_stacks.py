@@ -339,6 +339,8 @@ def write_page(folder: Path, page: Path = PAGE) -> bool:
         'for each stack and runs the default tests in it, on the CPU.',
         '',
         *table(found),
+        '',
+        'What is skipped on the pinned stack follows, and of the others what differs.',
     ]
     usual = found['pinned'][1].skipped if 'pinned' in found else {}
     known = True

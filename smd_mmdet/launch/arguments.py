@@ -21,7 +21,7 @@ __all__ = [
 
 # A value, or an element of a list, that is a dict.
 _DICT = re.compile(r'(?:^|[\[(,])[\s\'"]*(?:\{|dict\()')
-CONFIG_HELP = 'file, or mmdet::folder/name.py, smd_mmdet::folder/name.py'
+CONFIG_HELP = 'file, or folder/name.py after mmdet::, mmpretrain:: or smd_mmdet::'
 
 
 class OneLineParser(argparse.ArgumentParser):

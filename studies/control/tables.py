@@ -349,4 +349,4 @@ def cost_table(found: dict[str, list[float]]) -> str:
     for kind in KINDS:
         over = np.median(ratios(found, kind))
         rows.append((kind, f'{np.median(found[kind]):.2f}', f'{over:.3f}'))
-    return table(('run', 'ms per iteration', 'over plain'), rows)
+    return table(('run', 'ms per iteration', 'over plain (median of turns)'), rows)

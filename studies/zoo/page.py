@@ -15,8 +15,8 @@ HEADER = """\
 
 {origin} Every config with
 random weights, random images and boxes, on one CPU core. *shipped* is the config as it
-is; *trained* is the same with `norm_eval=False` and `frozen_stages=-1`, where it
-freezes any norm or stage.
+is; *trained* is the same with `norm_eval=False` and `frozen_stages=-1`. A config that
+freezes no norm and no stage is audited once.
 
 A layer is a trainable tensor of two dimensions or more. *Found* is what the structure
 says (`find_scale_invariant`); *proof* is what scaling by powers of two and the cosine \
