@@ -84,7 +84,8 @@ def finite(value: ArrayLike, name: str) -> np.ndarray:
         if np.asarray(value).dtype.kind not in 'biufO':
             raise TypeError
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        # RuntimeError: torch's, of a tensor that requires a gradient
         raise ValueError(
             f'{name} must be a number or an array of numbers, got {value!r}'
         ) from None
@@ -125,6 +126,8 @@ def angles_of_steps(
         angles = finite(value, name)
     except ValueError as fault:
         raise error(f'{str(fault)!s:.200}') from None
+    if np.asarray(value).dtype.kind == 'b':
+        raise error(f'{name} must be angles in radians, got {value!r:.80}')
     if not angles.size:
         raise error(f'{name} must not be empty')
     wrong = ~((angles > 0) & (angles <= math.pi / 2))

@@ -235,6 +235,12 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     assert 'there is no folder' in refused(out=tmp_path / 'none' / 'new.py')
     assert 'ends in .py' in refused(out=tmp_path / 'new')
     assert 'itself' in refused(out=base)
+    child = tmp_path / 'child.py'
+    for name, bases in ((tmp_path / 'middle.py', 'base.py'), (child, 'middle.py')):
+        name.write_text(f'_base_ = [{bases!r}]\n')
+    inherited = error_of(capsys, followed, child, '-o', base, '--force')
+    assert 'the config inherits it' in inherited
+    before = sorted(tmp_path.iterdir())
     text = base.read_text()
     base.write_text(
         text.replace("type='SGD'", "type='Rprop'")

@@ -130,6 +130,13 @@ class ControlSettings:
             SettingError: If a scheduler cannot be built, or comes to an angle that no
                 step can have.
         """
+        for one in self.schedulers:
+            converted = one.get('convert_to_iter_based', False)
+            if one.get('by_epoch', True) and not (by_epoch or converted):
+                raise SettingError(
+                    f'{_KEY}.param_scheduler: {type_name(one)} counts epochs, and this '
+                    'training loop has none: by_epoch=False'
+                )
         # The schedulers act on the rate of an optimizer that trains nothing.
         dummy = torch.optim.SGD([torch.zeros(1)], lr=self.value or 1.0)
         try:
@@ -196,4 +203,12 @@ def _schedulers(found: Any) -> tuple[dict, ...]:
         isinstance(s, Mapping) for s in found
     ):
         raise SettingError(f'{key} must be a list of dicts, got {found!r:.80}')
+    for one in found:
+        if 'type' not in one:
+            raise SettingError(f'{key}: {dict(one)!r:.80} needs a type')
+        if type_name(one).startswith('ReduceOnPlateau'):
+            raise SettingError(
+                f'{key}: {type_name(one)} follows a score, which nobody knows ahead; '
+                'take another'
+            )
     return tuple(dict(one) for one in found)

@@ -65,18 +65,16 @@ def law_of(optimizer: Optimizer) -> Theory:
         >>> law_of(torch.optim.RMSprop([weight]))
         Traceback (most recent call last):
         ValueError: no equilibrium norm is known under RMSprop with its settings; take
-        SGD, SGD with Nesterov momentum, AdamW, NAdam with decoupled decay
+        SGD, SGD with Nesterov momentum, AdamW, or NAdam with
+        decoupled_weight_decay=True and momentum_decay >= 0.1
     """
     law = THEORIES.get(reader_for(optimizer).theory)
     if law is None or not law.norm_law or law.indicative:
-        known = [
-            one.title
-            for one in THEORIES.values()
-            if one.norm_law and not one.indicative
-        ]
         raise ValueError(
             'no equilibrium norm is known under '
-            f'{type(optimizer).__name__} with its settings; take {", ".join(known)}'
+            f'{type(optimizer).__name__} with its settings; take SGD, SGD with '
+            'Nesterov momentum, AdamW, or NAdam with decoupled_weight_decay=True and '
+            'momentum_decay >= 0.1'
         )
     return law
 

@@ -112,7 +112,8 @@ def course_of(settings: np.ndarray, law: Theory, power: np.ndarray) -> Course:
     rate = -np.expm1(-np.nan_to_num(law.rate(lr, decay, momentum, power)))
     small = _SMALL / np.where(lr > 0, lr, 1.0)
     turn = law.angular_update_sq(lr, small, momentum)
-    growth = (law.exponent - power) * law.decay(lr, small, momentum) / turn * lr**2
+    growth = (law.exponent - power) * law.decay(lr, small, momentum) * lr**2
+    growth = np.divide(growth, turn, out=np.zeros_like(lr), where=lr > 0)
     kept, added = np.ones_like(lr), np.zeros_like(lr)
     for t in range(1, len(lr)):
         kept[t] = kept[t - 1] * (1 - rate[t - 1])

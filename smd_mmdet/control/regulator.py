@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,11 @@ MAX_FACTOR, TOLERANCE = 4.0, 0.01
 # that turns too far may forget what it has learned, and its gradient may be about to
 # grow: behind a norm whose weight begins with 0 it does.
 MAX_SHRINK, STEPS = 2.0, 20
+# Shrinking multiplies the momentum over the norm by its inverse square. Where weights
+# are shrunk faster than the square root of α a step for long, old gradients are never
+# forgotten: the weight comes to lie along its momentum, turns no more, and is shrunk
+# for that. So from then on they are shrunk by α to this power a step at most.
+FADING = 0.25
 _FEWEST = 5
 # A change of all norms so small that the response to it is in proportion.
 _SMALL = 1e-3
@@ -83,6 +89,10 @@ class Regulator:
         self._sum, self._steps = np.full(len(self._weights), np.nan), 0
         # Why a layer cannot follow, as the last measurement has shown it.
         self._why: dict[str, str] = {}
+        # How far each weight may be shrunk before it waits for its momentum to fade, as
+        # a logarithm; and what was known of the change at the last decision.
+        self._room = np.full(len(self._weights), math.log(MAX_FACTOR))
+        self._known = np.ones(len(self._weights))
 
     def detach(self) -> None:
         """Measure no more."""
@@ -110,6 +120,7 @@ class Regulator:
         """
         norms = self._present_norms()
         self._follow_norms(norms)
+        self._make_room(ahead[0, :, 2], done - self._decided)
         self._count_foreseen(done)
         measured = done - self._phase.started >= self._every
         if measured:
@@ -130,9 +141,10 @@ class Regulator:
             elif np.isfinite(multiplier[i]):
                 ratios[name] = float(multiplier[i] ** -0.5)
         found = factors_to_angle(ratios, self._law, response)
-        known = self._known_change(wanted, ahead)
-        found = self._held(found, known, self._share() if measured else 0.0)
+        self._known = np.minimum(self._known_change(wanted, ahead), 1.0)
+        found, waiting = self._held(found, self._share() if measured else 0.0)
         found = bounded(found, MAX_FACTOR, TOLERANCE)
+        left_alone |= dict.fromkeys(waiting, 'held back, until its momentum has faded')
         return Factors(found, left_alone), response
 
     def applied(
@@ -149,6 +161,7 @@ class Regulator:
         kappa = np.array([change.get(name, 1.0) for name in self._weights])
         self._drive.scale(c**-self._law.exponent * kappa**2)
         self._norms = self._norms * c
+        self._room += np.minimum(np.log(c / self._known), 0.0)
         if self._course is not None:
             self._foreseen = self._course.angles_sq(self._drive.expected)
         self.clipped.rescaled(factors)
@@ -169,6 +182,7 @@ class Regulator:
             'steps': self._steps,
             'power': self._power.tolist(),
             'why': dict(self._why),
+            'room': self._room.tolist(),
             'clipped': self.clipped.state_dict(),
         }
 
@@ -187,6 +201,7 @@ class Regulator:
         self._drive.load_state_dict(state['drive'])
         self._norms, self._power = np.array(state['norms']), np.array(state['power'])
         self._why, self._aim = dict(state['why']), np.array(state['aim'])
+        self._room = np.array(state.get('room', self._room))
         foreseen = np.array(state['foreseen']).reshape(-1, len(self._weights))
         self._decided, self._foreseen = state['decided'], foreseen
         self._sum, self._steps = np.array(state['sum']), state['steps']
@@ -293,19 +308,41 @@ class Regulator:
         self._aim = aim
         return np.nan_to_num(change, nan=1.0, posinf=1.0)
 
+    def _make_room(self, momentum: np.ndarray, steps: int) -> None:
+        """The momentum of some steps ago has faded: weights may be shrunk further."""
+        fading = np.full(len(momentum), np.inf)
+        fades = momentum > 0
+        fading[fades] = -FADING * np.log(momentum[fades])
+        most = math.log(MAX_FACTOR)
+        self._room = (
+            np.minimum(self._room + steps * fading, most) if steps else self._room
+        )
+
     def _held(
-        self, factors: Mapping[str, float], known: np.ndarray, share: float
-    ) -> dict[str, float]:
-        """Factors that shrink no weight too much at once, for what was measured.
+        self, factors: Mapping[str, float], share: float
+    ) -> tuple[dict[str, float], list[str]]:
+        """Factors that shrink no weight too much, for what was measured.
+
+        What rates and wanted angles ask for is not held back.
 
         Args:
             factors: The factors that are wanted, by name.
-            known: What rates and wanted angles ask for, which is not held back.
             share: Share of the bound that holds.
+
+        Returns:
+            The factors, and the weights that wait for their momentum to fade.
         """
-        lowest = np.minimum(known, 1.0) * MAX_SHRINK**-share
-        of_name = dict(zip(self._weights, lowest.tolist(), strict=True))
-        return {name: max(c, of_name[name]) for name, c in factors.items()}
+        held, waiting = dict(factors), []
+        for i, (name, known) in enumerate(
+            zip(self._weights, self._known.tolist(), strict=True)
+        ):
+            room = math.exp(-max(self._room[i], 0.0))
+            lowest = known * max(MAX_SHRINK**-share, room)
+            if held.get(name, 1.0) < lowest:
+                held[name] = lowest
+                if room > MAX_SHRINK**-share:
+                    waiting.append(name)
+        return held, waiting
 
     def _find_why(self, windows: Mapping[str, np.ndarray]) -> None:
         cosine_sq = mean_square(windows, 'cosine')

@@ -109,7 +109,14 @@ class Wanted:
     def _checked(
         self, source: Callable, steps: Sequence[int] | np.ndarray
     ) -> np.ndarray:
-        values = [
-            angles_of_steps(source(int(t)), f'angular_update({t})') for t in steps
-        ]
-        return np.stack([np.broadcast_to(v, len(self._names)) for v in values])
+        angles = np.empty((len(steps), len(self._names)))
+        for row, step in zip(angles, steps, strict=True):
+            name = f'angular_update({step})'
+            found = angles_of_steps(source(int(step)), name)
+            if found.shape not in ((), (1,), row.shape):
+                raise ValueError(
+                    f'{name} must be a number, or one for each of {len(row)} layers, '
+                    f'got {found.shape}'
+                )
+            row[:] = found
+        return angles

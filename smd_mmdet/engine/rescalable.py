@@ -76,6 +76,11 @@ def find_groups(
         for entry, group in zip(chosen, found, strict=True)
         if group is not None
     }
+    if not chosen and (left := choose_layers(entries)):
+        raise SettingError(
+            'SMDRescaleHook: exclude leaves none of '
+            f'{len(left)} scale-invariant weights'
+        )
     if not groups:
         raise nothing_found('SMDRescaleHook: no weight to rescale', entries)
     return groups

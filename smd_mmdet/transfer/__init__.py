@@ -30,7 +30,7 @@ from smd_mmdet.theory import THEORIES
 from .layers import CommonLayers, common_layers
 from .sides import Side, side_of_config, side_of_run
 from .words import done, not_guaranteed, rows
-from .writing import NewConfig, check_output, compose, write
+from .writing import NewConfig, check_bases, check_output, compose, write
 
 __all__ = ['transfer']
 
@@ -115,6 +115,7 @@ def transfer(
     check_output(target, config, force)
     replay, metadata = read_replay(folder), read_metadata(folder)
     found = load_config(config)
+    check_bases(target, found)
     training = read_training(found, iters_per_epoch, gpus)
     _refuse_unknown_law(training.optimizer)
     exclude = _excluded(found, training.rescaling)

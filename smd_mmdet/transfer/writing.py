@@ -18,7 +18,15 @@ from smd_mmdet.config.load import load_config
 from smd_mmdet.config.rescaling import read_rescaling
 from smd_mmdet.config.types import names_class
 
-__all__ = ['Changes', 'Composed', 'NewConfig', 'check_output', 'compose', 'write']
+__all__ = [
+    'Changes',
+    'Composed',
+    'NewConfig',
+    'check_bases',
+    'check_output',
+    'compose',
+    'write',
+]
 
 _MONITOR, _RESCALER = 'SMDHook', 'SMDRescaleHook'
 _CONSTRUCTOR = 'SMDOptimWrapperConstructor'
@@ -113,6 +121,30 @@ def check_output(target: Path, config: str, force: bool) -> None:
         raise SettingError(f'{said}: it is a folder')
     if target.exists() and not force:
         raise SettingError(f'{said}: it is there already (--force writes over it)')
+
+
+def check_bases(target: Path, base: Config) -> None:
+    """Refuse to write over what the config inherits itself.
+
+    Args:
+        target: The file.
+        base: The config that it is to inherit.
+
+    Raises:
+        SettingError: If so.
+    """
+    if base.filename and target.resolve() in _files_of(Path(base.filename)):
+        raise SettingError(f'-o {target}: the config inherits it; choose another name')
+
+
+def _files_of(file: Path) -> set[Path]:
+    """A config's file and those that it inherits, over any number of steps."""
+    found = {file.resolve()}
+    if not Config._is_lazy_import(str(file)):
+        for name in Config._get_base_files(str(file)):
+            path, _ = Config._get_cfg_path(name, str(file))
+            found |= _files_of(Path(path))
+    return found
 
 
 def compose(new: NewConfig, base: Config, target: Path) -> Composed:

@@ -276,6 +276,40 @@ def build(angular_update=5e-3, names=None, optimizer=None, **settings):
     return AngularUpdateController(model, optimizer, names, angular_update, **settings)
 
 
+class Mean(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize(('wanted', 'least'), [(0.06, 0.5), (0.5, 0.03)])
+def test_an_angle_beyond_reach_is_held_back_for_and_named(wanted, least):
+    """Gradients of a loss, which the old ones in a momentum can overrun."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-16), nn.ReLU(), Mean()]
+    model = nn.Sequential(*layers, nn.Linear(8, 4)).double()
+    weight, images = model[0].weight, torch.randn(16, 3, 8, 8).double()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3
+    )
+    controller = AngularUpdateController(
+        model, optimizer, ['0.weight'], wanted, every=1, inputs=(images,)
+    )
+    angles = []
+    for _ in range(200):
+        images, labels = torch.randn(16, 3, 8, 8).double(), torch.randint(4, (16,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        before = weight.detach().flatten().clone()
+        optimizer.step()
+        cosine = torch.cosine_similarity(before, weight.detach().flatten(), dim=0)
+        angles.append(float(torch.acos(cosine.clamp(max=1.0))))
+        controller.step()
+    assert controller.fault is None
+    assert np.sqrt(np.mean(np.square(angles[100:]))) > least * wanted
+    assert 0.05 < float(weight.detach().norm()) < 2
+    assert 'until its momentum has faded' in controller.left_alone['0.weight']
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
@@ -289,6 +323,13 @@ def build(angular_update=5e-3, names=None, optimizer=None, **settings):
         ),
         (dict(angular_update=[1e-3, np.nan]), 'angular_update must be finite'),
         (dict(angular_update=[]), 'angular_update must not be empty'),
+        (dict(angular_update=True), 'angular_update must be angles in radians'),
+        (dict(angular_update=lambda t: True), r'angular_update\(0\) must be angles'),
+        (dict(angular_update=lambda t: [1e-3] * 5), 'or one for each of 2 layers'),
+        (
+            dict(angular_update=torch.tensor(1e-3, requires_grad=True)),
+            'angular_update must be a number or an array',
+        ),
         (dict(angular_update=np.ones((4, 3)) * 0.1), r'shape \(steps, 2\)'),
         (dict(angular_update=lambda t: 0.0), r'angular_update\(0\) must be above 0'),
         (dict(angular_update='nowhere'), "'nowhere' is no folder"),

@@ -271,6 +271,15 @@ def test_wrong_settings_are_refused(settings, message):
             dict(type='CosineAnnealingMomentum', T_max=5),
             'angular_update.param_scheduler',
         ),
+        (dict(), "param_scheduler: {'by_epoch': False} needs a type"),
+        (
+            dict(type='ReduceOnPlateauLR', monitor='loss'),
+            'param_scheduler: ReduceOnPlateauLR follows a score',
+        ),
+        (
+            dict(type='MultiStepLR', milestones=[1], by_epoch=True),
+            'MultiStepLR counts epochs, and this training loop has none',
+        ),
     ],
 )
 def test_schedules_that_no_step_can_follow_are_refused(tmp_path, scheduler, message):
@@ -288,6 +297,8 @@ def test_runs_that_cannot_be_repeated_are_refused(tmp_path):
         train(controlled(tmp_path / 'b', str(tmp_path / 'short')))
     with pytest.raises(SettingError, match='no weight to measure'):
         train(controlled(tmp_path / 'c', changes={'model.norm': 'none'}))
+    with pytest.raises(SettingError, match='exclude leaves none of 2'):
+        train(rescaling(tmp_path / 'e', angular_update=1e-3, exclude=['layers']))
     optimizer = dict(_delete_=True, type='Adam', lr=1e-3, weight_decay=0.1)
     changes = {'optim_wrapper.optimizer': optimizer}
     config = rescaling(tmp_path / 'd', changes=changes, angular_update=1e-3)
