@@ -34,8 +34,8 @@ MAX_SHRINK, STEPS = 2.0, 20
 # Shrinking multiplies the momentum over the norm by its inverse square. Where weights
 # are shrunk faster than the square root of α a step for long, old gradients are never
 # forgotten: the weight comes to lie along its momentum, turns no more, and is shrunk
-# for that. So from then on they are shrunk by α to this power a step at most.
-FADING = 0.25
+# for that. So once a weight has been shrunk by ROOM, it is by α^FADING a step at most.
+ROOM, FADING = 16.0, 0.25
 _FEWEST = 5
 # A change of all norms so small that the response to it is in proportion.
 _SMALL = 1e-3
@@ -91,7 +91,7 @@ class Regulator:
         self._why: dict[str, str] = {}
         # How far each weight may be shrunk before it waits for its momentum to fade, as
         # a logarithm; and what was known of the change at the last decision.
-        self._room = np.full(len(self._weights), math.log(MAX_FACTOR))
+        self._room = np.full(len(self._weights), math.log(ROOM))
         self._known = np.ones(len(self._weights))
 
     def detach(self) -> None:
@@ -313,7 +313,7 @@ class Regulator:
         fading = np.full(len(momentum), np.inf)
         fades = momentum > 0
         fading[fades] = -FADING * np.log(momentum[fades])
-        most = math.log(MAX_FACTOR)
+        most = math.log(ROOM)
         self._room = (
             np.minimum(self._room + steps * fading, most) if steps else self._room
         )
