@@ -310,13 +310,10 @@ class Regulator:
 
     def _make_room(self, momentum: np.ndarray, steps: int) -> None:
         """The momentum of some steps ago has faded: weights may be shrunk further."""
-        fading = np.full(len(momentum), np.inf)
-        fades = momentum > 0
-        fading[fades] = -FADING * np.log(momentum[fades])
-        most = math.log(ROOM)
-        self._room = (
-            np.minimum(self._room + steps * fading, most) if steps else self._room
-        )
+        if steps:
+            with np.errstate(divide='ignore'):
+                fading = -FADING * np.log(momentum)
+            self._room = np.minimum(self._room + steps * fading, math.log(ROOM))
 
     def _held(
         self, factors: Mapping[str, float], share: float
