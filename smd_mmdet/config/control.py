@@ -15,7 +15,7 @@ from smd_mmdet.control import Replay, read_replay
 from smd_mmdet.records import RecordsError
 
 from .errors import SettingError
-from .schedulers import drive
+from .schedulers import drive, waits_for_score
 from .settings import unknown_setting, whole
 from .types import type_name
 
@@ -206,7 +206,7 @@ def _schedulers(found: Any) -> tuple[dict, ...]:
     for one in found:
         if 'type' not in one:
             raise SettingError(f'{key}: {dict(one)!r:.80} needs a type')
-        if type_name(one).startswith('ReduceOnPlateau'):
+        if waits_for_score(one):
             raise SettingError(
                 f'{key}: {type_name(one)} follows a score, which nobody knows ahead; '
                 'take another'

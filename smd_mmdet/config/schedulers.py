@@ -29,7 +29,7 @@ from .errors import SettingError
 from .settings import flag, number
 from .types import type_name
 
-__all__ = ['drive', 'scheduler_configs']
+__all__ = ['drive', 'scheduler_configs', 'waits_for_score']
 
 
 def scheduler_configs(config: Config) -> list[dict]:
@@ -52,6 +52,22 @@ def scheduler_configs(config: Config) -> list[dict]:
     if not isinstance(found, Sequence) or not all(isinstance(s, dict) for s in found):
         raise SettingError('param_scheduler must be a list of dicts')
     return list(found)
+
+
+def waits_for_score(settings: Mapping) -> bool:
+    """Whether nobody knows before the training what a scheduler will do.
+
+    Args:
+        settings: The scheduler as a config has it.
+
+    Returns:
+        Whether it follows a score.
+
+    Example:
+        >>> waits_for_score(dict(type='ReduceOnPlateauLR', monitor='loss'))
+        True
+    """
+    return type_name(settings).startswith('ReduceOnPlateau')
 
 
 def drive(

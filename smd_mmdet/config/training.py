@@ -11,7 +11,7 @@ from .length import Length, read_length
 from .optimizer import Optimizer, read_optimizer
 from .rescaling import RescaleSettings, read_rescaling
 from .schedule import Schedule, read_schedule
-from .schedulers import scheduler_configs
+from .schedulers import scheduler_configs, waits_for_score
 from .settings import flag, number, section, whole
 from .types import type_name
 
@@ -117,8 +117,8 @@ def read_training(
 
 def _waiting(config: Config) -> tuple[str, ...]:
     """The schedulers of which nobody knows before the training what they will do."""
-    names = (type_name(settings) for settings in scheduler_configs(config))
-    return tuple(name for name in names if name.startswith('ReduceOnPlateau'))
+    waiting = filter(waits_for_score, scheduler_configs(config))
+    return tuple(type_name(settings) for settings in waiting)
 
 
 def _accumulation(config: Config, iterations: int) -> int:

@@ -28,6 +28,8 @@ __all__ = ['Factors', 'above_epsilon', 'bounded', 'factors_to_angle', 'law_of']
 # A layer's output variance is kept this many times above its norm's ε, so that the ε
 # is half a per cent of the output at most.
 ABOVE_EPSILON = 100.0
+# Settings that an optimizer of torch needs for its law, where its title does not tell.
+_NEEDED = {'nadamw': ' (decoupled_weight_decay=True, momentum_decay >= 0.1)'}
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,19 @@ def law_of(optimizer: Optimizer) -> Theory:
         >>> law_of(torch.optim.RMSprop([weight]))
         Traceback (most recent call last):
         ValueError: no equilibrium norm is known under RMSprop with its settings; take
-        SGD, SGD with Nesterov momentum, AdamW, or NAdam with
-        decoupled_weight_decay=True and momentum_decay >= 0.1
+        SGD, SGD with Nesterov momentum, AdamW, NAdam with decoupled decay
+        (decoupled_weight_decay=True, momentum_decay >= 0.1)
     """
     law = THEORIES.get(reader_for(optimizer).theory)
     if law is None or not law.norm_law or law.indicative:
+        known = [
+            one.title + _NEEDED.get(name, '')
+            for name, one in THEORIES.items()
+            if one.norm_law and not one.indicative
+        ]
         raise ValueError(
             'no equilibrium norm is known under '
-            f'{type(optimizer).__name__} with its settings; take SGD, SGD with '
-            'Nesterov momentum, AdamW, or NAdam with decoupled_weight_decay=True and '
-            'momentum_decay >= 0.1'
+            f'{type(optimizer).__name__} with its settings; take {", ".join(known)}'
         )
     return law
 

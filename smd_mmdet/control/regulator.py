@@ -329,15 +329,16 @@ class Regulator:
         Returns:
             The factors, and the weights that wait for their momentum to fade.
         """
-        held, waiting = dict(factors), []
-        for i, (name, known) in enumerate(
-            zip(self._weights, self._known.tolist(), strict=True)
-        ):
-            room = math.exp(-max(self._room[i], 0.0))
-            lowest = known * max(MAX_SHRINK**-share, room)
+        held, waiting, bound = dict(factors), [], MAX_SHRINK**-share
+        limits = zip(
+            self._weights, self._known.tolist(), self._room.tolist(), strict=True
+        )
+        for name, known, room in limits:
+            within_room = math.exp(-max(room, 0.0))
+            lowest = known * max(bound, within_room)
             if held.get(name, 1.0) < lowest:
                 held[name] = lowest
-                if room > MAX_SHRINK**-share:
+                if within_room > bound:
                     waiting.append(name)
         return held, waiting
 

@@ -69,6 +69,11 @@ def find_groups(
     """
     entries = scale_invariance_of(runner)
     chosen = choose_layers(entries, exclude=exclude)
+    if not chosen and (excluded := choose_layers(entries)):
+        raise SettingError(
+            'SMDRescaleHook: exclude leaves none of '
+            f'{len(excluded)} scale-invariant weights'
+        )
     parameters = dict(model_of(runner).named_parameters())
     found = groups_of(optimizer, [parameters[entry.name] for entry in chosen])
     groups = {
@@ -76,11 +81,6 @@ def find_groups(
         for entry, group in zip(chosen, found, strict=True)
         if group is not None
     }
-    if not chosen and (left := choose_layers(entries)):
-        raise SettingError(
-            'SMDRescaleHook: exclude leaves none of '
-            f'{len(left)} scale-invariant weights'
-        )
     if not groups:
         raise nothing_found('SMDRescaleHook: no weight to rescale', entries)
     return groups

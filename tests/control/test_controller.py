@@ -276,17 +276,13 @@ def build(angular_update=5e-3, names=None, optimizer=None, **settings):
     return AngularUpdateController(model, optimizer, names, angular_update, **settings)
 
 
-class Mean(nn.Module):
-    def forward(self, images):
-        return images.mean((2, 3))
-
-
 @pytest.mark.parametrize(('wanted', 'least'), [(0.06, 0.5), (0.5, 0.03)])
 def test_an_angle_beyond_reach_is_held_back_for_and_named(wanted, least):
     """Gradients of a loss, which the old ones in a momentum can overrun."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-16), nn.ReLU(), Mean()]
-    model = nn.Sequential(*layers, nn.Linear(8, 4)).double()
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-16), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    model = nn.Sequential(*layers, *head).double()
     weight, images = model[0].weight, torch.randn(16, 3, 8, 8).double()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3

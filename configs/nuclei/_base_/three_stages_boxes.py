@@ -8,7 +8,5 @@ train_cfg = dict(max_iters=max_iters, val_begin=800, val_interval=200)
 optim_wrapper = dict(
     optimizer=dict(lr=0.02), paramwise_cfg=dict(scale_invariant_decay_mult=375.0)
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=False, milestones=[800, 1000], gamma=0.1),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[1]['milestones'] = [800, 1000]
